@@ -1,0 +1,268 @@
+"""Settings: one flat object, read once at start from `TIDEBOOK_<SECTION>_<NAME>` variables.
+
+Every field says what it does and in which unit; `describe` lists them with where each value came
+from (that is what `tidebook config` prints). Build it in `__main__` and pass it on: nothing reads
+the environment later.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX = "TIDEBOOK_"
+INTERNAL_PORT_OFFSET = 100
+SERVICES: tuple[str, ...] = ("auth", "engine", "marketdata", "settlement")
+
+_URL_PASSWORD = re.compile(r"(?<=:)[^:@/]+(?=@)")
+
+
+class Settings(BaseSettings):
+    """All settings of all services. Unknown fields are refused; the object cannot be changed."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+
+    # Where and how.
+    data_dir: Path = Field(
+        Path("./data"), description="Folder of everything kept between starts (0700)."
+    )
+    mode: Literal["demo", "dev", "production"] = Field(
+        "demo",
+        description="demo: faucet, bots and mailbox; dev: faucet and mailbox; production: none.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least serious log line that is written."
+    )
+    log_format: Literal["console", "json"] = Field(
+        "console", description="console for people, json for collectors."
+    )
+    drain_seconds: float = Field(
+        10.0, gt=0, description="Longest a stopping service waits for calls under way."
+    )
+
+    # Listeners.
+    http_host: str = Field("127.0.0.1", description="Address the gateway's HTTP listens on.")
+    http_port: int = Field(
+        8080, ge=0, le=65535, description="HTTP, WebSocket and page of the gateway."
+    )
+    grpc_port: int = Field(50050, ge=0, le=65535, description="The gateway's one gRPC door.")
+    public_host: str = Field("127.0.0.1", description="Address of all public gRPC listeners.")
+    internal_host: str = Field("127.0.0.1", description="Address of all internal mTLS listeners.")
+    public_tls_cert: Path | None = Field(
+        None, description="PEM certificate chain; with public_tls_key makes public listeners TLS."
+    )
+    public_tls_key: Path | None = Field(None, description="PEM key of public_tls_cert.")
+    pki_dir: Path | None = Field(
+        None, description="Folder of the mTLS certificates; default <data_dir>/pki."
+    )
+    auth_port: int = Field(50051, ge=0, le=65435, description="auth, public; internal 100 higher.")
+    engine_port: int = Field(
+        50052, ge=0, le=65435, description="engine, public; internal 100 higher."
+    )
+    marketdata_port: int = Field(
+        50053, ge=0, le=65435, description="marketdata, public; internal 100 higher."
+    )
+    settlement_port: int = Field(
+        50054, ge=0, le=65435, description="settlement, public; internal 100 higher."
+    )
+    auth_address: str | None = Field(
+        None, description="auth's internal listeners: host:port, a comma list, or dns:///name:port."
+    )
+    engine_address: str | None = Field(None, description="engine's internal listeners.")
+    marketdata_address: str | None = Field(None, description="marketdata's internal listeners.")
+    settlement_address: str | None = Field(None, description="settlement's internal listeners.")
+    grpc_max_message_bytes: int = Field(
+        8 << 20, ge=1 << 16, description="Largest gRPC message taken or sent, in bytes."
+    )
+    rpc_timeout_ms: int = Field(
+        5000, gt=0, description="Deadline of a call between services that names none."
+    )
+    rpc_slow_ms: int = Field(
+        250, gt=0, description="A unary call slower than this is logged at info."
+    )
+
+    # Storage.
+    postgres_url: str | None = Field(
+        None, description="PostgreSQL to use instead of the embedded one."
+    )
+    redis_url: str | None = Field(
+        None, description="Redis or Valkey to use instead of the embedded one (redis://, unix://)."
+    )
+    postgres_pool_max: int = Field(8, ge=1, description="Most connections a service opens.")
+    redis_appendfsync: Literal["always", "everysec"] = Field(
+        "always", description="Embedded Valkey: always survives a power cut; everysec is quicker."
+    )
+
+    # The log and the engine.
+    shard: int = Field(0, ge=0, description="Number of this engine shard; names its log.")
+    log_batch_max: int = Field(
+        1000, ge=1, description="Most commands written as one log entry (group commit)."
+    )
+    engine_queue_max: int = Field(
+        20_000, ge=1, description="Commands that may wait before new orders are refused."
+    )
+    log_unarchived_max: int = Field(
+        50_000, ge=1, description="Log entries not archived yet at which new orders are refused."
+    )
+    log_append_slow_ms: int = Field(
+        2000, ge=1, description="An append slower than this makes new orders be refused."
+    )
+    snapshot_every_entries: int = Field(
+        10_000, ge=1, description="Log entries between two snapshots of the engine."
+    )
+    snapshot_keep: int = Field(10, ge=1, description="Snapshots kept; older ones are deleted.")
+    lease_seconds: float = Field(
+        3.0, gt=0, description="Time after which a silent engine leader loses its lease."
+    )
+
+    # Market data.
+    feed: str = Field(
+        "backpack", description="backpack, replay:FILE.csv.gz[?speed=N] or synthetic[:SEED]."
+    )
+    feed_fallback: bool = Field(
+        True, description="Without a network go on with the synthetic feed, and say so."
+    )
+    price_stale_ms: int = Field(5000, gt=0, description="Age at which an external price is stale.")
+    bots: bool | None = Field(
+        None, description="Run the liquidity bots; default: only in demo mode."
+    )
+
+    # Mail and accounts.
+    smtp_url: str = Field(
+        "smtp://127.0.0.1:1025", description="Mail server: smtp[s]://[user:password@]host:port."
+    )
+    mail_from: str = Field("Tidebook <no-reply@tidebook.local>", description="Sender of mails.")
+    mailbox_url: str = Field(
+        "http://127.0.0.1:8025", description="HTTP address of the development mailbox."
+    )
+    access_token_seconds: int = Field(600, gt=0, description="Life of an access token.")
+    refresh_token_seconds: int = Field(
+        30 * 86_400, gt=0, description="Life of an unused refresh token."
+    )
+    otp_seconds: int = Field(600, gt=0, description="Life of a one-time code.")
+    otp_max_attempts: int = Field(5, gt=0, description="Wrong codes before a new one is needed.")
+    signin_max_failures: int = Field(
+        10, gt=0, description="Wrong passwords in a row before an account is locked for a while."
+    )
+    signin_lock_seconds: int = Field(900, gt=0, description="How long such a lock lasts.")
+    bcrypt_cost: int = Field(12, ge=4, le=16, description="Work factor of password hashes.")
+
+    # Money in demo mode. Whole decimal amounts, because a setting must not be a float.
+    faucet_max_per_deposit: str = Field(
+        "USDC=100000,BTC=5,ETH=50,SOL=1000,DOGE=500000,BNB=200",
+        description="Most of each asset one faucet deposit may give.",
+    )
+    faucet_max_per_day: str = Field(
+        "USDC=500000,BTC=25,ETH=250,SOL=5000,DOGE=2500000,BNB=1000",
+        description="Most of each asset an account may take from the faucet in 24 h.",
+    )
+    payout_delay_ms: int = Field(
+        3000, ge=0, description="How long a withdrawal can still be cancelled before it is sent."
+    )
+
+    # The gateway.
+    cors_origins: str = Field("", description="Comma list of web origins allowed besides our own.")
+    trusted_proxies: str = Field(
+        "", description="Comma list of proxy addresses whose X-Forwarded-For is believed."
+    )
+    rate_limit_ip: str = Field("600/minute", description="Requests a minute from one address.")
+    rate_limit_account: str = Field("1200/minute", description="Requests of one account.")
+    rate_limit_auth: str = Field(
+        "20/minute", description="Sign-up, sign-in and code requests from one address."
+    )
+    ws_max_connections: int = Field(2000, gt=0, description="WebSockets one gateway holds.")
+    ws_max_subscriptions: int = Field(100, gt=0, description="Subscriptions of one WebSocket.")
+
+    # Telemetry.
+    otlp_endpoint: str | None = Field(
+        None, description="OTLP gRPC collector, http://host:4317; also gets every span."
+    )
+    trace_keep_seconds: int = Field(
+        86_400, gt=0, description="How long the built-in store keeps spans."
+    )
+
+    @property
+    def certificates_dir(self) -> Path:
+        """Where the mTLS certificates live."""
+        return self.pki_dir or self.data_dir / "pki"
+
+    @property
+    def faucet_enabled(self) -> bool:
+        return self.mode != "production"
+
+    @property
+    def bots_enabled(self) -> bool:
+        return self.mode == "demo" if self.bots is None else self.bots
+
+    def public_port(self, service: str) -> int:
+        """Port of a service's public listener; 0 lets the system choose."""
+        port: int = getattr(self, f"{service}_port")
+        return port
+
+    def internal_port(self, service: str) -> int:
+        """Port of a service's internal listener; 0 lets the system choose."""
+        port = self.public_port(service)
+        return port + INTERNAL_PORT_OFFSET if port else 0
+
+    def address_of(self, service: str) -> str:
+        """Internal address of a service as `open_channel` takes it."""
+        address: str | None = getattr(self, f"{service}_address")
+        return address or f"127.0.0.1:{self.internal_port(service)}"
+
+    def faucet_limits(self) -> tuple[dict[str, str], dict[str, str]]:
+        """(per deposit, per day), each asset code -> decimal string."""
+        return _amounts(self.faucet_max_per_deposit), _amounts(self.faucet_max_per_day)
+
+
+@dataclass(frozen=True, slots=True)
+class SettingRow:
+    """One setting as `tidebook config` shows it; passwords in URLs are masked."""
+
+    variable: str
+    value: str
+    source: str  # "default", "environment" or "argument"
+    description: str
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment; keyword arguments (command line options) win.
+
+    Raises `pydantic.ValidationError` naming each bad variable.
+    """
+    return Settings(**overrides)
+
+
+def describe(settings: Settings, *, arguments: frozenset[str] = frozenset()) -> list[SettingRow]:
+    """Every setting with value and source; `arguments` are the fields given to `load_settings`."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        variable = (ENV_PREFIX + name).upper()
+        if name in arguments:
+            source = "argument"
+        elif variable in os.environ:
+            source = "environment"
+        else:
+            source = "default"
+        value = getattr(settings, name)
+        text = "" if value is None else _URL_PASSWORD.sub("***", str(value))
+        rows.append(SettingRow(variable, text, source, field.description or ""))
+    return rows
+
+
+def environment_of(settings: Settings, names: Mapping[str, Any]) -> dict[str, str]:
+    """Environment variables that make a child process see `settings` changed by `names`."""
+    changed = settings.model_dump(exclude_defaults=True) | dict(names)
+    return {(ENV_PREFIX + n).upper(): str(v) for n, v in changed.items() if v is not None}
+
+
+def _amounts(text: str) -> dict[str, str]:
+    """`"USDC=5,BTC=0.1"` -> `{"USDC": "5", "BTC": "0.1"}`."""
+    pairs = (part.split("=", 1) for part in text.split(",") if part.strip())
+    return {asset.strip(): amount.strip() for asset, amount in pairs}

@@ -1,0 +1,52 @@
+"""The one way a service gets its PostgreSQL pool."""
+
+from __future__ import annotations
+
+import re
+
+import asyncpg
+
+from mesh.config import Settings
+
+_SCHEMA = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
+
+async def open_pool(settings: Settings, schema: str) -> asyncpg.Pool:
+    """A connection pool whose connections see `schema` first.
+
+    Takes `postgresql://` URLs, with `?host=/folder` for a unix socket. Raises `ValueError` when no
+    URL is set and `OSError` or `asyncpg.PostgresError` when the server cannot be reached.
+    """
+    if settings.postgres_url is None:
+        raise ValueError(
+            "TIDEBOOK_POSTGRES_URL is not set (`tidebook up` sets it for its services)"
+        )
+    if not _SCHEMA.fullmatch(schema):
+        raise ValueError(f"not a schema name: {schema!r}")
+    return await asyncpg.create_pool(
+        plain_url(settings.postgres_url),
+        min_size=1,
+        max_size=settings.postgres_pool_max,
+        timeout=5.0,
+        command_timeout=30.0,
+        max_inactive_connection_lifetime=300.0,
+        server_settings={
+            "search_path": schema,
+            "application_name": f"tidebook-{schema}",
+            # Our statements are small and known: compiling them just in time costs more than it
+            # gives, and a session stuck in a transaction would hold its locks for ever.
+            "jit": "off",
+            "idle_in_transaction_session_timeout": "30000",
+        },
+    )
+
+
+def plain_url(url: str) -> str:
+    """`postgresql+asyncpg://...` (SQLAlchemy's form) -> `postgresql://...`."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme.partition('+')[0]}://{rest}"
+
+
+def sqlalchemy_url(url: str) -> str:
+    """`postgresql://...` -> `postgresql+asyncpg://...`, for migrations."""
+    return "postgresql+asyncpg://" + plain_url(url).partition("://")[2]
