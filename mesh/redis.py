@@ -26,6 +26,8 @@ def open_redis(settings: Settings) -> Redis:
     client: Redis = Redis.from_url(
         settings.redis_url,
         decode_responses=False,
+        # RESP2: replies keep one shape with every server version.
+        protocol=2,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         socket_timeout=SOCKET_TIMEOUT_SECONDS,
         # A connection that sat idle may have died unseen (a restarted server, a dropped NAT entry).

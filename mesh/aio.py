@@ -1,0 +1,77 @@
+"""Small asyncio helpers: background work that cannot die in silence, and waiting between tries."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+log = structlog.get_logger()
+
+
+class Backoff:
+    """Waits that double from `first_seconds` to `most_seconds`, each spread by +-50 % (jitter)."""
+
+    def __init__(self, *, first_seconds: float = 0.1, most_seconds: float = 10.0) -> None:
+        self._first = first_seconds
+        self._most = most_seconds
+        self._next = first_seconds
+
+    def next_seconds(self) -> float:
+        """How long to wait this time."""
+        seconds = self._next * random.uniform(0.5, 1.5)
+        self._next = min(self._next * 2, self._most)
+        return seconds
+
+    def reset(self) -> None:
+        """Start again from the shortest wait: the last try worked."""
+        self._next = self._first
+
+    async def wait(self) -> None:
+        """Sleep for the next wait."""
+        await asyncio.sleep(self.next_seconds())
+
+
+def supervise(work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+    """Run `work` in the background; if it ever raises, say so and stop this process.
+
+    A service whose follower or flusher is dead looks alive and serves stale answers: better to be
+    restarted. Keep the task and cancel it at shutdown (`cancel_and_wait`).
+    """
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(_stop_process_on_crash)
+    return task
+
+
+def _stop_process_on_crash(task: asyncio.Task[Any]) -> None:
+    if task.cancelled() or (error := task.exception()) is None:
+        return
+    log.critical("background_task_crashed", task=task.get_name(), exc_info=error)
+    _crashed.append(error)
+    # The same road as an operator's stop, so that calls under way are drained; `run_service` then
+    # ends with an error code.
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+_crashed: list[BaseException] = []
+
+
+def first_crash() -> BaseException | None:
+    """What the first crashed background task of this process raised."""
+    return _crashed[0] if _crashed else None
+
+
+async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> None:
+    """Cancel tasks and wait until they have ended; what they raise is not raised again."""
+    running = [task for task in tasks if task is not None]
+    for task in running:
+        task.cancel()
+    for task in running:
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await task
