@@ -1,4 +1,4 @@
-"""What every Tidebook service shares: listeners, channels, identity, errors, the log client, settings.
+"""What every Tidebook service shares: listeners, channels, identity, errors, the log, settings.
 
 No business rules live here, and nothing here imports a service.
 """

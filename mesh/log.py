@@ -181,12 +181,12 @@ class LogReader:
     async def tail(self) -> LogRecord | None:
         """The last entry, or None when there is none."""
         rows = await self._redis.xrevrange(self._key, count=1)
-        return _record(*rows[0]) if rows else None
+        return _first(_records(rows))
 
     async def get(self, seq: int) -> LogRecord | None:
         """The entry at one position, or None when it is not there (any more, or yet)."""
         rows = await self._redis.xrange(self._key, min=f"{seq}-0", max=f"{seq}-0")
-        return _record(*rows[0]) if rows else None
+        return _first(_records(rows))
 
     async def read(self, after_seq: int, count: int) -> list[LogRecord]:
         """Up to `count` entries after a position; empty at the end of the log.
@@ -195,7 +195,7 @@ class LogReader:
         first one wanted is no longer kept, `ChainBroken` when the entries do not fit together.
         """
         rows = await self._redis.xrange(self._key, min=f"{after_seq + 1}-0", count=count)
-        records = [_record(*row) for row in rows]
+        records = _records(rows)
         if records:
             first = records[0]
             if first.seq != after_seq + 1:
@@ -231,7 +231,7 @@ class LogReader:
                     if previous is None and (here := await self.get(seq)) is not None:
                         previous = here.hash
                     checked = True
-                answer = await self._redis.xread(
+                answer: Any = await self._redis.xread(
                     {self._key: f"{seq}-0"}, count=batch, block=block_ms
                 )
             except (RedisConnectionError, RedisTimeoutError, OSError) as error:
@@ -242,7 +242,7 @@ class LogReader:
             backoff.reset()
             if not answer:
                 continue
-            records = [_record(*row) for row in answer[0][1]]
+            records = _records(answer[0][1])
             if records[0].seq > seq + 1:
                 raise LogTrimmed(f"entry {seq + 1} is not kept; the first is {records[0].seq}")
             if previous is None:
@@ -263,6 +263,14 @@ class LogReader:
         here = await self.get(seq) if seq and previous is not None else None
         if here is not None and here.hash != previous:
             raise ChainBroken(f"entry {seq} is not the one that was read before")
+
+
+def _records(rows: Any) -> list[LogRecord]:
+    return [_record(*row) for row in rows]
+
+
+def _first(records: list[LogRecord]) -> LogRecord | None:
+    return records[0] if records else None
 
 
 def _record(entry_id: bytes, fields: dict[bytes, bytes]) -> LogRecord:

@@ -258,8 +258,6 @@ def _pack(
 
 
 def _parts(error: grpc.RpcError) -> tuple[grpc.StatusCode, str, Iterable[tuple[str, bytes]]]:
-    if isinstance(error, grpc.aio.AioRpcError):
-        return error.code(), error.details() or "", tuple(error.trailing_metadata() or ())
-    if isinstance(error, grpc.Call):
+    if isinstance(error, grpc.aio.AioRpcError | grpc.Call):
         return error.code(), error.details() or "", tuple(error.trailing_metadata() or ())
     return grpc.StatusCode.UNKNOWN, str(error), ()
