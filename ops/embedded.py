@@ -44,7 +44,7 @@ class EmbeddedServerError(Exception):
 
 
 def runtime_dir(data_dir: Path) -> Path:
-    """Where sockets and runtime state of `data_dir` live: `<data_dir>/run` when that is short enough.
+    """Where sockets and runtime state of `data_dir` live: `<data_dir>/run` if that is short enough.
 
     Deep directories get a private folder in the temporary directory instead, named after the data
     directory, so that every command on the same data finds the same place.

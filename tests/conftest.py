@@ -1,7 +1,8 @@
 """Real servers for every test that wants them.
 
 Each xdist worker starts its own PostgreSQL and Valkey when the first test asks for one (both take
-about a second), so workers never share state. A test gets a database and an empty Valkey for itself.
+about a second), so workers never share state. A test gets a database and an empty Valkey for
+itself.
 """
 
 from __future__ import annotations
