@@ -1,0 +1,1 @@
+"""The exchange itself: pure, deterministic, integers only. Imports nothing but the kernel."""

@@ -1,0 +1,81 @@
+"""What can be read from the exchange: copies, so that a reader cannot change its state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.engine.domain.commands import MarketConfig, PlaceOrder
+
+
+@dataclass(frozen=True, slots=True)
+class OrderView:
+    """A live order. Lots, ticks and units; times in nanoseconds since 1970 UTC."""
+
+    order_id: int
+    account_id: int
+    market_id: int
+    side: int
+    status: int
+    price_ticks: int
+    quantity_lots: int  # total, filled part included, after amendments
+    filled_lots: int
+    hold_asset_id: int
+    hold_units: int
+    filled_notional_units: int
+    fees_units: int
+    created_ns: int
+    updated_ns: int
+    request: PlaceOrder  # as it was asked for; never to be changed
+
+    @property
+    def client_order_id(self) -> str:
+        return self.request.client_order_id
+
+    @property
+    def remaining_lots(self) -> int:
+        return self.quantity_lots - self.filled_lots
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceView:
+    """Units of one asset that an account has."""
+
+    free_units: int
+    held_units: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestingView:
+    """An order in the book, as the book shows it."""
+
+    order_id: int
+    account_id: int
+    quantity_lots: int
+
+
+@dataclass(frozen=True, slots=True)
+class LevelView:
+    """A price level: its total and its queue, oldest first."""
+
+    price_ticks: int
+    quantity_lots: int
+    orders: tuple[RestingView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BookView:
+    """Both sides of a market's book, best price first."""
+
+    market_id: int
+    bids: tuple[LevelView, ...]
+    asks: tuple[LevelView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MarketView:
+    """A market's rules and where it stands. `last_*` are 0 before the first trade."""
+
+    config: MarketConfig
+    status: int
+    last_trade_id: int
+    last_price_ticks: int
