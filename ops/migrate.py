@@ -1,7 +1,7 @@
 """Database migrations: each service's own, in its own schema, with its own version table.
 
-A service with tables has `services/<service>/migrations/` (an Alembic `env.py` and `versions/`). Its
-`env.py` gets what it needs in the configuration's attributes and opens nothing itself:
+A service with tables has `services/<service>/migrations/` (an Alembic `env.py` and `versions/`).
+Its `env.py` gets what it needs in the configuration's attributes and opens nothing itself:
 
     connection = context.config.attributes["connection"]
     schema = context.config.attributes["schema"]

@@ -27,6 +27,12 @@ def end_with_parent(signal_number: int, parent_pid: int) -> None:
         raise SystemExit(0)
 
 
+def prefix(signal_number: int, *, uid: int = -1, gid: int = -1) -> list[str]:
+    """What to put before a command so that it runs tethered to this process."""
+    words = (os.getpid(), int(signal_number), uid, gid)
+    return [sys.executable, "-I", "-S", __file__, *map(str, words)]
+
+
 def main(arguments: list[str]) -> None:
     """Become the command; never returns."""
     parent_pid, signal_number, uid, gid = (int(text) for text in arguments[:4])

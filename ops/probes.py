@@ -1,0 +1,65 @@
+"""Asking a running part whether it is healthy."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Literal
+
+import aiohttp
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+TIMEOUT_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """How to ask: `grpc` health of host:port, `http` 200 at a URL, `tcp` connect to host:port."""
+
+    kind: Literal["grpc", "http", "tcp"]
+    target: str
+
+    async def is_healthy(self) -> bool:
+        """Whether it answers that it is; False within `TIMEOUT_SECONDS` when it does not answer."""
+        match self.kind:
+            case "grpc":
+                return await _grpc_healthy(self.target)
+            case "http":
+                return await _http_healthy(self.target)
+            case "tcp":
+                return await _tcp_open(self.target)
+
+
+async def _grpc_healthy(address: str) -> bool:
+    options = [("grpc.enable_http_proxy", 0), ("grpc.initial_reconnect_backoff_ms", 100)]
+    async with grpc.aio.insecure_channel(address, options=options) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        try:
+            answer = await check(
+                health_pb2.HealthCheckRequest(), timeout=TIMEOUT_SECONDS, wait_for_ready=True
+            )
+        except grpc.aio.AioRpcError:
+            return False
+        serving: bool = answer.status == health_pb2.HealthCheckResponse.SERVING
+        return serving
+
+
+async def _http_healthy(url: str) -> bool:
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as answer:
+            return answer.status == 200
+    except (aiohttp.ClientError, TimeoutError):
+        return False
+
+
+async def _tcp_open(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            _, writer = await asyncio.open_connection(host, int(port))
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
