@@ -13,6 +13,7 @@ import grpc
 import jwt
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from tidebook.auth.v1 import auth_pb2, auth_pb2_grpc
 
 from kernel.clock import Clock, SystemClock
 from kernel.reasons import Reason, Refused
@@ -25,6 +26,7 @@ _SECOND = 1_000_000_000
 _CACHE_MAX = 50_000
 # Tokens with made-up key ids must not turn into a flood of key fetches.
 _REFETCH_EVERY_NS = 2 * _SECOND
+_FETCH_SECONDS = 3.0
 # How far another machine's clock may run ahead of ours.
 _CLOCK_SKEW_SECONDS = 5
 
@@ -161,6 +163,20 @@ class TokenVerifier:
             raise Refused(Reason.UNAVAILABLE, "tokens cannot be checked right now") from error
         self._keys = {kid: Ed25519PublicKey.from_public_bytes(key) for kid, key in raw.items()}
         self._fetched_ns = now
+
+
+def signing_keys_from(channel: grpc.aio.Channel) -> FetchKeys:
+    """`fetch_keys` for a `TokenVerifier` that asks the auth service."""
+    stub = auth_pb2_grpc.AuthServiceStub(channel)
+
+    async def fetch() -> dict[str, bytes]:
+        # Auth may be starting just now as well.
+        answer = await stub.GetSigningKeys(
+            auth_pb2.GetSigningKeysRequest(), timeout=_FETCH_SECONDS, wait_for_ready=True
+        )
+        return {key.kid: decode_key(key.x) for key in answer.keys if key.alg == _ALGORITHM}
+
+    return fetch
 
 
 def decode_key(x: str) -> bytes:

@@ -1,0 +1,367 @@
+"""What every call passes before and after its handler: identity, validation, errors, access log.
+
+Handlers are wrapped once, when they are registered, so a call pays for no interceptor chain and no
+look-up of what is known beforehand about its method.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+import asyncpg
+import grpc
+import protovalidate
+import redis.exceptions
+import structlog
+
+from kernel.reasons import Reason, Refused
+from mesh.calls import AUTHORIZATION, REQUEST_ID, CallContext, set_call
+from mesh.identity import ANONYMOUS, Caller, service_of_spiffe, set_caller
+from mesh.status import STATUS_DETAILS_KEY, refused_from, status_for, to_rpc_status
+from mesh.streams import OpenStreams, is_only_ours, requests_of
+from mesh.telemetry import TRACEPARENT, new_trace, parse_traceparent, set_trace
+from mesh.tokens import TokenVerifier
+
+# Methods anyone may call without a token, as full names; a trailing "/" stands for the service.
+PUBLIC_METHODS: frozenset[str] = frozenset(
+    {
+        "/grpc.health.v1.Health/",
+        "/grpc.reflection.v1.ServerReflection/",
+        "/grpc.reflection.v1alpha.ServerReflection/",
+        "/tidebook.engine.v1.MarketService/",
+        "/tidebook.marketdata.v1.MarketDataService/",
+        "/tidebook.auth.v1.AuthService/SignUp",
+        "/tidebook.auth.v1.AuthService/VerifyOtp",
+        "/tidebook.auth.v1.AuthService/ResendOtp",
+        "/tidebook.auth.v1.AuthService/SignIn",
+        "/tidebook.auth.v1.AuthService/RefreshToken",
+        "/tidebook.auth.v1.AuthService/RequestPasswordReset",
+        "/tidebook.auth.v1.AuthService/ResetPassword",
+        "/tidebook.auth.v1.AuthService/ExchangeApiKey",
+        "/tidebook.auth.v1.AuthService/GetSigningKeys",
+        "/tidebook.settlement.v1.LedgerService/GetReconciliation",
+        "/tidebook.settlement.v1.LedgerService/GetProof",
+    }
+)
+# A unary call without a deadline ends after this many seconds all the same.
+UNARY_MAX_SECONDS = 60.0
+_BEARER = "bearer "
+_SAN = "x509_subject_alternative_name"
+_STORE_UNREACHABLE = (
+    ConnectionError,
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+)
+# Ends that are the caller's business or a matter of course, not an operator's.
+_OUR_FAULT = frozenset({Reason.INTERNAL, Reason.UNSPECIFIED})
+
+Context = grpc.aio.ServicerContext[Any, Any]
+log = structlog.get_logger()
+
+
+def is_public(method: str) -> bool:
+    """Whether a method (`/package.Service/Method`) is open without a token."""
+    return method in PUBLIC_METHODS or method[: method.rindex("/") + 1] in PUBLIC_METHODS
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What is known about a method before any call of it."""
+
+    name: str
+    public: bool
+    # Health and reflection: neither validated nor logged.
+    infrastructure: bool
+    validated: bool
+
+
+class InvalidRequest(Refused):
+    """A request that breaks rules of its message; `violations` are (field path, what is wrong)."""
+
+    def __init__(self, violations: list[tuple[str, str]]) -> None:
+        self.violations = violations
+        field, message = violations[0]
+        text = f"{field}: {message}" if field else message
+        super().__init__(Reason.INVALID_ARGUMENT, text, field=field)
+
+
+class Interceptors:
+    """Wraps the handlers of one listener.
+
+    `allowed_callers` is None on public listeners, where a token is needed; on internal ones it is
+    the services whose certificates may call.
+    """
+
+    def __init__(
+        self,
+        *,
+        verifier: TokenVerifier | None,
+        allowed_callers: frozenset[str] | None,
+        streams: OpenStreams,
+        slow_ms: int,
+    ) -> None:
+        self._verifier = verifier
+        self._allowed = allowed_callers
+        self._streams = streams
+        self._slow_seconds = slow_ms / 1000
+        self._validator = protovalidate.Validator()
+
+    def wrap(self, method_name: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Any:
+        """The handler with everything around it, to be registered in its place."""
+        infrastructure = method_name.startswith("/grpc.")
+        method = Method(
+            name=method_name,
+            public=is_public(method_name),
+            infrastructure=infrastructure,
+            # Bytes that are only passed on are validated where they are decoded.
+            validated=not infrastructure and handler.request_deserializer is not None,
+        )
+        wrapped: Any
+        make: Callable[..., Any]
+        if handler.unary_unary is not None:
+            make = grpc.unary_unary_rpc_method_handler
+            wrapped = self._unary(method, _async(method_name, handler.unary_unary))
+        elif handler.unary_stream is not None:
+            make = grpc.unary_stream_rpc_method_handler
+            wrapped = self._stream(
+                method, _async(method_name, handler.unary_stream), takes_requests=False
+            )
+        elif handler.stream_unary is not None:
+            make = grpc.stream_unary_rpc_method_handler
+            wrapped = self._stream(
+                method, _async(method_name, handler.stream_unary), takes_requests=True
+            )
+        else:
+            make = grpc.stream_stream_rpc_method_handler
+            wrapped = self._stream(
+                method, _async(method_name, handler.stream_stream), takes_requests=True
+            )
+        return make(
+            wrapped,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _unary(self, method: Method, handler: Callable[[Any, Context], Awaitable[Any]]) -> Any:
+        async def serve(request: Any, context: Context) -> Any:
+            started = time.monotonic()
+            try:
+                remaining = await self._enter(method, context, started)
+                if method.validated:
+                    self._check(request)
+                if remaining is not None:
+                    # gRPC itself cancels a handler whose caller's deadline has passed.
+                    response = await handler(request, context)
+                else:
+                    async with asyncio.timeout(UNARY_MAX_SECONDS):
+                        response = await handler(request, context)
+            except asyncio.CancelledError:
+                _log_end(method, started, "call_cancelled")
+                raise
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:
+                await self._fail(method, context, started, error)
+            took = time.monotonic() - started
+            if took >= self._slow_seconds and not method.infrastructure:
+                log.info("call_slow", method=method.name, ms=round(took * 1000, 1))
+            else:
+                log.debug("call", method=method.name, ms=round(took * 1000, 1))
+            return response
+
+        return serve
+
+    def _stream(
+        self,
+        method: Method,
+        handler: Callable[[Any, Context], Any],
+        *,
+        takes_requests: bool,
+    ) -> Any:
+        yields = inspect.isasyncgenfunction(handler)
+        check = self._check if method.validated else _accept
+
+        async def serve(request: Any, context: Context) -> Any:
+            started = time.monotonic()
+            response: Any = None
+            stream = None
+            try:
+                stream = self._streams.open(takes_requests=takes_requests)
+                await self._enter(method, context, started)
+                if not method.infrastructure:
+                    log.info("stream_opened", method=method.name)
+                if takes_requests:
+                    request = requests_of(stream, context, check)
+                else:
+                    check(request)
+                if yields:
+                    # Written from here, not by gRPC, so that the generator is always closed and a
+                    # drain meets this code wherever it is waiting.
+                    async with contextlib.aclosing(handler(request, context)) as responses:
+                        async for message in responses:
+                            await context.write(message)
+                else:
+                    response = await handler(request, context)
+                if stream.draining and yields:
+                    raise Refused(Reason.DRAINING)
+            except asyncio.CancelledError:
+                if (
+                    stream is None
+                    or not stream.draining
+                    or not is_only_ours(asyncio.current_task())
+                ):
+                    _log_end(method, started, "stream_cancelled")
+                    raise
+                await self._fail(method, context, started, Refused(Reason.DRAINING))
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:
+                await self._fail(method, context, started, error)
+            finally:
+                if stream is not None:
+                    self._streams.close(stream)
+            _log_end(method, started, "stream_ended")
+            return response
+
+        return serve
+
+    async def _enter(self, method: Method, context: Context, started: float) -> float | None:
+        """Set who calls and in which context; returns the seconds left, None without a deadline."""
+        authorization = request_id = traceparent = ""
+        for key, value in context.invocation_metadata() or ():
+            if key == AUTHORIZATION:
+                authorization = _text(value)
+            elif key == TRACEPARENT:
+                traceparent = _text(value)
+            elif key == REQUEST_ID:
+                request_id = _text(value)[:64]
+        # Each call is served in its own task, so there is nothing to reset afterwards.
+        set_trace(parse_traceparent(traceparent) or new_trace())
+        remaining = context.time_remaining()
+        deadline = None if remaining is None else started + remaining
+        set_call(CallContext(method.name, request_id, authorization, deadline))
+        set_caller(await self._identify(method, context, authorization))
+        return remaining
+
+    async def _identify(self, method: Method, context: Context, authorization: str) -> Caller:
+        service = None
+        if self._allowed is not None:
+            service = peer_service(context)
+            if service not in self._allowed:
+                raise Refused(
+                    Reason.CALLER_NOT_ALLOWED, f"{service or 'this peer'} may not call here"
+                )
+        if method.public or not authorization:
+            if service is not None:
+                return Caller(service=service)
+            if method.public:
+                return ANONYMOUS
+            raise Refused(Reason.UNAUTHENTICATED, "an access token is required")
+        if authorization[: len(_BEARER)].lower() != _BEARER:
+            raise Refused(Reason.TOKEN_INVALID, "authorization must be `Bearer <access token>`")
+        if self._verifier is None:
+            raise Refused(Reason.UNAUTHENTICATED, "no tokens are taken here")
+        caller = await self._verifier.verify(authorization[len(_BEARER) :].strip())
+        return caller if service is None else replace(caller, service=service)
+
+    def _check(self, request: Any) -> None:
+        """Raises `InvalidRequest` when the message breaks the rules its proto states."""
+        violations = self._validator.collect_violations(request)
+        if violations:
+            raise InvalidRequest([(_path(v.proto.field), v.proto.message) for v in violations])
+
+    async def _fail(
+        self, method: Method, context: Context, started: float, error: Exception
+    ) -> NoReturn:
+        """End the call with the status for `error`; unknown ones are logged and not shown."""
+        refused = to_refused(error)
+        ms = round((time.monotonic() - started) * 1000, 1)
+        if refused.reason in _OUR_FAULT:
+            log.error("call_crashed", method=method.name, ms=ms, exc_info=error)
+        elif not method.infrastructure:
+            log.info(
+                "call_refused",
+                method=method.name,
+                ms=ms,
+                reason=refused.reason.name,
+                message=refused.message,
+            )
+        violations = refused.violations if isinstance(refused, InvalidRequest) else ()
+        details = to_rpc_status(refused, violations=violations).SerializeToString()
+        await context.abort(
+            status_for(refused.reason), refused.message, ((STATUS_DETAILS_KEY, details),)
+        )
+
+    def warm(self, request_types: Iterable[Callable[[], Any]]) -> None:
+        """Compile the rules of these messages now (16 ms each), not in somebody's first call."""
+        for make in request_types:
+            self._validator.collect_violations(make())
+
+
+def to_refused(error: Exception) -> Refused:
+    """What an exception that left a handler means to the caller. Nothing internal is shown."""
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, grpc.RpcError):
+        return refused_from(error)
+    if isinstance(error, _STORE_UNREACHABLE):
+        return Refused(Reason.UNAVAILABLE, "a store is not reachable right now; try again")
+    if isinstance(error, TimeoutError):
+        return Refused(Reason.DEADLINE_PASSED, "it took too long; it may still have happened")
+    return Refused(Reason.INTERNAL, "an internal error; it was logged")
+
+
+def _async(method_name: str, behaviour: Any) -> Any:
+    """The behaviour if it is async, a refusal for a method that its servicer does not have."""
+    if inspect.iscoroutinefunction(behaviour) or inspect.isasyncgenfunction(behaviour):
+        return behaviour
+    if inspect.unwrap(behaviour).__module__.endswith("_pb2_grpc"):
+        return _unsupported
+    raise TypeError(f"{method_name}: handlers must be async")
+
+
+async def _unsupported(_: Any, __: Context) -> NoReturn:
+    raise Refused(Reason.UNSUPPORTED, "this method is not available yet")
+
+
+def peer_service(context: Context) -> str | None:
+    """The service a peer's verified certificate names, None if it names none."""
+    names: Mapping[str, Iterable[bytes]] = context.auth_context()
+    for name in names.get(_SAN, ()):
+        service = service_of_spiffe(name.decode())
+        if service is not None:
+            return service
+    return None
+
+
+def _path(field: Any) -> str:
+    """`orders[3].price` from a violation's field path."""
+    if field is None:
+        return ""
+    parts = []
+    for element in field.elements:
+        subscript = element.subscript
+        parts.append(element.field_name + ("" if subscript is None else f"[{subscript.value}]"))
+    return ".".join(parts)
+
+
+def _log_end(method: Method, started: float, event: str) -> None:
+    if not method.infrastructure:
+        log.info(event, method=method.name, ms=round((time.monotonic() - started) * 1000, 1))
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode("ascii", "replace")
+
+
+def _accept(_: Any) -> None:
+    """No rules to check."""
