@@ -83,6 +83,26 @@ def generate(target: Path) -> None:
     (target / "buf" / "validate" / "__init__.py").touch()
 
 
+def generate_web(target: Path) -> None:
+    """The page's TypeScript types into `target`; needs `npm ci` in web/ (and node) once."""
+    plugin = ROOT / "web" / "node_modules" / ".bin" / "protoc-gen-es"
+    if not plugin.exists():
+        raise SystemExit("web/node_modules is missing; run `npm ci` in web/ first")
+    target.mkdir(parents=True, exist_ok=True)
+    run(
+        [
+            *protoc_arguments(),
+            f"--plugin=protoc-gen-es={plugin}",
+            f"--es_out={target}",
+            "--es_opt=target=ts,json_types=true",
+            *sources(),
+            "buf/validate/validate.proto",
+            "google/api/annotations.proto",
+            "google/api/http.proto",
+        ]
+    )
+
+
 def image(target: Path) -> None:
     """One descriptor set with comments, for buf and for the OpenAPI document."""
     run([*protoc_arguments(), "--include_imports", "--include_source_info", f"--descriptor_set_out={target}", *sources()])
@@ -109,19 +129,20 @@ def differences(left: Path, right: Path) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail if gen/ is not what proto/ gives")
+    parser.add_argument("--web", action="store_true", help="generate web/src/gen instead of gen/")
     parser.add_argument("--image", type=Path, help="write only the descriptor image to this file")
     options = parser.parse_args()
     if options.image:
         image(options.image)
         return
+    target = ROOT / "web" / "src" / "gen" if options.web else ROOT / "gen"
     with tempfile.TemporaryDirectory() as scratch:
-        generate(Path(scratch))
-        if options.check:
-            found = differences(ROOT / "gen", Path(scratch))
-            if found:
-                sys.exit(f"gen/ differs from what proto/ gives (run `make gen`): {', '.join(found)}")
-            return
-        replace(ROOT / "gen", Path(scratch))
+        (generate_web if options.web else generate)(Path(scratch))
+        if not options.check:
+            replace(target, Path(scratch))
+        elif found := differences(target, Path(scratch)):
+            name = target.relative_to(ROOT)
+            sys.exit(f"{name}/ differs from what proto/ gives (run `make gen`): {', '.join(found)}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,85 @@
+/** HTTP calls to the gateway. The session lives in httpOnly cookies; the page never sees a token. */
+
+/** A refusal as the gateway words it. */
+export class ApiError extends Error {
+  constructor(
+    message: string,
+    readonly status: number,
+    /** Stable reason such as "INSUFFICIENT_BALANCE"; empty when there was no answer. */
+    readonly reason: string,
+    /** The field at fault; may be empty. */
+    readonly field: string,
+  ) {
+    super(message);
+  }
+}
+
+interface ErrorBody {
+  message?: string;
+  details?: { "@type"?: string; reason?: string; metadata?: Record<string, string> }[];
+}
+
+function csrfToken(): string {
+  return /(?:^|; )tidebook_csrf=([^;]*)/.exec(document.cookie)?.[1] ?? "";
+}
+
+async function send(method: string, path: string, body?: object): Promise<Response> {
+  const headers: Record<string, string> = { "X-Tidebook-Session": "cookie" };
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  const csrf = csrfToken();
+  if (csrf) headers["X-CSRF-Token"] = csrf;
+  return fetch(path, {
+    method,
+    headers,
+    credentials: "same-origin",
+    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+  });
+}
+
+// One refresh at a time: a refresh token is good for one use.
+let refreshing: Promise<boolean> | null = null;
+
+function refreshSession(): Promise<boolean> {
+  refreshing ??= send("POST", "/v1/auth/refresh", {})
+    .then((response) => response.ok)
+    .finally(() => {
+      refreshing = null;
+    });
+  return refreshing;
+}
+
+async function call<T>(method: string, path: string, body?: object): Promise<T> {
+  let response: Response;
+  try {
+    response = await send(method, path, body);
+    const mayRefresh = csrfToken() !== "" && !path.startsWith("/v1/auth/sign");
+    if (response.status === 401 && mayRefresh && (await refreshSession())) {
+      response = await send(method, path, body);
+    }
+  } catch {
+    throw new ApiError("The exchange cannot be reached.", 0, "", "");
+  }
+  const text = await response.text();
+  if (response.ok) return (text ? JSON.parse(text) : {}) as T;
+  throw toError(response.status, text);
+}
+
+function toError(status: number, text: string): ApiError {
+  let body: ErrorBody = {};
+  try {
+    body = JSON.parse(text) as ErrorBody;
+  } catch {
+    // A proxy's own error page: the status says all there is.
+  }
+  const info = body.details?.find((detail) => detail["@type"]?.endsWith("google.rpc.ErrorInfo"));
+  return new ApiError(
+    body.message ?? `The exchange answered ${status}.`,
+    status,
+    info?.reason ?? "",
+    info?.metadata?.field ?? "",
+  );
+}
+
+export const get = <T>(path: string) => call<T>("GET", path);
+export const post = <T>(path: string, body: object) => call<T>("POST", path, body);
+export const remove = <T>(path: string) => call<T>("DELETE", path);

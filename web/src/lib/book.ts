@@ -1,0 +1,45 @@
+import type { BookUpdateJson, LevelJson } from "../gen/tidebook/marketdata/v1/marketdata_pb";
+import { compare } from "./decimal";
+
+/** A local order book kept by snapshots and deltas; immutable, so that React sees each change. */
+export interface Book {
+  readonly seq: string;
+  /** Best first. */
+  readonly bids: readonly LevelJson[];
+  /** Best first. */
+  readonly asks: readonly LevelJson[];
+}
+
+/** The delta does not follow the book: something was missed and a snapshot is needed. */
+export class GapError extends Error {}
+
+/**
+ * The book after `update`.
+ *
+ * @throws GapError if the update's prevSeq is not the book's seq.
+ */
+export function applyUpdate(book: Book | null, update: BookUpdateJson): Book {
+  const seq = update.seq ?? "0";
+  if (update.snapshot) return { seq, bids: update.bids ?? [], asks: update.asks ?? [] };
+  if (book === null || book.seq !== (update.prevSeq ?? "0")) {
+    throw new GapError(`book at ${book?.seq ?? "nothing"}, delta follows ${update.prevSeq}`);
+  }
+  return {
+    seq,
+    bids: merge(book.bids, update.bids ?? [], -1),
+    asks: merge(book.asks, update.asks ?? [], 1),
+  };
+}
+
+/** `order` is 1 for rising prices (asks), -1 for falling ones (bids). */
+function merge(
+  levels: readonly LevelJson[],
+  changes: readonly LevelJson[],
+  order: number,
+): readonly LevelJson[] {
+  if (changes.length === 0) return levels;
+  const changed = new Map(changes.map((level) => [level.price ?? "", level]));
+  const kept = levels.filter((level) => !changed.has(level.price ?? ""));
+  const added = changes.filter((level) => compare(level.quantity ?? "0", "0") > 0);
+  return [...kept, ...added].sort((a, b) => order * compare(a.price ?? "0", b.price ?? "0"));
+}

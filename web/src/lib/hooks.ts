@@ -1,0 +1,224 @@
+import { useQuery, useQueryClient } from "@tanstack/react-query";
+import { createContext, useContext, useEffect, useRef, useState } from "react";
+import type { GetMeResponseJson, UserJson } from "../gen/tidebook/auth/v1/auth_pb";
+import type { ListMarketsResponseJson, MarketJson } from "../gen/tidebook/engine/v1/market_pb";
+import type {
+  BalanceJson,
+  FillJson,
+  OrderJson,
+  WatchAccountResponseJson,
+} from "../gen/tidebook/engine/v1/order_pb";
+import type {
+  FeedStatusJson,
+  ListPricesResponseJson,
+  ListTradesResponseJson,
+  PriceJson,
+  TickerJson,
+  TradeJson,
+} from "../gen/tidebook/marketdata/v1/marketdata_pb";
+import { ApiError, get } from "./api";
+import { applyUpdate, type Book, GapError } from "./book";
+import type { Connection, Socket } from "./socket";
+
+const TRADES_SHOWN = 40;
+const FILLS_SHOWN = 50;
+
+export const SocketContext = createContext<Socket | null>(null);
+
+export function useSocket(): Socket {
+  const socket = useContext(SocketContext);
+  if (socket === null) throw new Error("no socket above this component");
+  return socket;
+}
+
+export function useConnection(): Connection {
+  const socket = useSocket();
+  const [state, setState] = useState<Connection>("connecting");
+  useEffect(() => socket.watch(setState), [socket]);
+  return state;
+}
+
+/** The signed-in user; null when nobody is, undefined while it is not known. */
+export function useUser(): UserJson | null | undefined {
+  const { data } = useQuery({
+    queryKey: ["me"],
+    queryFn: async () => {
+      try {
+        return (await get<GetMeResponseJson>("/v1/auth/me")).user ?? null;
+      } catch (error) {
+        if (error instanceof ApiError && error.status === 401) return null;
+        throw error;
+      }
+    },
+    staleTime: Infinity,
+  });
+  return data;
+}
+
+export function useMarkets(): MarketJson[] {
+  const { data } = useQuery({
+    queryKey: ["markets"],
+    queryFn: () => get<ListMarketsResponseJson>("/v1/markets"),
+    staleTime: Infinity,
+    retry: true,
+  });
+  return (data?.markets ?? []).filter((market) => market.kind === "MARKET_KIND_SPOT");
+}
+
+/** How the external feed is; asked for anew now and then. */
+export function useFeed(): FeedStatusJson | undefined {
+  const { data } = useQuery({
+    queryKey: ["feed"],
+    queryFn: () => get<ListPricesResponseJson>("/v1/prices"),
+    refetchInterval: 10_000,
+  });
+  return data?.feed;
+}
+
+type ByMarket<T> = Readonly<Record<string, T>>;
+
+export function usePrices(): ByMarket<PriceJson> {
+  const socket = useSocket();
+  const [prices, setPrices] = useState<ByMarket<PriceJson>>({});
+  useEffect(
+    () =>
+      socket.subscribe({ channel: "CHANNEL_PRICES" }, (frame) => {
+        const news = frame.prices?.prices;
+        if (news) setPrices((old) => ({ ...old, ...byMarket(news) }));
+      }),
+    [socket],
+  );
+  return prices;
+}
+
+export function useTickers(): ByMarket<TickerJson> {
+  const socket = useSocket();
+  const [tickers, setTickers] = useState<ByMarket<TickerJson>>({});
+  useEffect(
+    () =>
+      socket.subscribe({ channel: "CHANNEL_TICKER" }, (frame) => {
+        const news = frame.ticker?.tickers;
+        if (news) setTickers((old) => ({ ...old, ...byMarket(news) }));
+      }),
+    [socket],
+  );
+  return tickers;
+}
+
+function byMarket<T extends { market?: string }>(rows: T[]): ByMarket<T> {
+  return Object.fromEntries(rows.map((row) => [row.market ?? "", row]));
+}
+
+/** The market's book, kept by sequence; null until the first snapshot. */
+export function useBook(market: string): Book | null {
+  const socket = useSocket();
+  const [book, setBook] = useState<Book | null>(null);
+  useEffect(() => {
+    let current: Book | null = null;
+    const subscription = { channel: "CHANNEL_BOOK", markets: [market], depth: 50 } as const;
+    const wanted = { ...subscription, markets: [...subscription.markets] };
+    setBook(null);
+    return socket.subscribe(wanted, (frame) => {
+      for (const update of frame.book?.books ?? []) {
+        if (update.market !== market) continue;
+        try {
+          current = applyUpdate(current, update);
+        } catch (error) {
+          if (!(error instanceof GapError)) throw error;
+          current = null;
+          socket.resubscribe(wanted);
+        }
+        setBook(current);
+      }
+    });
+  }, [socket, market]);
+  return book;
+}
+
+/** The market's latest trades, newest first. */
+export function useTrades(market: string): readonly TradeJson[] {
+  const socket = useSocket();
+  const [trades, setTrades] = useState<readonly TradeJson[]>([]);
+  useEffect(() => {
+    let current: readonly TradeJson[] = [];
+    const take = (news: readonly TradeJson[]) => {
+      const known = new Map([...current, ...news].map((trade) => [trade.tradeId, trade]));
+      current = [...known.values()].sort(newestFirst).slice(0, TRADES_SHOWN);
+      setTrades(current);
+    };
+    setTrades([]);
+    const stop = socket.subscribe({ channel: "CHANNEL_TRADES", markets: [market] }, (frame) => {
+      const news = frame.trades?.trades?.filter((trade) => trade.market === market);
+      if (news?.length) take(news);
+    });
+    let stopped = false;
+    get<ListTradesResponseJson>(`/v1/marketdata/${market}/trades?pageSize=${TRADES_SHOWN}`).then(
+      (page) => !stopped && take(page.trades ?? []),
+      // Without the past the live trades still come; the status line shows that something is wrong.
+      () => undefined,
+    );
+    return () => {
+      stopped = true;
+      stop();
+    };
+  }, [socket, market]);
+  return trades;
+}
+
+function newestFirst(a: { tradeId?: string }, b: { tradeId?: string }): number {
+  return BigInt(a.tradeId ?? 0) < BigInt(b.tradeId ?? 0) ? 1 : -1;
+}
+
+export interface Account {
+  /** A snapshot has arrived. */
+  readonly ready: boolean;
+  readonly balances: ByMarket<BalanceJson>;
+  readonly openOrders: readonly OrderJson[];
+  readonly fills: readonly FillJson[];
+}
+
+const EMPTY: Account = { ready: false, balances: {}, openOrders: [], fills: [] };
+const LIVE = new Set(["ORDER_STATUS_OPEN", "ORDER_STATUS_PARTIALLY_FILLED", "ORDER_STATUS_UNTRIGGERED"]);
+
+/** Balances, open orders and fills of the signed-in user, from the private channel. */
+export function useAccount(userId: string | undefined): Account {
+  const socket = useSocket();
+  const queries = useQueryClient();
+  const [account, setAccount] = useState<Account>(EMPTY);
+  const seq = useRef("0");
+  useEffect(() => {
+    setAccount(EMPTY);
+    if (userId === undefined) return;
+    // The connection was opened before the cookies said who it is.
+    socket.restart();
+    const subscription = { channel: "CHANNEL_ACCOUNT" } as const;
+    return socket.subscribe(subscription, (frame) => {
+      const news = frame.account;
+      if (!news) return;
+      if (!news.snapshot && (news.prevSeq ?? "0") !== seq.current) {
+        socket.resubscribe(subscription);
+        return;
+      }
+      seq.current = news.seq ?? "0";
+      setAccount((old) => applyAccount(news.snapshot ? EMPTY : old, news));
+    });
+  }, [socket, queries, userId]);
+  return account;
+}
+
+function applyAccount(old: Account, news: WatchAccountResponseJson): Account {
+  const orders = new Map(old.openOrders.map((order) => [order.orderId, order]));
+  for (const order of news.orders ?? []) {
+    if (LIVE.has(order.status ?? "")) orders.set(order.orderId, order);
+    else orders.delete(order.orderId);
+  }
+  const balances = Object.fromEntries((news.balances ?? []).map((row) => [row.asset ?? "", row]));
+  return {
+    ready: true,
+    balances: { ...old.balances, ...balances },
+    openOrders: [...orders.values()].sort((a, b) =>
+      BigInt(a.orderId ?? 0) < BigInt(b.orderId ?? 0) ? 1 : -1,
+    ),
+    fills: [...[...(news.fills ?? [])].reverse(), ...old.fills].slice(0, FILLS_SHOWN),
+  };
+}

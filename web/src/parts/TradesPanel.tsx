@@ -1,0 +1,31 @@
+import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
+import { pretty } from "../lib/decimal";
+import { useTrades } from "../lib/hooks";
+
+export function TradesPanel({ market }: { market: MarketJson }) {
+  const trades = useTrades(market.market ?? "");
+  return (
+    <section className="panel trades" aria-label="Trades">
+      <h2>Trades</h2>
+      <div className="rows head">
+        <span>Price ({market.quoteAsset})</span>
+        <span>Quantity ({market.baseAsset})</span>
+        <span>Time</span>
+      </div>
+      {trades.length === 0 && <p className="notice">No trades yet.</p>}
+      <ol>
+        {trades.map((trade) => (
+          <li key={trade.tradeId} className="rows">
+            <span className={`number ${trade.takerSide === "SIDE_BUY" ? "up" : "down"}`}>
+              {pretty(trade.price, market.tickSize)}
+            </span>
+            <span className="number">{pretty(trade.quantity, market.lotSize)}</span>
+            <time className="number" dateTime={trade.time}>
+              {trade.time && new Date(trade.time).toLocaleTimeString()}
+            </time>
+          </li>
+        ))}
+      </ol>
+    </section>
+  );
+}
