@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import random
-import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import Any
 
 import structlog
@@ -38,28 +36,26 @@ class Backoff:
         await asyncio.sleep(self.next_seconds())
 
 
+_crashed: list[BaseException] = []
+_on_crash: list[Callable[[], None]] = []
+
+
 def supervise(work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
     """Run `work` in the background; if it ever raises, say so and stop this process.
 
     A service whose follower or flusher is dead looks alive and serves stale answers: better to be
-    restarted. Keep the task and cancel it at shutdown (`cancel_and_wait`).
+    restarted. The stop goes the road of an operator's (`run_service`), so calls are drained. Keep
+    the task and end it with `cancel_and_wait`. The work starts with no call, caller or trace of its
+    own, whatever started it: it must not inherit a request's deadline or token.
     """
-    task = asyncio.create_task(work, name=name)
-    task.add_done_callback(_stop_process_on_crash)
+    task = asyncio.get_running_loop().create_task(work, name=name, context=Context())
+    task.add_done_callback(_note_crash)
     return task
 
 
-def _stop_process_on_crash(task: asyncio.Task[Any]) -> None:
-    if task.cancelled() or (error := task.exception()) is None:
-        return
-    log.critical("background_task_crashed", task=task.get_name(), exc_info=error)
-    _crashed.append(error)
-    # The same road as an operator's stop, so that calls under way are drained; `run_service` then
-    # ends with an error code.
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-_crashed: list[BaseException] = []
+def stop_on_crash(stop: Callable[[], None]) -> None:
+    """What a crash of supervised work calls; `run_service` sets it for its process."""
+    _on_crash[:] = [stop]
 
 
 def first_crash() -> BaseException | None:
@@ -67,11 +63,18 @@ def first_crash() -> BaseException | None:
     return _crashed[0] if _crashed else None
 
 
+def _note_crash(task: asyncio.Task[Any]) -> None:
+    if task.cancelled() or (error := task.exception()) is None:
+        return
+    log.critical("background_task_crashed", task=task.get_name(), exc_info=error)
+    _crashed.append(error)
+    for stop in _on_crash:
+        stop()
+
+
 async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> None:
     """Cancel tasks and wait until they have ended; what they raise is not raised again."""
     running = [task for task in tasks if task is not None]
     for task in running:
         task.cancel()
-    for task in running:
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await task
+    await asyncio.gather(*running, return_exceptions=True)

@@ -20,7 +20,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from pydantic import ValidationError
 
-from mesh.aio import first_crash
+from mesh.aio import first_crash, stop_on_crash
 from mesh.config import Settings, load_settings
 from mesh.identity import ALLOWED_CALLERS, CertificateAuthority
 from mesh.interceptors import Interceptors
@@ -309,6 +309,7 @@ async def _until_stopped(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    stop_on_crash(stop.set)
     await main(settings, stop)
 
 
