@@ -12,6 +12,7 @@ import importlib.util
 import os
 import platform
 import pwd
+import shutil
 import signal
 import stat
 import subprocess
@@ -101,6 +102,11 @@ class EmbeddedPostgres:
         """Process id while it runs."""
         return self._process.pid
 
+    @property
+    def log_path(self) -> Path:
+        """Where it writes its log."""
+        return self._process.log_path
+
     async def start(self) -> None:
         """Start it, made ready first if this is the first time; returns when it takes queries.
 
@@ -143,15 +149,16 @@ class EmbeddedPostgres:
         await self._process.stop(signal.SIGINT, signal.SIGQUIT)
 
     async def _initialise(self, initdb: Path) -> None:
-        # A half-made directory has no PG_VERSION yet, or initdb removed what it had made.
-        self._user.own_dir(self._pgdata)
-        command = [str(initdb), "-D", str(self._pgdata), "-U", DATABASE, "--auth=trust"]
+        # Made aside and renamed: a start that was interrupted must not leave half a database.
+        draft = self._pgdata.with_name("postgres.new")
+        shutil.rmtree(draft, ignore_errors=True)
+        self._user.own_dir(draft)
+        command = [str(initdb), "-D", str(draft), "-U", DATABASE, "--auth=trust"]
         command += ["--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8", "--no-sync"]
         self._process.spawn(command, signal.SIGKILL, self._user)
-        while self._process.pid is not None:
-            await asyncio.sleep(0.02)
-        if not (self._pgdata / "PG_VERSION").exists():
+        if await self._process.wait() != 0:
             raise self._process.failure("PostgreSQL could not be initialised")
+        draft.rename(self._pgdata)
 
     async def _wait_until_ready(self, deadline: float) -> bool:
         while time.monotonic() < deadline:
@@ -200,6 +207,11 @@ class EmbeddedValkey:
     def pid(self) -> int | None:
         """Process id while it runs."""
         return self._process.pid
+
+    @property
+    def log_path(self) -> Path:
+        """Where it writes its log."""
+        return self._process.log_path
 
     async def start(self) -> None:
         """Start it; returns when its data is loaded and it answers.
@@ -304,7 +316,7 @@ class _ServerProcess:
     """A store's process and its log file."""
 
     def __init__(self, log_path: Path) -> None:
-        self._log_path = log_path
+        self.log_path = log_path
         self._log_offset = 0
         self._popen: subprocess.Popen[bytes] | None = None
 
@@ -325,8 +337,8 @@ class _ServerProcess:
         be called on the main thread, because Linux ties the tether to the calling thread.
         """
         uid, gid = (user.uid, user.gid) if user is not None else (-1, -1)
-        logs.rotate(self._log_path)
-        with self._log_path.open("ab") as log_file:
+        logs.rotate(self.log_path)
+        with self.log_path.open("ab") as log_file:
             self._log_offset = log_file.tell()
             self._popen = subprocess.Popen(
                 [*tether.prefix(death_signal, uid=uid, gid=gid), *command],
@@ -347,17 +359,23 @@ class _ServerProcess:
             while self.pid is not None and time.monotonic() < deadline:
                 await asyncio.sleep(0.02)
 
+    async def wait(self) -> int:
+        """Its exit code, once it has ended by itself."""
+        while self._popen is not None and self._popen.poll() is None:
+            await asyncio.sleep(0.02)
+        return self._popen.returncode if self._popen is not None else 0
+
     def has_said(self, text: str) -> bool:
         """Whether this start wrote `text` to the log."""
-        return text in logs.read_from(self._log_path, self._log_offset)
+        return text in logs.read_from(self.log_path, self._log_offset)
 
     def failure(self, what: str) -> OpsError:
         """An error with the most telling line that this start wrote."""
-        written = logs.read_from(self._log_path, self._log_offset).splitlines()
+        written = logs.read_from(self.log_path, self._log_offset).splitlines()
         lines = [line.strip() for line in written if line.strip()]
         serious = [line for line in lines if "FATAL" in line or "rror" in line]
         said = serious or lines or ["it said nothing"]
-        return OpsError(f"{what}: {said[-1]} (see {self._log_path})")
+        return OpsError(f"{what}: {said[-1]} (see {self.log_path})")
 
 
 async def _end_leftover(pid_path: Path, program: str, directory: str) -> None:

@@ -20,10 +20,13 @@ import sqlalchemy
 import structlog
 from alembic import command
 from alembic.config import Config
-from sqlalchemy.ext.asyncio import create_async_engine
+from alembic.util import CommandError
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from mesh.postgres import sqlalchemy_url
+from ops.errors import OpsError
 
 SERVICES = ("auth", "settlement", "marketdata")
 _SERVICES_DIR = Path(__file__).resolve().parent.parent / "services"
@@ -42,24 +45,33 @@ def migrations_dir(service: str) -> Path:
 async def migrate(postgres_url: str, services: tuple[str, ...] = SERVICES) -> list[str]:
     """Bring the schema of every service to its newest version; each service is one transaction.
 
-    Returns the services that have migrations. Raises what Alembic or the database raise; a service
-    whose migration failed is left as it was.
+    Returns the services that have migrations. Raises `OpsError`; a service whose migration failed
+    is left as it was.
     """
     migrated = [name for name in services if (migrations_dir(name) / "env.py").exists()]
     engine = create_async_engine(sqlalchemy_url(postgres_url), poolclass=NullPool)
     try:
         for service in migrated:
-            async with engine.begin() as connection:
-                await connection.execute(
-                    sqlalchemy.text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY}
-                )
-                await connection.execute(sqlalchemy.text(f"create schema if not exists {service}"))
-                await connection.execute(sqlalchemy.text(f"set local search_path to {service}"))
-                await connection.run_sync(_upgrade, service)
+            try:
+                await _migrate_one(engine, service)
+            except (SQLAlchemyError, CommandError, OSError) as error:
+                log.error("migration_failed", service=service, exc_info=error)
+                first_line = str(error).partition("\n")[0]
+                raise OpsError(f"the migration of {service} failed: {first_line}") from error
             log.info("migrated", service=service)
     finally:
         await engine.dispose()
     return migrated
+
+
+async def _migrate_one(engine: AsyncEngine, service: str) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(
+            sqlalchemy.text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY}
+        )
+        await connection.execute(sqlalchemy.text(f"create schema if not exists {service}"))
+        await connection.execute(sqlalchemy.text(f"set local search_path to {service}"))
+        await connection.run_sync(_upgrade, service)
 
 
 def _upgrade(connection: sqlalchemy.Connection, service: str) -> None:

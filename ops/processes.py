@@ -94,10 +94,15 @@ class Child:
         done, _ = await asyncio.wait({self._keeper}, timeout=drain_seconds + KILL_AFTER_SECONDS)
         if not done and self.pid is not None:
             self._say(f"{self.spec.name} did not end within {drain_seconds:.0f} s and was killed")
+            self.kill()
+        await self._keeper
+
+    def kill(self) -> None:
+        """Kill it and whatever it started."""
+        if self.pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 # Its own session is its own process group.
                 os.killpg(self.pid, signal.SIGKILL)
-        await self._keeper
 
     async def _keep_running(self) -> None:
         backoff = Backoff(first_seconds=FIRST_BACKOFF_SECONDS, most_seconds=MOST_BACKOFF_SECONDS)

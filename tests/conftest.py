@@ -19,6 +19,15 @@ import pytest_asyncio
 import redis.asyncio
 
 from ops.embedded import EmbeddedPostgres, EmbeddedValkey
+from tests.support.exchange import Exchange, running_exchange
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests that share a running system on one worker, so that it is started once."""
+    for item in items:
+        if "exchange" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("exchange"))
 
 
 @pytest.fixture
@@ -83,3 +92,12 @@ async def valkey_server(short_dir: Path) -> AsyncIterator[EmbeddedValkey]:
     await server.start()
     yield server
     await server.stop()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def exchange() -> AsyncIterator[Exchange]:
+    """A whole running system that the end-to-end tests share: use accounts of your own."""
+    path = Path(tempfile.mkdtemp(prefix="tb-", dir="/tmp"))
+    async with running_exchange(path) as running:
+        yield running
+    shutil.rmtree(path, ignore_errors=True)
