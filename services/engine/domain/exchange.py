@@ -1,14 +1,48 @@
-"""The exchange: one command in, the events it caused out."""
+"""The exchange: one command in, the events it caused out. Pure, deterministic, integers only."""
 
 from __future__ import annotations
 
-from services.engine.domain.commands import AssetConfig, Command
-from services.engine.domain.events import Event
-from services.engine.domain.views import BalanceView, BookView, MarketView, OrderView
+import hashlib
+
+from kernel.reasons import Reason, Refused
+from services.engine.domain import amending, invariants, placing, snapshot, system
+from services.engine.domain.book import BookSide, Order
+from services.engine.domain.commands import (
+    AmendOrder,
+    AssetConfig,
+    BeginEpoch,
+    CancelAll,
+    CancelOrder,
+    Command,
+    Configure,
+    PlaceOrder,
+    SetMarketStatus,
+    Tick,
+    Transfer,
+)
+from services.engine.domain.constants import ORDER_STATUS_OPEN, ORDER_STATUS_PARTIALLY_FILLED
+from services.engine.domain.events import CommandRefused, Event
+from services.engine.domain.state import WINDOW_ENTRIES, State
+from services.engine.domain.views import (
+    BalanceView,
+    BookView,
+    LevelView,
+    MarketView,
+    OrderView,
+    RestingView,
+)
 
 
 class Exchange:
-    """Balances, books and everything else that decides what a command does."""
+    """Balances, books and everything else that decides what a command does.
+
+    `window_entries` bounds how many client order ids of closed orders are remembered.
+    """
+
+    __slots__ = ("_state",)
+
+    def __init__(self, window_entries: int = WINDOW_ENTRIES) -> None:
+        self._state = State(window_entries)
 
     def apply(self, command: Command, now_ns: int) -> list[Event]:
         """Apply one command at a time (of the log entry, never decreasing).
@@ -16,83 +50,174 @@ class Exchange:
         A refused command yields exactly one `CommandRefused` and changes nothing but
         `last_command_seq`.
         """
-        raise NotImplementedError
+        state = self._state
+        state.last_command_seq += 1
+        try:
+            # Placing and transfers look for the first answer to a repetition before the deadline.
+            if isinstance(command, PlaceOrder):
+                return placing.place(state, command, now_ns)
+            if isinstance(command, Transfer):
+                return system.transfer(state, command, now_ns)
+            if 0 < command.deadline_ns < now_ns:
+                raise Refused(Reason.DEADLINE_PASSED, field="deadline_ns")
+            if isinstance(command, CancelOrder):
+                return amending.cancel(state, command, now_ns)
+            if isinstance(command, AmendOrder):
+                return amending.amend(state, command, now_ns)
+            if isinstance(command, CancelAll):
+                return amending.cancel_all(state, command, now_ns)
+            if isinstance(command, Tick):
+                return system.tick(state, command, now_ns)
+            if isinstance(command, SetMarketStatus):
+                return system.set_market_status(state, command)
+            if isinstance(command, BeginEpoch):
+                return system.begin_epoch(state, command)
+            if isinstance(command, Configure):
+                return system.configure(state, command)
+            raise Refused(Reason.UNSUPPORTED)
+        except Refused as refused:
+            return [CommandRefused(int(refused.reason), refused.field)]
+
+    # ------------------------------------------------------------ reading
 
     @property
     def last_command_seq(self) -> int:
         """How many commands were applied, refused ones included."""
-        raise NotImplementedError
+        return self._state.last_command_seq
 
     @property
     def epoch(self) -> int:
         """Epoch of the newest writer; 0 before the first."""
-        raise NotImplementedError
+        return self._state.epoch
 
     def order(self, order_id: int) -> OrderView | None:
         """A live order."""
-        raise NotImplementedError
+        order = self._state.orders.get(order_id)
+        return None if order is None else _order_view(order)
 
     def order_by_client_id(self, account_id: int, client_order_id: str) -> OrderView | None:
         """A live order by its owner's id."""
-        raise NotImplementedError
+        account = self._state.accounts.get(account_id)
+        known = None if account is None else account.client_ids.get(client_order_id)
+        return None if known is None else self.order(known.order_id)
 
     def known_order_id(self, account_id: int, client_order_id: str, now_ns: int) -> int:
         """Order of a client id, live or inside the idempotency window; 0 if there is none."""
-        raise NotImplementedError
+        known = self._state.remembered(account_id, client_order_id, now_ns)
+        return 0 if known is None else known.order_id
 
     def open_orders(self, account_id: int, market_id: int = 0) -> list[OrderView]:
         """Live orders of an account, oldest first; of all markets when `market_id` is 0."""
-        raise NotImplementedError
+        account = self._state.accounts.get(account_id)
+        if account is None:
+            return []
+        return [
+            _order_view(order)
+            for order in account.orders.values()
+            if market_id == 0 or order.book.market_id == market_id
+        ]
 
     def open_order_count(self) -> int:
         """Live orders of all accounts."""
-        raise NotImplementedError
+        return len(self._state.orders)
 
     def account(self, account_id: int) -> dict[int, BalanceView]:
         """Asset id -> balance, for every asset the account has some of."""
-        raise NotImplementedError
+        account = self._state.accounts.get(account_id)
+        if account is None:
+            return {}
+        return {
+            asset_id: BalanceView(balance.free, balance.held)
+            for asset_id, balance in sorted(account.balances.items())
+            if balance.free or balance.held
+        }
 
     def accounts(self) -> list[int]:
         """Ids of the accounts that have money, ascending."""
-        raise NotImplementedError
+        return sorted(
+            account_id
+            for account_id, account in self._state.accounts.items()
+            if any(balance.free or balance.held for balance in account.balances.values())
+        )
 
     def book(self, market_id: int) -> BookView:
         """Every resting order of a market. Raises `KeyError` for an unknown market."""
-        raise NotImplementedError
+        book = self._state.books[market_id]
+        return BookView(market_id, _levels(book.bids), _levels(book.asks))
 
     def assets(self) -> list[AssetConfig]:
         """Assets by id."""
-        raise NotImplementedError
+        return [asset for _, asset in sorted(self._state.assets.items())]
 
     def markets(self) -> list[MarketView]:
         """Markets by id."""
-        raise NotImplementedError
+        return [
+            MarketView(book.config, book.status, book.last_trade_id, book.last_price_ticks)
+            for _, book in sorted(self._state.books.items())
+        ]
 
     def fees(self) -> dict[int, int]:
         """Asset id -> units of fees taken so far."""
-        raise NotImplementedError
+        return dict(sorted(self._state.fees.items()))
 
     def external(self) -> dict[int, int]:
         """Asset id -> units that came in by transfers minus those that left."""
-        raise NotImplementedError
+        return dict(sorted(self._state.external.items()))
 
     def next_expiry_ns(self) -> int:
         """When the next GTD order expires, which takes a `Tick`; 0 if none will."""
-        raise NotImplementedError
+        return self._state.next_expiry_ns()
+
+    # ------------------------------------------------------------ the whole state
 
     def state_hash(self) -> bytes:
         """sha-256 over everything that decides future behaviour, `last_command_seq` left out."""
-        raise NotImplementedError
+        return hashlib.sha256(snapshot.dump_body(self._state)).digest()
 
     def snapshot(self) -> bytes:
         """Everything that decides future behaviour, in a versioned canonical form."""
-        raise NotImplementedError
+        return snapshot.dump(self._state)
 
     @staticmethod
     def restore(data: bytes) -> Exchange:
         """The exchange that `snapshot` was taken of. Raises `ValueError` for anything else."""
-        raise NotImplementedError
+        exchange = Exchange()
+        exchange._state = snapshot.load(data)
+        return exchange
 
     def check_invariants(self) -> None:
         """Raise `AssertionError` if money, holds or books are not what they must be."""
-        raise NotImplementedError
+        invariants.check(self._state)
+
+
+def _order_view(order: Order) -> OrderView:
+    return OrderView(
+        order_id=order.order_id,
+        account_id=order.account.account_id,
+        market_id=order.book.market_id,
+        side=order.side,
+        status=ORDER_STATUS_PARTIALLY_FILLED if order.filled else ORDER_STATUS_OPEN,
+        price_ticks=order.price_ticks,
+        quantity_lots=order.filled + order.remaining,
+        filled_lots=order.filled,
+        hold_asset_id=order.hold_asset_id(),
+        hold_units=order.hold_units(),
+        filled_notional_units=order.filled_notional,
+        fees_units=order.fees,
+        created_ns=order.created_ns,
+        updated_ns=order.updated_ns,
+        request=order.request,
+    )
+
+
+def _levels(side: BookSide) -> tuple[LevelView, ...]:
+    levels = []
+    for key in reversed(side.keys):
+        level = side.levels[key]
+        orders = []
+        order = level.head
+        while order is not None:
+            orders.append(RestingView(order.order_id, order.account.account_id, order.remaining))
+            order = order.next
+        levels.append(LevelView(key * side.sign, level.quantity, tuple(orders)))
+    return tuple(levels)

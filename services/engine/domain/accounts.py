@@ -1,0 +1,58 @@
+"""Accounts: what they have, which orders they have open, which client ids they used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from services.engine.domain.commands import PlaceOrder
+
+if TYPE_CHECKING:
+    from services.engine.domain.book import Order
+
+
+# `Remembered.closed_ns` while the order lives.
+LIVE: Final = -1
+
+
+class Balance:
+    """Units of one asset: free for orders and withdrawals, or held by open orders."""
+
+    __slots__ = ("free", "held")
+
+    def __init__(self, free: int = 0, held: int = 0) -> None:
+        self.free = free
+        self.held = held
+
+
+class Remembered:
+    """A client order id that was used: for which order, and with which payload."""
+
+    __slots__ = ("account", "closed_ns", "order_id", "request")
+
+    def __init__(self, account: Account, order_id: int, request: PlaceOrder) -> None:
+        self.account = account
+        self.order_id = order_id
+        self.request = request
+        self.closed_ns: int = LIVE
+
+
+class Account:
+    """One account of the shard."""
+
+    __slots__ = ("account_id", "balances", "client_ids", "open_counts", "orders")
+
+    def __init__(self, account_id: int) -> None:
+        self.account_id = account_id
+        self.balances: dict[int, Balance] = {}
+        # Live orders by id. Ids rise, so the order of insertion is the order of age.
+        self.orders: dict[int, Order] = {}
+        self.client_ids: dict[str, Remembered] = {}
+        # Live orders per market id.
+        self.open_counts: dict[int, int] = {}
+
+    def balance(self, asset_id: int) -> Balance:
+        """The balance of an asset, made when it is first needed."""
+        balance = self.balances.get(asset_id)
+        if balance is None:
+            balance = self.balances[asset_id] = Balance()
+        return balance

@@ -1,0 +1,235 @@
+"""Order books: price levels in order, and in each level the queue of orders by time."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+
+from services.engine.domain.accounts import Account, Balance
+from services.engine.domain.commands import MarketConfig, PlaceOrder
+from services.engine.domain.constants import MARKET_STATUS_TRADING, SIDE_BUY
+
+
+class Order:
+    """A live order and its hold.
+
+    The hold of an order in the book is always `remaining * hold_per_lot`. A MARKET buy by quote
+    amount holds `amount_left` in its place (`hold_per_lot` is 0); it never rests.
+    """
+
+    __slots__ = (
+        "account",
+        "amount_left",
+        "book",
+        "created_ns",
+        "fees",
+        "filled",
+        "filled_notional",
+        "gain_balance",
+        "hold_balance",
+        "hold_per_lot",
+        "level",
+        "maker_fee_bps",
+        "next",
+        "order_id",
+        "prev",
+        "price_ticks",
+        "remaining",
+        "request",
+        "side",
+        "updated_ns",
+    )
+
+    def __init__(
+        self,
+        order_id: int,
+        account: Account,
+        book: Book,
+        request: PlaceOrder,
+        price_ticks: int,
+        remaining: int,
+        hold_per_lot: int,
+        now_ns: int,
+    ) -> None:
+        self.order_id = order_id
+        self.account = account
+        self.book = book
+        self.request = request
+        self.side = request.side
+        self.price_ticks = price_ticks
+        self.remaining = remaining
+        self.hold_per_lot = hold_per_lot
+        # The rate it was placed under: its hold covers no higher one.
+        self.maker_fee_bps = book.maker_fee_bps
+        self.amount_left = 0
+        self.filled = 0
+        self.filled_notional = 0
+        self.fees = 0
+        self.created_ns = now_ns
+        self.updated_ns = now_ns
+        if self.side == SIDE_BUY:
+            self.hold_balance: Balance = account.balance(book.quote_asset_id)
+            self.gain_balance: Balance = account.balance(book.base_asset_id)
+        else:
+            self.hold_balance = account.balance(book.base_asset_id)
+            self.gain_balance = account.balance(book.quote_asset_id)
+        self.level: Level | None = None
+        self.prev: Order | None = None
+        self.next: Order | None = None
+
+    def hold_asset_id(self) -> int:
+        """Quote for a buy, base for a sell."""
+        return self.book.quote_asset_id if self.side == SIDE_BUY else self.book.base_asset_id
+
+    def hold_units(self) -> int:
+        """What the order holds now."""
+        if self.hold_per_lot == 0:
+            return self.amount_left
+        return self.remaining * self.hold_per_lot
+
+    def release(self, units: int) -> None:
+        """Give part of the hold back."""
+        self.hold_balance.held -= units
+        self.hold_balance.free += units
+
+
+class Level:
+    """The orders at one price, oldest first, and the sum of what they show."""
+
+    __slots__ = ("head", "key", "quantity", "tail")
+
+    def __init__(self, key: int) -> None:
+        self.key = key
+        self.quantity = 0
+        self.head: Order | None = None
+        self.tail: Order | None = None
+
+
+class BookSide:
+    """One side of a book.
+
+    Levels are kept under `price * sign`, so that on both sides the best level has the highest key
+    and stands last in `keys`, where adding and removing is cheapest.
+    """
+
+    __slots__ = ("keys", "levels", "sign")
+
+    def __init__(self, sign: int) -> None:
+        self.sign = sign
+        self.levels: dict[int, Level] = {}
+        self.keys: list[int] = []
+
+    def best_price(self) -> int:
+        """Best price in ticks; 0 when the side is empty."""
+        return self.keys[-1] * self.sign if self.keys else 0
+
+    def reaches(self, price_ticks: int) -> bool:
+        """Whether an order from the other side with this limit would meet this side."""
+        return bool(self.keys) and self.keys[-1] >= price_ticks * self.sign
+
+    def add(self, order: Order) -> None:
+        """Put an order at the back of its level."""
+        key = order.price_ticks * self.sign
+        level = self.levels.get(key)
+        if level is None:
+            level = self.levels[key] = Level(key)
+            keys = self.keys
+            if not keys or keys[-1] < key:
+                keys.append(key)
+            else:
+                insort(keys, key)
+        tail = level.tail
+        if tail is None:
+            level.head = order
+        else:
+            tail.next = order
+            order.prev = tail
+        level.tail = order
+        order.level = level
+        level.quantity += order.remaining
+
+    def remove(self, order: Order) -> None:
+        """Take an order out of its level; nobody else moves."""
+        level = order.level
+        assert level is not None
+        before = order.prev
+        after = order.next
+        if before is None:
+            level.head = after
+        else:
+            before.next = after
+            order.prev = None
+        if after is None:
+            level.tail = before
+        else:
+            after.prev = before
+            order.next = None
+        order.level = None
+        level.quantity -= order.remaining
+        if level.head is None:
+            key = level.key
+            del self.levels[key]
+            keys = self.keys
+            if keys[-1] == key:
+                keys.pop()
+            else:
+                del keys[bisect_left(keys, key)]
+
+
+class Book:
+    """A market: its rules, its status, its two sides and its counters."""
+
+    __slots__ = (
+        "asks",
+        "base_asset_id",
+        "bids",
+        "config",
+        "last_price_ticks",
+        "last_trade_id",
+        "lot_size_units",
+        "maker_fee_bps",
+        "market_id",
+        "quote_asset_id",
+        "status",
+        "taker_fee_bps",
+        "units_per_tick_lot",
+        "worst_fee_bps",
+    )
+
+    def __init__(self, config: MarketConfig) -> None:
+        self.configure(config)
+        self.status: int = MARKET_STATUS_TRADING
+        self.bids = BookSide(1)
+        self.asks = BookSide(-1)
+        self.last_trade_id = 0
+        self.last_price_ticks = 0
+
+    def configure(self, config: MarketConfig) -> None:
+        """Take new rules; what every order needs is kept one step closer."""
+        self.config = config
+        self.market_id = config.market_id
+        self.base_asset_id = config.base_asset_id
+        self.quote_asset_id = config.quote_asset_id
+        self.units_per_tick_lot = config.units_per_tick_lot
+        self.lot_size_units = config.lot_size_units
+        self.maker_fee_bps = config.maker_fee_bps
+        self.taker_fee_bps = config.taker_fee_bps
+        self.worst_fee_bps = max(config.maker_fee_bps, config.taker_fee_bps)
+
+    def side(self, side: int) -> BookSide:
+        """Where orders of `side` rest."""
+        return self.bids if side == SIDE_BUY else self.asks
+
+    def opposite(self, side: int) -> BookSide:
+        """What orders of `side` trade with."""
+        return self.asks if side == SIDE_BUY else self.bids
+
+    def hold_per_lot(self, side: int, price_ticks: int) -> int:
+        """Units that one lot of an order holds: for a buy with the worst fee.
+
+        Every fill's fee is rounded up on its own, so only a fee rounded up per lot covers any split
+        of the order into fills.
+        """
+        if side != SIDE_BUY:
+            return self.lot_size_units
+        notional = price_ticks * self.units_per_tick_lot
+        return notional - (-notional * self.worst_fee_bps // 10_000)

@@ -1,0 +1,343 @@
+"""Placing an order: every check first, then the hold, then matching, then rest or close."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kernel.reasons import Reason, Refused
+from services.engine.domain.book import Book, Order
+from services.engine.domain.commands import PlaceOrder
+from services.engine.domain.constants import (
+    MARKET_KIND_SPOT,
+    MARKET_STATUS_CANCEL_ONLY,
+    MARKET_STATUS_HALTED,
+    MARKET_STATUS_POST_ONLY,
+    MARKET_STATUS_TRADING,
+    ORDER_STATUS_CANCELLED,
+    ORDER_STATUS_FILLED,
+    ORDER_TYPE_LIMIT,
+    ORDER_TYPE_MARKET,
+    ORDER_TYPE_TRAILING_STOP,
+    SELF_TRADE_PREVENTION_DECREMENT_AND_CANCEL,
+    SIDE_BUY,
+    SIDE_SELL,
+    TIME_IN_FORCE_FOK,
+    TIME_IN_FORCE_GTD,
+    TIME_IN_FORCE_IOC,
+    TIME_IN_FORCE_UNSPECIFIED,
+)
+from services.engine.domain.events import CommandRepeated, Event, OrderPlaced
+from services.engine.domain.matching import AMOUNT_USED, EXHAUSTED, PREVENTED, can_fill, match
+from services.engine.domain.state import State
+
+DEFAULT_SLIPPAGE_BPS: Final = 500
+MAX_CLIENT_ID_LENGTH: Final = 36
+
+
+def place(state: State, command: PlaceOrder, now_ns: int) -> list[Event]:
+    """Place an order. Raises `Refused`, and then nothing has changed."""
+    client_order_id = command.client_order_id
+    if client_order_id:
+        known = state.remembered(command.account_id, client_order_id, now_ns)
+        if known is not None:
+            # Before any other check: the first answer stands, whatever has happened since.
+            if same_payload(known.request, command):
+                return [CommandRepeated(known.order_id, 0)]
+            raise Refused(Reason.DUPLICATE_CLIENT_ORDER_ID, field="client_order_id")
+        if len(client_order_id) > MAX_CLIENT_ID_LENGTH:
+            raise Refused(Reason.INVALID_ARGUMENT, "is too long", field="client_order_id")
+    if 0 < command.deadline_ns < now_ns:
+        raise Refused(Reason.DEADLINE_PASSED, field="deadline_ns")
+    book = state.tradable_book(command.market_id)
+    check_open_for_orders(book, command.post_only)
+    _check_shape(command, book, now_ns)
+    account = state.accounts.get(command.account_id)
+    if account is None:
+        # Never credited: it cannot hold anything.
+        raise Refused(Reason.INSUFFICIENT_BALANCE, field="account_id")
+    side = command.side
+    lots = command.quantity_lots
+    amount = command.quote_amount_units
+    if command.type == ORDER_TYPE_LIMIT:
+        price_ticks = command.price_ticks
+        check_limits(book, price_ticks, lots)
+        if (
+            account.open_counts.get(book.market_id, 0) >= book.config.max_open_orders
+            and command.time_in_force != TIME_IN_FORCE_IOC
+            and command.time_in_force != TIME_IN_FORCE_FOK
+        ):
+            raise Refused(Reason.TOO_MANY_OPEN_ORDERS)
+        if command.post_only and book.opposite(side).reaches(price_ticks):
+            raise Refused(Reason.POST_ONLY_WOULD_TRADE, field="price_ticks")
+    else:
+        best_ticks = book.opposite(side).best_price()
+        if best_ticks == 0:
+            raise Refused(Reason.NO_LIQUIDITY)
+        price_ticks = protection_price(book, side, best_ticks, command.max_slippage_bps)
+        if amount:
+            base = account.balances.get(book.base_asset_id)
+            free_base = base.free if base is not None else 0
+            lots = _lots_of_amount(book, side, amount, best_ticks, price_ticks, free_base)
+        else:
+            _check_market_limits(book, lots, best_ticks, price_ticks)
+    if command.time_in_force == TIME_IN_FORCE_FOK and not can_fill(
+        book, side, price_ticks, lots, command.account_id, command.self_trade_prevention
+    ):
+        raise Refused(Reason.FOK_NOT_FILLABLE, field="quantity_lots")
+    if amount and side == SIDE_BUY:
+        hold_per_lot = 0
+        hold_units = amount
+    else:
+        hold_per_lot = book.hold_per_lot(side, price_ticks)
+        hold_units = lots * hold_per_lot
+    hold_asset_id = book.quote_asset_id if side == SIDE_BUY else book.base_asset_id
+    balance = account.balances.get(hold_asset_id)
+    if balance is None or balance.free < hold_units:
+        raise Refused(
+            Reason.INSUFFICIENT_BALANCE,
+            field="quote_amount_units" if amount else "quantity_lots",
+        )
+
+    # Nothing can refuse it from here on.
+    balance.free -= hold_units
+    balance.held += hold_units
+    order_id = state.last_order_id + 1
+    state.last_order_id = order_id
+    order = Order(order_id, account, book, command, price_ticks, lots, hold_per_lot, now_ns)
+    order.amount_left = amount
+    if client_order_id:
+        state.remember(order, now_ns)
+    placed = OrderPlaced(
+        order_id,
+        account.account_id,
+        book.market_id,
+        hold_asset_id,
+        hold_units,
+        0,
+        price_ticks,
+        side,
+        command.quantity_lots,
+    )
+    events: list[Event] = [placed]
+    stopped = EXHAUSTED
+    if book.opposite(side).reaches(price_ticks):
+        stopped = match(state, order, now_ns, events)
+    placed.rested_lots = settle_rest(state, order, stopped, now_ns, events)
+    return events
+
+
+def settle_rest(state: State, order: Order, stopped: int, now_ns: int, events: list[Event]) -> int:
+    """After matching: close what is done or may not rest, put the rest into the book.
+
+    Returns the lots that rest.
+    """
+    request = order.request
+    if stopped == PREVENTED:
+        reason = Reason.SELF_TRADE_PREVENTED
+    elif stopped == AMOUNT_USED:
+        reason = _amount_shortfall(order)
+    elif order.remaining == 0:
+        reason = Reason.UNSPECIFIED
+    elif request.type == ORDER_TYPE_MARKET:
+        more = order.book.opposite(order.side).keys
+        reason = Reason.SLIPPAGE_LIMIT_REACHED if more else Reason.NO_LIQUIDITY
+    elif request.time_in_force == TIME_IN_FORCE_IOC:
+        reason = Reason.IOC_REMAINDER
+    else:
+        if order.order_id not in state.orders:
+            state.register(order)
+        order.book.side(order.side).add(order)
+        return order.remaining
+    status = ORDER_STATUS_CANCELLED if reason else ORDER_STATUS_FILLED
+    state.close(order, status, int(reason), now_ns, events)
+    return 0
+
+
+def _amount_shortfall(order: Order) -> Reason:
+    """Why an order by quote amount ended early, if it did.
+
+    Only a sell can: its lots are bounded by the base that was free, and at falling prices those
+    may earn less than was asked.
+    """
+    last_lot = order.price_ticks * order.book.units_per_tick_lot
+    if order.side == SIDE_SELL and order.remaining == 0 and order.amount_left >= last_lot:
+        return Reason.INSUFFICIENT_BALANCE
+    return Reason.UNSPECIFIED
+
+
+# ---------------------------------------------------------------- checks
+
+
+def same_payload(first: PlaceOrder, second: PlaceOrder) -> bool:
+    """Whether two commands ask for the same order. Deadline and stream are not part of the order:
+    a retry has a later deadline and may come on another stream.
+    """
+    return (
+        first.market_id == second.market_id
+        and first.side == second.side
+        and first.type == second.type
+        and first.time_in_force == second.time_in_force
+        and first.price_ticks == second.price_ticks
+        and first.quantity_lots == second.quantity_lots
+        and first.quote_amount_units == second.quote_amount_units
+        and first.post_only == second.post_only
+        and first.reduce_only == second.reduce_only
+        and first.display_quantity_lots == second.display_quantity_lots
+        and first.self_trade_prevention == second.self_trade_prevention
+        and first.max_slippage_bps == second.max_slippage_bps
+        and first.expire_ns == second.expire_ns
+        and first.trigger_price_ticks == second.trigger_price_ticks
+        and first.trigger_source == second.trigger_source
+        and first.trailing_bps == second.trailing_bps
+    )
+
+
+def check_open_for_orders(book: Book, post_only: bool) -> None:
+    """Refuse a new or changed order that the market's status does not allow."""
+    status = book.status
+    if status == MARKET_STATUS_TRADING:
+        return
+    if status == MARKET_STATUS_HALTED:
+        raise Refused(Reason.MARKET_HALTED, field="market_id")
+    if status == MARKET_STATUS_CANCEL_ONLY:
+        raise Refused(Reason.MARKET_CANCEL_ONLY, field="market_id")
+    if status == MARKET_STATUS_POST_ONLY and not post_only:
+        raise Refused(Reason.MARKET_POST_ONLY, field="post_only")
+
+
+def check_limits(book: Book, price_ticks: int, lots: int) -> None:
+    """Refuse a limit price, quantity or notional outside the market's limits."""
+    config = book.config
+    if price_ticks <= 0 or price_ticks > config.max_price_ticks:
+        raise Refused(Reason.PRICE_OUT_OF_RANGE, field="price_ticks")
+    _check_quantity(book, lots)
+    notional = price_ticks * lots * book.units_per_tick_lot
+    if notional < config.min_notional_units:
+        raise Refused(Reason.NOTIONAL_TOO_SMALL, field="quantity_lots")
+    if notional > config.max_notional_units:
+        raise Refused(Reason.NOTIONAL_TOO_LARGE, field="quantity_lots")
+
+
+def protection_price(book: Book, side: int, best_ticks: int, max_slippage_bps: int) -> int:
+    """The worst price a market order may trade at, rounded towards the best opposite price."""
+    bps = max_slippage_bps or DEFAULT_SLIPPAGE_BPS
+    if side == SIDE_BUY:
+        return min(best_ticks * (10_000 + bps) // 10_000, book.config.max_price_ticks)
+    return max(-(-best_ticks * (10_000 - bps) // 10_000), 1)
+
+
+def _check_shape(command: PlaceOrder, book: Book, now_ns: int) -> None:
+    """Refuse what no state of the book would make a valid order."""
+    if book.config.kind != MARKET_KIND_SPOT:
+        raise Refused(Reason.UNSUPPORTED, field="market_id")
+    if command.side != SIDE_BUY and command.side != SIDE_SELL:
+        raise Refused(Reason.INVALID_ARGUMENT, field="side")
+    if not 0 <= command.self_trade_prevention <= SELF_TRADE_PREVENTION_DECREMENT_AND_CANCEL:
+        raise Refused(Reason.INVALID_ARGUMENT, field="self_trade_prevention")
+    if command.reduce_only:
+        raise Refused(Reason.UNSUPPORTED, field="reduce_only")
+    if command.display_quantity_lots:
+        raise Refused(Reason.UNSUPPORTED, field="display_quantity_lots")
+    if command.type == ORDER_TYPE_LIMIT:
+        _check_limit_shape(command)
+    elif command.type == ORDER_TYPE_MARKET:
+        _check_market_shape(command)
+    elif ORDER_TYPE_MARKET < command.type <= ORDER_TYPE_TRAILING_STOP:
+        raise Refused(Reason.ORDER_TYPE_NOT_SUPPORTED, field="type")
+    else:
+        raise Refused(Reason.INVALID_ARGUMENT, field="type")
+    if command.trigger_price_ticks or command.trigger_source or command.trailing_bps:
+        raise Refused(Reason.INVALID_ARGUMENT, "is for stops", field="trigger_price_ticks")
+    if command.time_in_force == TIME_IN_FORCE_GTD:
+        if command.expire_ns <= 0:
+            raise Refused(Reason.INVALID_ARGUMENT, "is required for GTD", field="expire_ns")
+        if command.expire_ns <= now_ns:
+            raise Refused(Reason.EXPIRED, field="expire_ns")
+    elif command.expire_ns:
+        raise Refused(Reason.INVALID_ARGUMENT, "is for GTD", field="expire_ns")
+
+
+def _check_limit_shape(command: PlaceOrder) -> None:
+    time_in_force = command.time_in_force
+    if not 0 <= time_in_force <= TIME_IN_FORCE_GTD:
+        raise Refused(Reason.TIME_IN_FORCE_NOT_SUPPORTED, field="time_in_force")
+    if command.post_only and time_in_force in (TIME_IN_FORCE_IOC, TIME_IN_FORCE_FOK):
+        raise Refused(Reason.INVALID_ARGUMENT, "cannot rest", field="post_only")
+    if command.price_ticks == 0:
+        raise Refused(Reason.PRICE_REQUIRED, field="price_ticks")
+    if command.quote_amount_units:
+        raise Refused(Reason.INVALID_ARGUMENT, "is for MARKET", field="quote_amount_units")
+    if command.max_slippage_bps:
+        raise Refused(Reason.INVALID_ARGUMENT, "is for MARKET", field="max_slippage_bps")
+    if command.quantity_lots == 0:
+        raise Refused(Reason.QUANTITY_REQUIRED, field="quantity_lots")
+
+
+def _check_market_shape(command: PlaceOrder) -> None:
+    time_in_force = command.time_in_force
+    amount = command.quote_amount_units
+    # A quote amount is spent as far as whole lots go, so it is never filled "whole".
+    if time_in_force not in (TIME_IN_FORCE_UNSPECIFIED, TIME_IN_FORCE_IOC) and (
+        time_in_force != TIME_IN_FORCE_FOK or amount
+    ):
+        raise Refused(Reason.TIME_IN_FORCE_NOT_SUPPORTED, field="time_in_force")
+    if command.post_only:
+        raise Refused(Reason.INVALID_ARGUMENT, "cannot rest", field="post_only")
+    if command.price_ticks:
+        raise Refused(Reason.PRICE_NOT_ALLOWED, field="price_ticks")
+    if not 0 <= command.max_slippage_bps <= 10_000:
+        raise Refused(Reason.INVALID_ARGUMENT, field="max_slippage_bps")
+    if amount and command.quantity_lots:
+        raise Refused(
+            Reason.INVALID_ARGUMENT, "is either this or a quantity", field="quote_amount_units"
+        )
+    if not amount and not command.quantity_lots:
+        raise Refused(Reason.QUANTITY_REQUIRED, field="quantity_lots")
+
+
+def _check_quantity(book: Book, lots: int) -> None:
+    if lots < book.config.min_quantity_lots or lots <= 0:
+        raise Refused(Reason.QUANTITY_TOO_SMALL, field="quantity_lots")
+    if lots > book.config.max_quantity_lots:
+        raise Refused(Reason.QUANTITY_TOO_LARGE, field="quantity_lots")
+
+
+def _check_market_limits(book: Book, lots: int, best_ticks: int, worst_ticks: int) -> None:
+    """Limits of a market order: the least it can be worth is at the lower price, the most at the
+    higher."""
+    _check_quantity(book, lots)
+    lots_units = lots * book.units_per_tick_lot
+    if best_ticks * lots_units < book.config.min_notional_units:
+        raise Refused(Reason.NOTIONAL_TOO_SMALL, field="quantity_lots")
+    if max(best_ticks, worst_ticks) * lots_units > book.config.max_notional_units:
+        raise Refused(Reason.NOTIONAL_TOO_LARGE, field="quantity_lots")
+
+
+def _lots_of_amount(
+    book: Book, side: int, amount: int, best_ticks: int, worst_ticks: int, free_base: int
+) -> int:
+    """The most lots an order by quote amount can trade.
+
+    A buy can never get more than at the best price. A sell may need as many as at the protection
+    price, but holds no more than are free; if those cannot earn the amount even at the best price,
+    it is refused.
+    """
+    config = book.config
+    if amount < max(config.min_notional_units, 1):
+        raise Refused(Reason.NOTIONAL_TOO_SMALL, field="quote_amount_units")
+    if amount > config.max_notional_units:
+        raise Refused(Reason.NOTIONAL_TOO_LARGE, field="quote_amount_units")
+    best_lot = best_ticks * book.units_per_tick_lot
+    if side == SIDE_BUY:
+        lots = at_best = amount * 10_000 // (best_lot * (10_000 + book.taker_fee_bps))
+    else:
+        at_best = amount // best_lot
+        free_lots = free_base // book.lot_size_units
+        if free_lots < at_best:
+            raise Refused(Reason.INSUFFICIENT_BALANCE, field="quote_amount_units")
+        lots = min(amount // (worst_ticks * book.units_per_tick_lot), free_lots)
+    if at_best < config.min_quantity_lots or at_best == 0:
+        raise Refused(Reason.QUANTITY_TOO_SMALL, field="quote_amount_units")
+    if lots > config.max_quantity_lots:
+        raise Refused(Reason.QUANTITY_TOO_LARGE, field="quote_amount_units")
+    return lots

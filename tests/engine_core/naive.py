@@ -1,0 +1,108 @@
+"""A second book, written as simply as possible: two plain lists, sorted after every change.
+
+It knows prices, quantities, time priority and self-trade prevention; nothing of money.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+BUY, SELL = 1, 2
+CANCEL_TAKER, CANCEL_MAKER, CANCEL_BOTH, DECREMENT = 1, 2, 3, 4
+
+
+@dataclass
+class NaiveOrder:
+    order_id: int
+    account_id: int
+    side: int
+    price: int
+    remaining: int
+    arrival: int = 0
+    filled: int = 0
+    mode: int = CANCEL_TAKER
+
+
+@dataclass(frozen=True)
+class NaiveTrade:
+    price: int
+    quantity: int
+    maker_id: int
+    taker_id: int
+
+
+class NaiveBook:
+    def __init__(self) -> None:
+        self.orders: list[NaiveOrder] = []
+        self.arrivals = 0
+
+    def side(self, side: int) -> list[NaiveOrder]:
+        """Best price first, then oldest first."""
+        sign = -1 if side == BUY else 1
+        return sorted(
+            (order for order in self.orders if order.side == side),
+            key=lambda order: (sign * order.price, order.arrival),
+        )
+
+    def crossing(self, order: NaiveOrder) -> list[NaiveOrder]:
+        """Orders that this one would meet, in the order in which it meets them."""
+        if order.side == BUY:
+            return [maker for maker in self.side(SELL) if maker.price <= order.price]
+        return [maker for maker in self.side(BUY) if maker.price >= order.price]
+
+    def fillable(self, order: NaiveOrder) -> bool:
+        """Whether a FOK would fill whole."""
+        found = 0
+        for maker in self.crossing(order):
+            if maker.account_id != order.account_id:
+                found += maker.remaining
+            elif order.mode != CANCEL_MAKER:
+                break
+            if found >= order.remaining:
+                return True
+        return False
+
+    def trade(self, taker: NaiveOrder) -> tuple[list[NaiveTrade], bool]:
+        """Trade a taker; its trades, and whether self-trade prevention ended it."""
+        trades: list[NaiveTrade] = []
+        for maker in self.crossing(taker):
+            if taker.remaining == 0:
+                break
+            quantity = min(maker.remaining, taker.remaining)
+            if maker.account_id == taker.account_id:
+                if taker.mode == CANCEL_TAKER:
+                    return trades, True
+                if taker.mode in (CANCEL_MAKER, CANCEL_BOTH):
+                    self.orders.remove(maker)
+                    if taker.mode == CANCEL_BOTH:
+                        return trades, True
+                    continue
+                maker.remaining -= quantity
+                if maker.remaining == 0:
+                    self.orders.remove(maker)
+                if taker.remaining == quantity:
+                    return trades, True
+                taker.remaining -= quantity
+                continue
+            for order in (maker, taker):
+                order.remaining -= quantity
+                order.filled += quantity
+            trades.append(NaiveTrade(maker.price, quantity, maker.order_id, taker.order_id))
+            if maker.remaining == 0:
+                self.orders.remove(maker)
+        return trades, False
+
+    def rest(self, order: NaiveOrder) -> None:
+        self.arrivals += 1
+        order.arrival = self.arrivals
+        self.orders.append(order)
+
+    def find(self, order_id: int) -> NaiveOrder | None:
+        return next((order for order in self.orders if order.order_id == order_id), None)
+
+    def cancel(self, order_id: int) -> bool:
+        order = self.find(order_id)
+        if order is None:
+            return False
+        self.orders.remove(order)
+        return True
