@@ -1,0 +1,111 @@
+"""proto3 JSON: bytes <-> messages, with errors that name the field.
+
+Reads lowerCamelCase and original names, refuses unknown fields; writes lowerCamelCase and also
+fields that have their default value (those without presence), 64-bit integers as strings.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import orjson
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from gateway.transcode.errors import TranscodeError
+
+# What ParseDict and the well-known types raise on bad input.
+_BAD_INPUT = (ParseError, ValueError, TypeError, AttributeError, OverflowError, RecursionError)
+
+
+def load(body: bytes) -> Any:
+    """JSON bytes -> data; raises `TranscodeError` (400)."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise TranscodeError.invalid(f"the body is not JSON: {error}") from error
+
+
+def merge(data: Any, message: Message) -> None:
+    """Read JSON data into `message`; raises `TranscodeError` (400) naming the field at fault."""
+    if not isinstance(data, dict):
+        raise TranscodeError.invalid("the body must be a JSON object")
+    try:
+        ParseDict(data, message)
+    except _BAD_INPUT as error:
+        raise _located(data, cast(Descriptor, message.DESCRIPTOR), error) from error
+
+
+def merge_field(data: Any, message: Message, field: FieldDescriptor) -> None:
+    """Read JSON data into one field of `message`; raises like `merge`."""
+    merge({field.json_name: data}, message)
+
+
+def to_dict(message: Message) -> dict[str, Any]:
+    """A message as JSON data."""
+    data: dict[str, Any] = MessageToDict(message, always_print_fields_with_no_presence=True)
+    return data
+
+
+def dump(message: Message) -> bytes:
+    """A message as JSON."""
+    return orjson.dumps(to_dict(message))
+
+
+def _located(data: dict[str, Any], descriptor: Descriptor, error: Exception) -> TranscodeError:
+    """The 400 for input that did not parse: finds the field by reading each on its own."""
+    path: list[str] = []
+    found = _descend(data, descriptor, path)
+    if found:
+        return TranscodeError.invalid(found, field=".".join(path))
+    # Each field alone is good: two of one oneof, or one field under both of its names.
+    return TranscodeError.invalid(_first_line(error))
+
+
+def _descend(data: Any, descriptor: Descriptor, path: list[str]) -> str:
+    """What is wrong in `data`, with `path` set to where; empty when each field alone is good."""
+    for name, value in data.items():
+        field = _field(descriptor, name)
+        path.append(name)
+        if field is None:
+            return f"{descriptor.name} has no such field"
+        try:
+            ParseDict({name: value}, GetMessageClass(descriptor)())
+        except _BAD_INPUT as error:
+            return _inside(value, field, path) or _first_line(error)
+        path.pop()
+    return ""
+
+
+def _inside(value: Any, field: FieldDescriptor, path: list[str]) -> str:
+    """What is wrong in a field's own value, when that is a message or a list of messages."""
+    if field.message_type is None or field.message_type.full_name.startswith("google.protobuf."):
+        return ""
+    if field.message_type.GetOptions().map_entry:
+        return ""
+    if not field.is_repeated:
+        return _descend(value, field.message_type, path) if isinstance(value, dict) else ""
+    for index, item in enumerate(value if isinstance(value, list) else ()):
+        if isinstance(item, dict):
+            name = path[-1]
+            path[-1] = f"{name}[{index}]"
+            found = _descend(item, field.message_type, path)
+            if found:
+                return found
+            path[-1] = name
+    return ""
+
+
+def _field(descriptor: Descriptor, name: str) -> FieldDescriptor | None:
+    found = descriptor.fields_by_name.get(name) or descriptor.fields_by_camelcase_name.get(name)
+    return found or next((f for f in descriptor.fields if f.json_name == name), None)
+
+
+def _first_line(error: Exception) -> str:
+    """The innermost reason without the nesting that json_format wraps around it."""
+    text = str(error).partition("\n")[0]
+    while text.startswith("Failed to parse ") and ": " in text:
+        text = text.partition(": ")[2]
+    return text.rstrip(".") or "is not valid"
