@@ -1,0 +1,1 @@
+"""Settlement: the financial authority. Ledger, history, transfers, archive and reconciliation."""

@@ -1,0 +1,144 @@
+"""Protobuf <-> what settlement works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from google.protobuf.message import DecodeError
+from tidebook.engine.v1 import log_pb2
+
+from mesh.log import LogRecord
+from services.settlement.domain.batch import AssetRow, Batch, MarketRow, TracedCommand
+from services.settlement.domain.ledger import PoisonEntry
+
+# Events without money or history in them. An event that is neither here nor handled below is not
+# passed over: it may move money in a way that this version knows nothing of.
+_WITHOUT_EFFECT = frozenset(
+    {
+        "command_repeated",
+        "epoch_began",
+        "market_status_changed",
+        "orders_cancelled",
+        "order_replenished",
+        "leverage_changed",
+        "prices_set",
+        "cancel_all_after_set",
+        "time_passed",
+    }
+)
+
+
+def decode_entry(record: LogRecord, shard: int) -> log_pb2.LogEntry:
+    """The entry in a log record. Raises `PoisonEntry` when it is not one, or of another place."""
+    try:
+        entry = log_pb2.LogEntry.FromString(record.payload)
+    except DecodeError as error:
+        raise PoisonEntry(record.seq, "is not a LogEntry") from error
+    if (entry.seq, entry.shard) != (record.seq, shard):
+        raise PoisonEntry(record.seq, f"says it is entry {entry.seq} of shard {entry.shard}")
+    return entry
+
+
+def fold(
+    records: Iterable[LogRecord],
+    *,
+    shard: int,
+    last_command_seq: int,
+    market_assets: dict[int, tuple[int, int]],
+) -> tuple[Batch, int]:
+    """Log records -> the batch of their effects, and the last command number in them.
+
+    Raises `PoisonEntry`; nothing of such a batch may be kept.
+    """
+    batch = Batch(dict(market_assets))
+    for record in records:
+        entry = decode_entry(record, shard)
+        batch.begin_entry(entry.seq, entry.time_ns)
+        for command in entry.commands:
+            last_command_seq += 1
+            if command.command_seq != last_command_seq:
+                raise PoisonEntry(
+                    entry.seq, f"command {command.command_seq} in place of {last_command_seq}"
+                )
+            order_id = 0
+            try:
+                for event in command.events:
+                    order_id = _apply(batch, command, event) or order_id
+                    batch.event_index += 1
+            except ValueError as error:
+                raise PoisonEntry(entry.seq, f"command {last_command_seq}: {error}") from error
+            if command.trace_id and command.span_id:
+                batch.traced.append(
+                    TracedCommand(command.trace_id, command.span_id, entry.seq, order_id)
+                )
+    return batch, last_command_seq
+
+
+def _apply(batch: Batch, command: log_pb2.LoggedCommand, event: log_pb2.Event) -> int:
+    """Apply one event; the order that the command is about, 0 if the event names none."""
+    name = event.WhichOneof("event")
+    if name == "order_placed":
+        batch.order_placed(event.order_placed, command.place_order)
+        return event.order_placed.order_id
+    if name == "trade":
+        batch.trade(event.trade)
+        return 0
+    if name == "order_closed":
+        batch.order_closed(event.order_closed)
+        # Of a placed order, its own end comes last; a maker it closed must not take its name.
+        return 0 if command.HasField("place_order") else event.order_closed.order_id
+    if name == "command_refused":
+        if command.HasField("transfer"):
+            batch.transfer_refused(command.transfer.transfer_id, event.command_refused.reason)
+        return 0
+    if name in _WITHOUT_EFFECT:
+        return 0
+    handler = _RARE.get(name or "")
+    if handler is None:
+        raise ValueError(f"event {name or 'without content'} is not known here")
+    return handler(batch, command, event)
+
+
+def _configured(batch: Batch, command: log_pb2.LoggedCommand, _: log_pb2.Event) -> int:
+    batch.configured(
+        (
+            AssetRow(asset.asset_id, asset.code, asset.decimals, asset.transfer_decimals)
+            for asset in command.configure.assets
+        ),
+        (
+            MarketRow(
+                market_id=market.market_id,
+                name=market.name,
+                kind=market.kind,
+                base_asset_id=market.base_asset_id,
+                quote_asset_id=market.quote_asset_id,
+                tick_size_units=market.tick_size_units,
+                lot_size_units=market.lot_size_units,
+            )
+            for market in command.configure.markets
+        ),
+    )
+    return 0
+
+
+def _transfer_applied(batch: Batch, _: log_pb2.LoggedCommand, event: log_pb2.Event) -> int:
+    batch.transfer_applied(event.transfer_applied)
+    return 0
+
+
+def _order_amended(batch: Batch, _: log_pb2.LoggedCommand, event: log_pb2.Event) -> int:
+    batch.order_amended(event.order_amended)
+    return event.order_amended.order_id
+
+
+def _order_triggered(batch: Batch, _: log_pb2.LoggedCommand, event: log_pb2.Event) -> int:
+    batch.order_triggered(event.order_triggered.order_id)
+    return 0
+
+
+_RARE: dict[str, Callable[[Batch, log_pb2.LoggedCommand, log_pb2.Event], int]] = {
+    "configured": _configured,
+    "transfer_applied": _transfer_applied,
+    "order_amended": _order_amended,
+    "order_triggered": _order_triggered,
+}

@@ -1,0 +1,1 @@
+"""What the log means in money: pure, integers only, no I/O."""

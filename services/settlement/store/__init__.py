@@ -1,0 +1,1 @@
+"""PostgreSQL behind settlement: writing what the log says, and reading it back."""
