@@ -35,6 +35,12 @@ _WRAPPERS = frozenset(
 )
 
 
+def by_name(descriptor: Descriptor, name: str) -> FieldDescriptor | None:
+    """A field by its original or JSON name."""
+    found = descriptor.fields_by_name.get(name) or descriptor.fields_by_camelcase_name.get(name)
+    return found or next((f for f in descriptor.fields if f.json_name == name), None)
+
+
 def resolve(descriptor: Descriptor, names: Sequence[str]) -> FieldPath:
     """The fields a dotted path goes through, by original or JSON names.
 
@@ -43,7 +49,7 @@ def resolve(descriptor: Descriptor, names: Sequence[str]) -> FieldPath:
     path: list[FieldDescriptor] = []
     here: Descriptor | None = descriptor
     for name in names:
-        field = None if here is None else _by_name(here, name)
+        field = None if here is None else by_name(here, name)
         if field is None or (path and path[-1].is_repeated):
             raise KeyError(name)
         path.append(field)
@@ -121,11 +127,6 @@ def _set_map_entry(
     getattr(message, field.name)[_scalar(entry.fields_by_name["key"], key, name)] = converted
 
 
-def _by_name(descriptor: Descriptor, name: str) -> FieldDescriptor | None:
-    found = descriptor.fields_by_name.get(name) or descriptor.fields_by_camelcase_name.get(name)
-    return found or next((f for f in descriptor.fields if f.json_name == name), None)
-
-
 def _check_oneof(message: Message, field: FieldDescriptor, name: str) -> None:
     oneof = field.containing_oneof
     if oneof is None:
@@ -146,7 +147,7 @@ def _set_well_known(target: Message, text: str, name: str) -> None:
         ParseDict(text, target)  # type: ignore[arg-type]
     except (ParseError, ValueError, TypeError, OverflowError) as error:
         raise TranscodeError.invalid(
-            f"is not a {target.DESCRIPTOR.name} such as {_EXAMPLES[target.DESCRIPTOR.name]}",
+            f"must be a {target.DESCRIPTOR.name} such as {_EXAMPLES[target.DESCRIPTOR.name]}",
             field=name,
         ) from error
 
@@ -162,7 +163,7 @@ def _scalar(field: FieldDescriptor, text: str, name: str) -> Any:
     try:
         return _CONVERTERS[field.type](field, text)
     except (ValueError, KeyError) as error:
-        raise TranscodeError.invalid(_expected(field), field=name) from error
+        raise TranscodeError.invalid(expected(field), field=name) from error
 
 
 def _integer(low: int, high: int) -> Callable[[FieldDescriptor, str], int]:
@@ -208,7 +209,13 @@ def _enum(field: FieldDescriptor, text: str) -> int:
     return _integer(-(1 << 31), (1 << 31) - 1)(field, text)
 
 
-def _expected(field: FieldDescriptor) -> str:
+def expected(field: FieldDescriptor) -> str:
+    """What a value of this field must be, for people."""
+    if field.message_type is not None:
+        name = field.message_type.name
+        if name in _EXAMPLES:
+            return f"must be a {name} such as {_EXAMPLES[name]}"
+        return expected(field.message_type.fields_by_name["value"])
     if field.enum_type is not None:
         return f"must be one of {', '.join(field.enum_type.values_by_name)}, or a number"
     if field.type in _INTEGERS:
@@ -217,6 +224,7 @@ def _expected(field: FieldDescriptor) -> str:
     return {
         FieldDescriptor.TYPE_BOOL: "must be true or false",
         FieldDescriptor.TYPE_BYTES: "must be base64",
+        FieldDescriptor.TYPE_STRING: "must be a string",
     }.get(field.type, "must be a number")
 
 

@@ -14,6 +14,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from gateway.transcode import fields
 from gateway.transcode.errors import TranscodeError
 
 # What ParseDict and the well-known types raise on bad input.
@@ -67,14 +68,14 @@ def _located(data: dict[str, Any], descriptor: Descriptor, error: Exception) -> 
 def _descend(data: Any, descriptor: Descriptor, path: list[str]) -> str:
     """What is wrong in `data`, with `path` set to where; empty when each field alone is good."""
     for name, value in data.items():
-        field = _field(descriptor, name)
+        field = fields.by_name(descriptor, name)
         path.append(name)
         if field is None:
             return f"{descriptor.name} has no such field"
         try:
             ParseDict({name: value}, GetMessageClass(descriptor)())
         except _BAD_INPUT as error:
-            return _inside(value, field, path) or _first_line(error)
+            return _inside(value, field, path) or _wrong(field, error)
         path.pop()
     return ""
 
@@ -98,9 +99,11 @@ def _inside(value: Any, field: FieldDescriptor, path: list[str]) -> str:
     return ""
 
 
-def _field(descriptor: Descriptor, name: str) -> FieldDescriptor | None:
-    found = descriptor.fields_by_name.get(name) or descriptor.fields_by_camelcase_name.get(name)
-    return found or next((f for f in descriptor.fields if f.json_name == name), None)
+def _wrong(field: FieldDescriptor, error: Exception) -> str:
+    if field.message_type is not None and not fields.is_bindable(field):
+        return _first_line(error)
+    text = fields.expected(field)
+    return f"must be a list; each {text}" if field.is_repeated else text
 
 
 def _first_line(error: Exception) -> str:
@@ -108,4 +111,4 @@ def _first_line(error: Exception) -> str:
     text = str(error).partition("\n")[0]
     while text.startswith("Failed to parse ") and ": " in text:
         text = text.partition(": ")[2]
-    return text.rstrip(".") or "is not valid"
+    return text.partition(" at ")[0].rstrip(".") or "is not valid"

@@ -1,0 +1,75 @@
+"""Errors on their way out: any failure -> `google.rpc.Status` -> response."""
+
+from __future__ import annotations
+
+import math
+
+import grpc
+from aiohttp import web
+from google.rpc import error_details_pb2, status_pb2
+
+from gateway.transcode import TranscodeError, error_body, http_status
+from kernel.reasons import Reason, Refused
+from mesh.status import DOMAIN, refused_from, rpc_status_from, to_rpc_status
+
+# What gRPC itself says about a dead peer names addresses; these are for our callers.
+_PLAIN_MESSAGES = {
+    Reason.UNAVAILABLE: "the service cannot be reached now; try again",
+    Reason.DEADLINE_PASSED: "it took too long; it may still have happened",
+    Reason.UNSUPPORTED: "not offered here (yet)",
+    Reason.INTERNAL: "an internal error; it was logged",
+}
+JSON = "application/json"
+
+
+def status_of(error: Exception) -> status_pb2.Status:
+    """What goes to the caller for a failure; nothing internal in it."""
+    if isinstance(error, TranscodeError):
+        return error.to_status(DOMAIN)
+    if isinstance(error, Refused):
+        return to_rpc_status(error)
+    if isinstance(error, grpc.RpcError):
+        status = rpc_status_from(error)
+        if status.details:
+            return status
+        refused = refused_from(error)
+        message = _PLAIN_MESSAGES.get(refused.reason, refused.message)
+        return to_rpc_status(Refused(refused.reason, message))
+    if isinstance(error, TimeoutError):
+        return to_rpc_status(
+            Refused(Reason.DEADLINE_PASSED, _PLAIN_MESSAGES[Reason.DEADLINE_PASSED])
+        )
+    return to_rpc_status(Refused(Reason.INTERNAL, _PLAIN_MESSAGES[Reason.INTERNAL]))
+
+
+def reason_of(status: status_pb2.Status) -> str:
+    """Name of the reason in a status, empty when it has none."""
+    info = error_details_pb2.ErrorInfo()
+    for detail in status.details:
+        if detail.Unpack(info):
+            return info.reason
+    return ""
+
+
+def retry_after_seconds(status: status_pb2.Status) -> int | None:
+    """Whole seconds for `Retry-After`, None when trying again does not help."""
+    retry = error_details_pb2.RetryInfo()
+    for detail in status.details:
+        if detail.Unpack(retry):
+            return max(1, math.ceil(retry.retry_delay.ToNanoseconds() / 1e9))
+    return None
+
+
+def error_response(error: Exception) -> web.Response:
+    """The response for a failure, with the headers that belong to its status."""
+    status = status_of(error)
+    if isinstance(error, TranscodeError):
+        code, headers = error.http_status, dict(error.headers)
+    else:
+        code, headers = http_status(status.code), {}
+    retry = retry_after_seconds(status)
+    if retry is not None:
+        headers["Retry-After"] = str(retry)
+    if code == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return web.Response(status=code, body=error_body(status), content_type=JSON, headers=headers)

@@ -1,0 +1,99 @@
+"""What the gateway knows about one HTTP request, whatever serves it."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import time
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from mesh.telemetry import TraceContext, new_trace, parse_traceparent
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and its surroundings.
+
+    `name` is what metrics and spans call it (`POST /v1/orders`), set when the route is known.
+    """
+
+    request: web.BaseRequest
+    path: str
+    query: str
+    request_id: str
+    client_ip: str
+    https: bool
+    trace: TraceContext
+    parent_span_id: bytes
+    start_ns: int
+    started: float
+    name: str = ""
+    # Headers that every response of this request gets.
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        return self.request.method
+
+    @property
+    def origin(self) -> str:
+        """Our own origin as the client sees it."""
+        return f"{'https' if self.https else 'http'}://{self.request.headers.get('Host', '')}"
+
+
+class ProxyRules:
+    """Whose `X-Forwarded-*` is believed; `trusted` is a comma list of addresses or networks.
+
+    Raises `ValueError` for what is neither.
+    """
+
+    def __init__(self, trusted: str) -> None:
+        parts = [part.strip() for part in trusted.split(",") if part.strip()]
+        self._networks = [ipaddress.ip_network(part) for part in parts]
+
+    def client_of(self, request: web.BaseRequest) -> tuple[str, bool]:
+        """(address of the client, whether it came by https)."""
+        peer = request.transport.get_extra_info("peername") if request.transport else None
+        address = str(peer[0]) if isinstance(peer, tuple) else ""
+        https = request.secure
+        if not self._networks or not self._is_trusted(address):
+            return address, https
+        https = https or request.headers.get("X-Forwarded-Proto", "").lower() == "https"
+        # The last entry was written by the proxy next to us, the first by anybody.
+        for hop in reversed(request.headers.get("X-Forwarded-For", "").split(",")):
+            address = hop.strip() or address
+            if not self._is_trusted(address):
+                break
+        return address, https
+
+    def _is_trusted(self, address: str) -> bool:
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(parsed in network for network in self._networks)
+
+
+def begin(request: web.BaseRequest, proxies: ProxyRules) -> Exchange:
+    """Start an exchange: its request id, its place in a trace, its client."""
+    given = request.headers.get("X-Request-Id", "")
+    parent = parse_traceparent(request.headers.get("traceparent"))
+    address, https = proxies.client_of(request)
+    path, _, query = request.raw_path.partition("?")
+    return Exchange(
+        request=request,
+        path=path,
+        query=query,
+        request_id=given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex(),
+        client_ip=address,
+        https=https,
+        trace=new_trace() if parent is None else parent.child(),
+        parent_span_id=b"" if parent is None else parent.span_id,
+        start_ns=time.time_ns(),
+        started=time.monotonic(),
+    )
