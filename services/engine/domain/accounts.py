@@ -39,16 +39,20 @@ class Remembered:
 class Account:
     """One account of the shard."""
 
-    __slots__ = ("account_id", "balances", "client_ids", "open_counts", "orders")
+    __slots__ = ("account_id", "balances", "client_ids", "orders")
 
     def __init__(self, account_id: int) -> None:
         self.account_id = account_id
         self.balances: dict[int, Balance] = {}
-        # Live orders by id. Ids rise, so the order of insertion is the order of age.
-        self.orders: dict[int, Order] = {}
+        # Live orders by market id, then by order id.
+        self.orders: dict[int, dict[int, Order]] = {}
         self.client_ids: dict[str, Remembered] = {}
-        # Live orders per market id.
-        self.open_counts: dict[int, int] = {}
+
+    def live_orders(self) -> list[Order]:
+        """Live orders of all markets, oldest first."""
+        found = [order for orders in self.orders.values() for order in orders.values()]
+        found.sort(key=lambda order: order.order_id)
+        return found
 
     def balance(self, asset_id: int) -> Balance:
         """The balance of an asset, made when it is first needed."""

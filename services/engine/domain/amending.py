@@ -49,7 +49,7 @@ def cancel_all(state: State, command: CancelAll, now_ns: int) -> list[Event]:
     events: list[Event] = []
     account = state.accounts.get(command.account_id)
     if account is not None:
-        for order in list(account.orders.values()):
+        for order in account.live_orders():
             if (
                 (market_id == 0 or order.book.market_id == market_id)
                 and (side == 0 or order.side == side)

@@ -24,7 +24,6 @@ class Order:
         "fees",
         "filled",
         "filled_notional",
-        "gain_balance",
         "hold_balance",
         "hold_per_lot",
         "level",
@@ -45,6 +44,7 @@ class Order:
         account: Account,
         book: Book,
         request: PlaceOrder,
+        hold_balance: Balance,
         price_ticks: int,
         remaining: int,
         hold_per_lot: int,
@@ -54,6 +54,7 @@ class Order:
         self.account = account
         self.book = book
         self.request = request
+        self.hold_balance = hold_balance
         self.side = request.side
         self.price_ticks = price_ticks
         self.remaining = remaining
@@ -66,12 +67,6 @@ class Order:
         self.fees = 0
         self.created_ns = now_ns
         self.updated_ns = now_ns
-        if self.side == SIDE_BUY:
-            self.hold_balance: Balance = account.balance(book.quote_asset_id)
-            self.gain_balance: Balance = account.balance(book.base_asset_id)
-        else:
-            self.hold_balance = account.balance(book.base_asset_id)
-            self.gain_balance = account.balance(book.quote_asset_id)
         self.level: Level | None = None
         self.prev: Order | None = None
         self.next: Order | None = None

@@ -113,7 +113,7 @@ class Exchange:
             return []
         return [
             _order_view(order)
-            for order in account.orders.values()
+            for order in account.live_orders()
             if market_id == 0 or order.book.market_id == market_id
         ]
 

@@ -118,12 +118,12 @@ def _trade(
             taker.amount_left -= quote_taken
         else:
             taker.amount_left -= notional
-    paid = buyer.hold_balance
-    paid.held -= quote_taken
-    paid.free += quote_taken - notional - buyer_fee
-    buyer.gain_balance.free += base_units
+    balance = buyer.hold_balance
+    balance.held -= quote_taken
+    balance.free += quote_taken - notional - buyer_fee
+    buyer.account.balance(book.base_asset_id).free += base_units
     seller.hold_balance.held -= base_units
-    seller.gain_balance.free += notional - seller_fee
+    seller.account.balance(book.quote_asset_id).free += notional - seller_fee
     state.fees[book.quote_asset_id] += maker_fee + taker_fee
     taker.remaining -= quantity
     taker.filled += quantity

@@ -33,6 +33,13 @@ from services.engine.domain.state import State
 DEFAULT_SLIPPAGE_BPS: Final = 500
 MAX_CLIENT_ID_LENGTH: Final = 36
 
+_SELF_TRADE: Final = int(Reason.SELF_TRADE_PREVENTED)
+_SLIPPAGE: Final = int(Reason.SLIPPAGE_LIMIT_REACHED)
+_NO_LIQUIDITY: Final = int(Reason.NO_LIQUIDITY)
+_IOC_REMAINDER: Final = int(Reason.IOC_REMAINDER)
+_INSUFFICIENT: Final = int(Reason.INSUFFICIENT_BALANCE)
+_NONE: Final[dict[int, Order]] = {}
+
 
 def place(state: State, command: PlaceOrder, now_ns: int) -> list[Event]:
     """Place an order. Raises `Refused`, and then nothing has changed."""
@@ -48,29 +55,33 @@ def place(state: State, command: PlaceOrder, now_ns: int) -> list[Event]:
             raise Refused(Reason.INVALID_ARGUMENT, "is too long", field="client_order_id")
     if 0 < command.deadline_ns < now_ns:
         raise Refused(Reason.DEADLINE_PASSED, field="deadline_ns")
-    book = state.tradable_book(command.market_id)
-    check_open_for_orders(book, command.post_only)
+    book = state.books.get(command.market_id)
+    if book is None:
+        raise Refused(Reason.MARKET_NOT_FOUND, field="market_id")
+    if book.status != MARKET_STATUS_TRADING:
+        check_open_for_orders(book, command.post_only)
     _check_shape(command, book, now_ns)
     account = state.accounts.get(command.account_id)
     if account is None:
         # Never credited: it cannot hold anything.
         raise Refused(Reason.INSUFFICIENT_BALANCE, field="account_id")
     side = command.side
+    opposite = book.asks if side == SIDE_BUY else book.bids
     lots = command.quantity_lots
     amount = command.quote_amount_units
     if command.type == ORDER_TYPE_LIMIT:
         price_ticks = command.price_ticks
         check_limits(book, price_ticks, lots)
         if (
-            account.open_counts.get(book.market_id, 0) >= book.config.max_open_orders
-            and command.time_in_force != TIME_IN_FORCE_IOC
+            command.time_in_force != TIME_IN_FORCE_IOC
             and command.time_in_force != TIME_IN_FORCE_FOK
+            and len(account.orders.get(book.market_id, _NONE)) >= book.config.max_open_orders
         ):
             raise Refused(Reason.TOO_MANY_OPEN_ORDERS)
-        if command.post_only and book.opposite(side).reaches(price_ticks):
+        if command.post_only and opposite.reaches(price_ticks):
             raise Refused(Reason.POST_ONLY_WOULD_TRADE, field="price_ticks")
     else:
-        best_ticks = book.opposite(side).best_price()
+        best_ticks = opposite.best_price()
         if best_ticks == 0:
             raise Refused(Reason.NO_LIQUIDITY)
         price_ticks = protection_price(book, side, best_ticks, command.max_slippage_bps)
@@ -103,7 +114,9 @@ def place(state: State, command: PlaceOrder, now_ns: int) -> list[Event]:
     balance.held += hold_units
     order_id = state.last_order_id + 1
     state.last_order_id = order_id
-    order = Order(order_id, account, book, command, price_ticks, lots, hold_per_lot, now_ns)
+    order = Order(
+        order_id, account, book, command, balance, price_ticks, lots, hold_per_lot, now_ns
+    )
     order.amount_left = amount
     if client_order_id:
         state.remember(order, now_ns)
@@ -120,7 +133,7 @@ def place(state: State, command: PlaceOrder, now_ns: int) -> list[Event]:
     )
     events: list[Event] = [placed]
     stopped = EXHAUSTED
-    if book.opposite(side).reaches(price_ticks):
+    if opposite.reaches(price_ticks):
         stopped = match(state, order, now_ns, events)
     placed.rested_lots = settle_rest(state, order, stopped, now_ns, events)
     return events
@@ -133,27 +146,29 @@ def settle_rest(state: State, order: Order, stopped: int, now_ns: int, events: l
     """
     request = order.request
     if stopped == PREVENTED:
-        reason = Reason.SELF_TRADE_PREVENTED
+        reason = _SELF_TRADE
     elif stopped == AMOUNT_USED:
         reason = _amount_shortfall(order)
     elif order.remaining == 0:
-        reason = Reason.UNSPECIFIED
+        reason = 0
     elif request.type == ORDER_TYPE_MARKET:
-        more = order.book.opposite(order.side).keys
-        reason = Reason.SLIPPAGE_LIMIT_REACHED if more else Reason.NO_LIQUIDITY
+        reason = _SLIPPAGE if order.book.opposite(order.side).keys else _NO_LIQUIDITY
     elif request.time_in_force == TIME_IN_FORCE_IOC:
-        reason = Reason.IOC_REMAINDER
+        reason = _IOC_REMAINDER
     else:
         if order.order_id not in state.orders:
             state.register(order)
-        order.book.side(order.side).add(order)
+        if order.side == SIDE_BUY:
+            order.book.bids.add(order)
+        else:
+            order.book.asks.add(order)
         return order.remaining
     status = ORDER_STATUS_CANCELLED if reason else ORDER_STATUS_FILLED
-    state.close(order, status, int(reason), now_ns, events)
+    state.close(order, status, reason, now_ns, events)
     return 0
 
 
-def _amount_shortfall(order: Order) -> Reason:
+def _amount_shortfall(order: Order) -> int:
     """Why an order by quote amount ended early, if it did.
 
     Only a sell can: its lots are bounded by the base that was free, and at falling prices those
@@ -161,8 +176,8 @@ def _amount_shortfall(order: Order) -> Reason:
     """
     last_lot = order.price_ticks * order.book.units_per_tick_lot
     if order.side == SIDE_SELL and order.remaining == 0 and order.amount_left >= last_lot:
-        return Reason.INSUFFICIENT_BALANCE
-    return Reason.UNSPECIFIED
+        return _INSUFFICIENT
+    return 0
 
 
 # ---------------------------------------------------------------- checks
@@ -230,7 +245,8 @@ def _check_shape(command: PlaceOrder, book: Book, now_ns: int) -> None:
     """Refuse what no state of the book would make a valid order."""
     if book.config.kind != MARKET_KIND_SPOT:
         raise Refused(Reason.UNSUPPORTED, field="market_id")
-    if command.side != SIDE_BUY and command.side != SIDE_SELL:
+    side = command.side
+    if side != SIDE_BUY and side != SIDE_SELL:
         raise Refused(Reason.INVALID_ARGUMENT, field="side")
     if not 0 <= command.self_trade_prevention <= SELF_TRADE_PREVENTION_DECREMENT_AND_CANCEL:
         raise Refused(Reason.INVALID_ARGUMENT, field="self_trade_prevention")
@@ -238,39 +254,36 @@ def _check_shape(command: PlaceOrder, book: Book, now_ns: int) -> None:
         raise Refused(Reason.UNSUPPORTED, field="reduce_only")
     if command.display_quantity_lots:
         raise Refused(Reason.UNSUPPORTED, field="display_quantity_lots")
-    if command.type == ORDER_TYPE_LIMIT:
-        _check_limit_shape(command)
-    elif command.type == ORDER_TYPE_MARKET:
+    kind = command.type
+    time_in_force = command.time_in_force
+    if kind == ORDER_TYPE_LIMIT:
+        if not 0 <= time_in_force <= TIME_IN_FORCE_GTD:
+            raise Refused(Reason.TIME_IN_FORCE_NOT_SUPPORTED, field="time_in_force")
+        if command.price_ticks == 0:
+            raise Refused(Reason.PRICE_REQUIRED, field="price_ticks")
+        if command.quantity_lots == 0:
+            raise Refused(Reason.QUANTITY_REQUIRED, field="quantity_lots")
+        if command.quote_amount_units:
+            raise Refused(Reason.INVALID_ARGUMENT, "is for MARKET", field="quote_amount_units")
+        if command.max_slippage_bps:
+            raise Refused(Reason.INVALID_ARGUMENT, "is for MARKET", field="max_slippage_bps")
+        if command.post_only and time_in_force in (TIME_IN_FORCE_IOC, TIME_IN_FORCE_FOK):
+            raise Refused(Reason.INVALID_ARGUMENT, "cannot rest", field="post_only")
+    elif kind == ORDER_TYPE_MARKET:
         _check_market_shape(command)
-    elif ORDER_TYPE_MARKET < command.type <= ORDER_TYPE_TRAILING_STOP:
+    elif ORDER_TYPE_MARKET < kind <= ORDER_TYPE_TRAILING_STOP:
         raise Refused(Reason.ORDER_TYPE_NOT_SUPPORTED, field="type")
     else:
         raise Refused(Reason.INVALID_ARGUMENT, field="type")
     if command.trigger_price_ticks or command.trigger_source or command.trailing_bps:
         raise Refused(Reason.INVALID_ARGUMENT, "is for stops", field="trigger_price_ticks")
-    if command.time_in_force == TIME_IN_FORCE_GTD:
+    if time_in_force == TIME_IN_FORCE_GTD:
         if command.expire_ns <= 0:
             raise Refused(Reason.INVALID_ARGUMENT, "is required for GTD", field="expire_ns")
         if command.expire_ns <= now_ns:
             raise Refused(Reason.EXPIRED, field="expire_ns")
     elif command.expire_ns:
         raise Refused(Reason.INVALID_ARGUMENT, "is for GTD", field="expire_ns")
-
-
-def _check_limit_shape(command: PlaceOrder) -> None:
-    time_in_force = command.time_in_force
-    if not 0 <= time_in_force <= TIME_IN_FORCE_GTD:
-        raise Refused(Reason.TIME_IN_FORCE_NOT_SUPPORTED, field="time_in_force")
-    if command.post_only and time_in_force in (TIME_IN_FORCE_IOC, TIME_IN_FORCE_FOK):
-        raise Refused(Reason.INVALID_ARGUMENT, "cannot rest", field="post_only")
-    if command.price_ticks == 0:
-        raise Refused(Reason.PRICE_REQUIRED, field="price_ticks")
-    if command.quote_amount_units:
-        raise Refused(Reason.INVALID_ARGUMENT, "is for MARKET", field="quote_amount_units")
-    if command.max_slippage_bps:
-        raise Refused(Reason.INVALID_ARGUMENT, "is for MARKET", field="max_slippage_bps")
-    if command.quantity_lots == 0:
-        raise Refused(Reason.QUANTITY_REQUIRED, field="quantity_lots")
 
 
 def _check_market_shape(command: PlaceOrder) -> None:
@@ -296,7 +309,7 @@ def _check_market_shape(command: PlaceOrder) -> None:
 
 
 def _check_quantity(book: Book, lots: int) -> None:
-    if lots < book.config.min_quantity_lots or lots <= 0:
+    if lots < book.config.min_quantity_lots:
         raise Refused(Reason.QUANTITY_TOO_SMALL, field="quantity_lots")
     if lots > book.config.max_quantity_lots:
         raise Refused(Reason.QUANTITY_TOO_LARGE, field="quantity_lots")

@@ -283,11 +283,13 @@ class _Reader:
         for _ in range(self._count()):
             fields = self._take(_ORDER)
             order_id, account_id, price_ticks, remaining, filled, hold_per_lot = fields[:6]
+            account = state.account(account_id)
             order = Order(
                 order_id,
-                state.account(account_id),
+                account,
                 book,
                 self._request(account_id),
+                account.balance(book.quote_asset_id if side is book.bids else book.base_asset_id),
                 price_ticks,
                 remaining,
                 hold_per_lot,

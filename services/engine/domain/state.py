@@ -10,7 +10,7 @@ from kernel.reasons import Reason, Refused
 from services.engine.domain.accounts import LIVE, Account, Remembered
 from services.engine.domain.book import Book, Order
 from services.engine.domain.commands import AssetConfig, PlaceOrder
-from services.engine.domain.constants import TIME_IN_FORCE_GTD
+from services.engine.domain.constants import SIDE_BUY, TIME_IN_FORCE_GTD
 from services.engine.domain.events import Event, OrderClosed
 from services.engine.domain.ranges import IdRanges
 
@@ -84,12 +84,14 @@ class State:
 
     def register(self, order: Order) -> None:
         """An order starts to rest."""
-        self.orders[order.order_id] = order
-        account = order.account
-        account.orders[order.order_id] = order
-        counts = account.open_counts
+        order_id = order.order_id
+        self.orders[order_id] = order
+        by_market = order.account.orders
         market_id = order.book.market_id
-        counts[market_id] = counts.get(market_id, 0) + 1
+        orders = by_market.get(market_id)
+        if orders is None:
+            orders = by_market[market_id] = {}
+        orders[order_id] = order
         if order.request.time_in_force == TIME_IN_FORCE_GTD:
             self.add_expiry(order)
 
@@ -103,29 +105,39 @@ class State:
         order_id = order.order_id
         account = order.account
         book = order.book
+        request = order.request
+        side = order.side
         remaining = order.remaining
         removed = 0
         level_price = 0
         if order.level is not None:
             removed = remaining
             level_price = order.price_ticks
-            book.side(order.side).remove(order)
-        released = order.hold_units()
+            if side == SIDE_BUY:
+                book.bids.remove(order)
+            else:
+                book.asks.remove(order)
+        released = remaining * order.hold_per_lot
+        if request.quote_amount_units:
+            # Never asked for in lots, so none are left over; a buy holds what is left to spend.
+            released = order.hold_units()
+            remaining = 0
         if released:
-            order.release(released)
+            balance = order.hold_balance
+            balance.held -= released
+            balance.free += released
         if order_id in self.orders:
             del self.orders[order_id]
-            del account.orders[order_id]
-            account.open_counts[book.market_id] -= 1
-            if order.request.time_in_force == TIME_IN_FORCE_GTD:
+            del account.orders[book.market_id][order_id]
+            if request.time_in_force == TIME_IN_FORCE_GTD:
                 self.gtd_orders -= 1
         closed = self.closed_recently
         closed[order_id] = account.account_id
         if len(closed) >= CLOSED_GENERATION:
             self.closed_before = closed
             self.closed_recently = {}
-        if order.request.client_order_id:
-            remembered = account.client_ids[order.request.client_order_id]
+        if request.client_order_id:
+            remembered = account.client_ids[request.client_order_id]
             remembered.closed_ns = now_ns
             self.window.append(remembered)
         events.append(
@@ -136,12 +148,11 @@ class State:
                 status,
                 reason,
                 released,
-                # An order by quote amount was never asked for in lots.
-                0 if order.request.quote_amount_units else remaining,
+                remaining,
                 removed,
                 level_price,
-                order.side,
-                order.hold_asset_id(),
+                side,
+                book.quote_asset_id if side == SIDE_BUY else book.base_asset_id,
             )
         )
 
