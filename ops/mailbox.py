@@ -63,21 +63,25 @@ class Mailbox:
         """Keep one mail (aiosmtpd calls this name) and answer as SMTP does."""
         content = envelope.content or b""
         raw = content.encode() if isinstance(content, str) else content
+        self.keep(envelope.mail_from or "", envelope.rcpt_tos, raw)
+        # Not the text: it holds one-time codes.
+        log.info("mail_received", recipients=len(envelope.rcpt_tos))
+        return "250 kept"
+
+    def keep(self, sender: str, recipients: list[str], raw: bytes) -> None:
+        """Keep one mail; the oldest goes when there are `KEEP_MESSAGES`."""
         message = email.message_from_bytes(raw, policy=email.policy.default)
         self._messages.appendleft(
             {
                 "id": self._next_id,
-                "from": envelope.mail_from or "",
-                "to": [address.lower() for address in envelope.rcpt_tos],
+                "from": sender,
+                "to": [address.lower() for address in recipients],
                 "subject": str(message["subject"] or ""),
                 "text": _text_of(message)[:_MAX_TEXT_CHARACTERS],
                 "received_at": dt.datetime.now(dt.UTC).isoformat(),
             }
         )
         self._next_id += 1
-        # Not the text: it holds one-time codes.
-        log.info("mail_received", recipients=len(envelope.rcpt_tos))
-        return "250 kept"
 
     def messages(self, to: str | None, limit: int) -> list[dict[str, Any]]:
         """The newest `limit` mails, or those to one address."""

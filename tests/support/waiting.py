@@ -6,17 +6,26 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
 
+@overload
 async def eventually(
-    check: Callable[[], T | Awaitable[T]],
-    *,
-    timeout_s: float = 10.0,
-    interval_s: float = 0.02,
-) -> T:
+    check: Callable[[], Awaitable[T]], *, timeout_s: float = ..., interval_s: float = ...
+) -> T: ...
+
+
+@overload
+async def eventually(
+    check: Callable[[], T], *, timeout_s: float = ..., interval_s: float = ...
+) -> T: ...
+
+
+async def eventually(
+    check: Callable[[], Any], *, timeout_s: float = 20.0, interval_s: float = 0.02
+) -> Any:
     """Call `check` until it is content, and return what it returned.
 
     Content means: it raised nothing, and returned either None (a function that only asserts) or
@@ -30,7 +39,7 @@ async def eventually(
             if inspect.isawaitable(result):
                 result = await asyncio.wait_for(result, max(0.1, deadline - time.monotonic()))
             if result is None or result:
-                return result  # type: ignore[return-value]
+                return result
             failure: Exception = AssertionError(f"still {result!r} after {timeout_s} s")
         except Exception as error:
             failure = error
