@@ -256,7 +256,9 @@ class Interceptors:
         service = None
         if self._allowed is not None:
             service = peer_service(context)
-            if service not in self._allowed:
+            # Health answers every peer of the mesh: one that may not call here should learn that
+            # from its call, not from a channel that never gets ready.
+            if service not in self._allowed and not method.infrastructure:
                 raise Refused(
                     Reason.CALLER_NOT_ALLOWED, f"{service or 'this peer'} may not call here"
                 )

@@ -279,7 +279,7 @@ def run_service(
 ) -> None:
     """Run a service process: settings, logs, uvloop, and signals that set the `stop` event.
 
-    `main` returns after it has drained. A second signal ends the process at once. Exits with 1
+    `main` returns after it has drained; a second Ctrl-C ends the process at once. Exits with 1
     when a supervised background task crashed.
     """
     try:
@@ -301,14 +301,16 @@ async def _until_stopped(
 ) -> None:
     stop = asyncio.Event()
 
-    def on_signal() -> None:
+    def interrupt() -> None:
+        # Ctrl-C twice means now. A SIGTERM after a SIGINT does not: on Ctrl-C a service gets one
+        # from the terminal and one from its supervisor.
         if stop.is_set():
-            os._exit(1)
+            os._exit(130)
         stop.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
     stop_on_crash(stop.set)
     await main(settings, stop)
 
