@@ -1,8 +1,8 @@
 """A batch of log entries -> everything that has to be written for it. Pure.
 
 A batch does not know what was there before: orders of earlier batches appear as changes, balances
-as postings. Whoever writes it adds them to what is stored. Its rows are named tuples, because a busy
-second makes tens of thousands of them.
+as postings. Whoever writes it adds them to what is stored. Its rows are named tuples, because a
+busy second makes tens of thousands of them.
 """
 
 from __future__ import annotations
@@ -146,9 +146,9 @@ class Batch:
     """What consecutive log entries mean for ledger, history and transfers.
 
     `market_assets` (market id -> base and quote asset) is what was configured before; the batch
-    adds what it configures itself. Call `begin_entry` for each log entry, then one method per event in
-    order; `event_index` counts all events of an entry. Methods raise `ValueError` for what cannot
-    be.
+    adds what it configures itself. Call `begin_entry` for each log entry, then one method per event
+    in order; `event_index` counts all events of an entry. Methods raise `ValueError` for what
+    cannot be.
     """
 
     market_assets: dict[int, tuple[int, int]]
@@ -179,14 +179,9 @@ class Batch:
 
     def transfer_applied(self, event: TransferFact) -> None:
         """Money came from outside, or went there."""
-        if event.kind not in iter(TransferKind):
-            raise PoisonEntry(self.log_seq, f"transfer of unknown kind {event.kind}")
         outside, kind = _TRANSFERS[TransferKind(event.kind)]
-        move = Move(
-            outside(event.asset_id),
-            ledger.free(event.account_id, event.asset_id),
-            event.amount_units,
-        )
+        client = ledger.free(event.account_id, event.asset_id)
+        move = Move(outside(event.asset_id), client, event.amount_units)
         self._post(kind, 0, (move,))
         self.transfers.append(TransferOutcome(event.transfer_id, 0, self.log_seq, self.time_ns))
 

@@ -197,6 +197,7 @@ create table transfers (
     status smallint not null check (status between 1 and 5),
     failure smallint not null default 0,
     simulated boolean not null,
+    cancelling boolean not null default false,
     log_seq bigint not null default 0,
     created_ns bigint not null,
     updated_ns bigint not null,
@@ -215,7 +216,8 @@ create table outbox (
     attempts integer not null default 0,
     next_attempt_ns bigint not null,
     last_error text not null default '',
-    done_ns bigint not null default 0
+    done_ns bigint not null default 0,
+    constraint one_message_of_a_kind unique (transfer_id, kind)
 );
 create index outbox_waiting on outbox (next_attempt_ns) where done_ns = 0;
 """

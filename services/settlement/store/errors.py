@@ -1,0 +1,32 @@
+"""Which database errors pass by themselves, and which never will."""
+
+from __future__ import annotations
+
+import asyncpg
+
+
+class Superseded(Exception):
+    """Another process has applied these entries meanwhile; start again from its position."""
+
+
+_PASSING = (
+    # The connection: refused, reset, closed under us, or no answer in time.
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    # The server: disk full, too many connections, restarting, out of memory, failing over.
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.PostgresSystemError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    # The neighbours.
+    asyncpg.TransactionRollbackError,
+    Superseded,
+)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same work may well succeed later."""
+    return isinstance(error, _PASSING)
