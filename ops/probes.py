@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,3 +64,17 @@ async def _tcp_open(address: str) -> bool:
         return False
     writer.close()
     return True
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m ops.probes KIND TARGET`: exit code 0 when healthy, for container health checks."""
+    match arguments:
+        case ["grpc" | "http" | "tcp" as kind, target]:
+            return 0 if asyncio.run(Probe(kind, target).is_healthy()) else 1
+        case _:
+            print("usage: python -m ops.probes grpc|http|tcp TARGET", file=sys.stderr)
+            return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -46,7 +46,7 @@ def main() -> None:
         return
     npm = _installed_npm()
     scripts = json.loads((WEB / "package.json").read_text()).get("scripts", {})
-    wanted = ("typecheck", "lint") if task == "check" else ("gen",)
+    wanted = ("typecheck", "lint", "test") if task == "check" else ("gen",)
     for name in wanted:
         if name in scripts:
             npm("run", name, "--silent")
