@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -212,7 +212,7 @@ class LogReader:
         after_hash: bytes | None = None,
         batch: int = 500,
         block_ms: int = 1000,
-    ) -> AsyncIterator[list[LogRecord]]:
+    ) -> AsyncGenerator[list[LogRecord], None]:
         """Batches of entries after a position, for ever; waits for new ones and reconnects.
 
         Every entry's position and hash is checked before it is given out. Without `after_hash` the

@@ -1,0 +1,78 @@
+"""The engine process: settings and wiring, nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from tidebook.engine.v1 import internal_pb2_grpc, market_pb2_grpc, order_pb2_grpc, position_pb2_grpc
+
+from kernel.clock import SystemClock
+from mesh.aio import cancel_and_wait, supervise
+from mesh.channel import open_channel
+from mesh.config import Settings
+from mesh.redis import open_redis
+from mesh.server import ServiceHost, run_service
+from mesh.telemetry import SpanRecorder
+from mesh.tokens import TokenVerifier, signing_keys_from
+from services.engine.service import Engine
+from services.engine.servicer import OrderServicer
+from services.engine.servicer_internal import InternalServicer
+from services.engine.servicer_market import MarketServicer
+from services.engine.servicer_position import PositionServicer
+
+SERVICE = "engine"
+log = structlog.get_logger()
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set, then drain. Listens at once, is healthy once it has recovered."""
+    redis = open_redis(settings)
+    auth = open_channel(settings, "auth", caller=SERVICE)
+    verifier = TokenVerifier(signing_keys_from(auth))
+    recorder = SpanRecorder(SERVICE, redis, settings)
+    engine = Engine(settings, redis, recorder, SystemClock())
+    # Listening before recovery: a second engine by mistake must fail on the port, not fence the
+    # first one off its log.
+    host = await ServiceHost.start(
+        settings,
+        service=SERVICE,
+        public=[
+            (market_pb2_grpc.add_MarketServiceServicer_to_server, MarketServicer(engine)),
+            (order_pb2_grpc.add_OrderServiceServicer_to_server, OrderServicer(engine)),
+            (position_pb2_grpc.add_PositionServiceServicer_to_server, PositionServicer()),
+        ],
+        internal=[
+            (
+                internal_pb2_grpc.add_EngineInternalServiceServicer_to_server,
+                InternalServicer(engine, verifier),
+            ),
+        ],
+        verifier=verifier,
+    )
+    starting = None
+    try:
+        await host.set_serving(False)
+        starting = supervise(_recover(engine, host), "recovery")
+        await stop.wait()
+    finally:
+        await cancel_and_wait(starting)
+        await host.drain()
+        await engine.close(settings.drain_seconds)
+        await recorder.close()
+        await auth.close()
+        await redis.aclose()
+
+
+async def _recover(engine: Engine, host: ServiceHost) -> None:
+    await engine.start()
+    await host.set_serving(True)
+
+
+def main() -> None:
+    """`tidebook serve engine`."""
+    run_service(run, SERVICE)
+
+
+if __name__ == "__main__":
+    main()

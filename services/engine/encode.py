@@ -1,0 +1,313 @@
+"""What the engine knows -> public messages: orders, fills, balances, markets and answers.
+
+An answer is made from a command's events and the read model right after it, as
+`writer.Submission` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tidebook.common.v1.reason_pb2 import Reason as ReasonValue
+from tidebook.engine.v1 import market_pb2, order_pb2, types_pb2
+
+from kernel.markets import Asset, Market
+from kernel.reasons import Reason, Refused
+from services.engine.codec import MarketText, MarketTexts, error_of, set_time
+from services.engine.domain import commands as c
+from services.engine.domain import constants as k
+from services.engine.domain import events as e
+from services.engine.projection import Balance, OrderState, Projection
+from services.engine.writer import Outcome
+
+_KINDS = {
+    "SPOT": types_pb2.MARKET_KIND_SPOT,
+    "MARGIN": types_pb2.MARKET_KIND_MARGIN,
+    "CFD": types_pb2.MARKET_KIND_CFD,
+}
+# Fields of the log's commands -> those of the requests they came from.
+_PUBLIC_FIELDS = {
+    "deadline_ns": "deadline",
+    "display_quantity_lots": "display_quantity",
+    "expire_ns": "expire_time",
+    "market_id": "market",
+    "price_ticks": "price",
+    "quantity_lots": "quantity",
+    "quote_amount_units": "quote_amount",
+    "trigger_price_ticks": "trigger_price",
+}
+
+
+class Encoder:
+    """Encodes against one read model."""
+
+    def __init__(self, projection: Projection, texts: MarketTexts) -> None:
+        self._projection = projection
+        self._texts = texts
+
+    def order(self, order: OrderState) -> order_pb2.Order:
+        """An order as it is now."""
+        text = self._texts.by_id[order.market_id]
+        request = order.request
+        quote_amount = request.quote_amount_units
+        market_order = request.type == k.ORDER_TYPE_MARKET
+        message = order_pb2.Order(
+            order_id=order.order_id,
+            client_order_id=request.client_order_id,
+            market=text.market.name,
+            side=types_pb2.Side.ValueType(request.side),
+            type=types_pb2.OrderType.ValueType(request.type),
+            time_in_force=_time_in_force(request),
+            status=types_pb2.OrderStatus.ValueType(order.status),
+            price="" if market_order else text.price(order.price_ticks),
+            quantity="" if quote_amount else text.quantity(order.quantity_lots),
+            quote_amount=text.amount(quote_amount) if quote_amount else "",
+            filled_quantity=text.quantity(order.filled_lots),
+            filled_notional=text.amount(order.filled_notional_units),
+            fees=text.amount(order.fees_units),
+            post_only=request.post_only,
+            reduce_only=request.reduce_only,
+            trigger_price=text.price(request.trigger_price_ticks),
+            trigger_source=types_pb2.TriggerSource.ValueType(request.trigger_source),
+            close_reason=ReasonValue.ValueType(order.close_reason),
+            log_seq=order.log_seq,
+            self_trade_prevention=types_pb2.SelfTradePrevention.ValueType(
+                request.self_trade_prevention or k.SELF_TRADE_PREVENTION_CANCEL_TAKER
+            ),
+        )
+        if request.display_quantity_lots:
+            message.display_quantity = text.quantity(request.display_quantity_lots)
+        set_time(message.create_time, order.created_ns)
+        set_time(message.update_time, order.updated_ns)
+        if request.expire_ns:
+            set_time(message.expire_time, request.expire_ns)
+        return message
+
+    def orders(self, orders: Iterable[OrderState]) -> list[order_pb2.Order]:
+        """Several orders."""
+        return [self.order(order) for order in orders]
+
+    def fill(self, trade: e.Trade, account_id: int, seq: int, time_ns: int) -> order_pb2.Fill:
+        """A trade as one of its two accounts sees it."""
+        text = self._texts.by_id[trade.market_id]
+        maker = trade.maker_account_id == account_id
+        side = trade.taker_side
+        if maker:
+            side = k.SIDE_SELL if side == k.SIDE_BUY else k.SIDE_BUY
+        message = order_pb2.Fill(
+            trade_id=trade.trade_id,
+            order_id=trade.maker_order_id if maker else trade.taker_order_id,
+            market=text.market.name,
+            side=types_pb2.Side.ValueType(side),
+            price=text.price(trade.price_ticks),
+            quantity=text.quantity(trade.quantity_lots),
+            notional=text.amount(trade.notional_units),
+            fee=text.amount(trade.maker_fee_units if maker else trade.taker_fee_units),
+            maker=maker,
+            log_seq=seq,
+        )
+        set_time(message.time, time_ns)
+        return message
+
+    def balances(
+        self, balances: dict[int, Balance], asset_ids: Iterable[int]
+    ) -> list[order_pb2.Balance]:
+        """The balances of some assets, by asset id."""
+        assets = self._projection.assets
+        return [
+            order_pb2.Balance(
+                asset=assets[asset_id].code,
+                free=assets[asset_id].format(balances[asset_id].free_units),
+                held=assets[asset_id].format(balances[asset_id].held_units),
+            )
+            for asset_id in sorted(asset_ids)
+        ]
+
+    def market(self, market: Market) -> market_pb2.Market:
+        """A market's rules and status."""
+        base, quote = market.base, market.quote
+        status = self._projection.market_status[market.market_id]
+        return market_pb2.Market(
+            market=market.name,
+            kind=_KINDS[market.kind],
+            status=types_pb2.MarketStatus.ValueType(status),
+            base_asset=base.code,
+            quote_asset=quote.code,
+            tick_size=market.tick_size,
+            lot_size=market.lot_size,
+            min_quantity=market.format_quantity(market.min_quantity_lots),
+            max_quantity=market.format_quantity(market.max_quantity_lots),
+            min_notional=quote.format(market.min_notional_units),
+            max_notional=quote.format(market.max_notional_units),
+            max_price=market.format_price(market.max_price_ticks),
+            maker_fee_bps=market.maker_fee_bps,
+            taker_fee_bps=market.taker_fee_bps,
+            max_open_orders=market.max_open_orders,
+        )
+
+    @staticmethod
+    def asset(asset: Asset) -> market_pb2.Asset:
+        """An asset."""
+        return market_pb2.Asset(
+            code=asset.code, decimals=asset.decimals, transfer_decimals=asset.transfer_decimals
+        )
+
+    # ------------------------------------------------------------ answers
+
+    def placed(self, events: Sequence[e.Event]) -> order_pb2.PlaceOrderResponse:
+        """Answer of an accepted, or repeated, `PlaceOrder`."""
+        first = events[0]
+        if isinstance(first, e.CommandRepeated):
+            order = self._projection.orders.get(first.order_id)
+            return order_pb2.PlaceOrderResponse(
+                # A very old one is only known by its number here; history has the rest.
+                order=self.order(order) if order else order_pb2.Order(order_id=first.order_id),
+                repeated=True,
+            )
+        order = self._order_of(events)
+        return order_pb2.PlaceOrderResponse(
+            order=self.order(order), fills=self._taker_fills(order, events)
+        )
+
+    def amended(self, events: Sequence[e.Event]) -> order_pb2.AmendOrderResponse:
+        """Answer of `AmendOrder`."""
+        order = self._order_of(events)
+        return order_pb2.AmendOrderResponse(
+            order=self.order(order), fills=self._taker_fills(order, events)
+        )
+
+    def cancelled(self, events: Sequence[e.Event]) -> order_pb2.CancelOrderResponse:
+        """Answer of `CancelOrder`."""
+        return order_pb2.CancelOrderResponse(order=self.order(self._order_of(events)))
+
+    @staticmethod
+    def all_cancelled(events: Sequence[e.Event]) -> order_pb2.CancelAllOrdersResponse:
+        """Answer of `CancelAllOrders`."""
+        last = events[-1]
+        assert isinstance(last, e.OrdersCancelled)
+        return order_pb2.CancelAllOrdersResponse(cancelled=last.count)
+
+    def result(
+        self, request_id: int, command: c.Command | None, outcome: Outcome
+    ) -> order_pb2.TradeResult:
+        """Result of one command of a batch or stream, in full."""
+        refused = refusal_of(outcome)
+        if refused is not None:
+            return order_pb2.TradeResult(request_id=request_id, error=error_of(refused))
+        assert not isinstance(outcome, Refused)
+        if isinstance(command, c.PlaceOrder):
+            return order_pb2.TradeResult(request_id=request_id, placed=self.placed(outcome))
+        if isinstance(command, c.CancelOrder):
+            return order_pb2.TradeResult(request_id=request_id, cancelled=self.cancelled(outcome))
+        if isinstance(command, c.AmendOrder):
+            return order_pb2.TradeResult(request_id=request_id, amended=self.amended(outcome))
+        return order_pb2.TradeResult(
+            request_id=request_id, all_cancelled=self.all_cancelled(outcome)
+        )
+
+    def brief_result(
+        self, request_id: int, command: c.Command | None, outcome: Outcome
+    ) -> order_pb2.TradeResult:
+        """Result of one command of a stream, in brief; from its events and little else."""
+        refused = refusal_of(outcome)
+        if refused is not None or isinstance(command, c.CancelAll):
+            return self.result(request_id, command, outcome)
+        assert not isinstance(outcome, Refused)
+        first = outcome[0]
+        if isinstance(first, e.CommandRepeated):
+            order = self._projection.orders.get(first.order_id)
+            status = order.status if order else k.ORDER_STATUS_UNSPECIFIED
+            brief = order_pb2.BriefResult(
+                order_id=first.order_id, status=types_pb2.OrderStatus.ValueType(status)
+            )
+            return order_pb2.TradeResult(request_id=request_id, brief=brief)
+        order = self._order_of(outcome)
+        brief = order_pb2.BriefResult(
+            order_id=order.order_id, status=types_pb2.OrderStatus.ValueType(order.status)
+        )
+        if len(outcome) > 1:
+            text = self._texts.by_id[order.market_id]
+            lots, units = _taken(order.order_id, outcome)
+            if lots:
+                brief.filled_quantity = text.quantity(lots)
+                brief.filled_notional = text.amount(units)
+        return order_pb2.TradeResult(request_id=request_id, brief=brief)
+
+    def _order_of(self, events: Sequence[e.Event]) -> OrderState:
+        """The order that a command was about: the first one its events name."""
+        first = events[0]
+        assert isinstance(first, e.OrderPlaced | e.OrderAmended | e.OrderClosed)
+        return self._projection.orders[first.order_id]
+
+    def _taker_fills(self, order: OrderState, events: Sequence[e.Event]) -> list[order_pb2.Fill]:
+        projection = self._projection
+        return [
+            self.fill(event, order.account_id, projection.seq, projection.time_ns)
+            for event in events
+            if isinstance(event, e.Trade) and event.taker_order_id == order.order_id
+        ]
+
+
+def refusal_of(outcome: Outcome) -> Refused | None:
+    """Why a command was refused, if it was."""
+    if isinstance(outcome, Refused):
+        return outcome
+    first = outcome[0]
+    if isinstance(first, e.CommandRefused):
+        return Refused(Reason(first.reason), field=_PUBLIC_FIELDS.get(first.field, first.field))
+    return None
+
+
+def accepted(outcome: Outcome) -> Sequence[e.Event]:
+    """The events of a command that was not refused; raises `Refused` if it was."""
+    refused = refusal_of(outcome)
+    if refused is not None:
+        raise refused
+    assert not isinstance(outcome, Refused)
+    return outcome
+
+
+def preview(
+    text: MarketText, command: c.PlaceOrder, events: Sequence[e.Event]
+) -> order_pb2.PreviewOrderResponse:
+    """What the events of a trial run say about an order. Raises `Refused` if it was refused."""
+    placed = accepted(events)[0]
+    assert isinstance(placed, e.OrderPlaced)
+    lots, units = _taken(placed.order_id, events)
+    hold = placed.hold_units
+    fees = 0
+    for event in events:
+        if isinstance(event, e.Trade) and event.taker_order_id == placed.order_id:
+            fees += event.taker_fee_units
+            buys = command.side == k.SIDE_BUY
+            hold -= event.quote_hold_taken if buys else event.base_units
+        elif isinstance(event, e.OrderClosed) and event.order_id == placed.order_id:
+            hold -= event.hold_released
+    market = text.market
+    held_asset = market.quote if command.side == k.SIDE_BUY else market.base
+    return order_pb2.PreviewOrderResponse(
+        filled_quantity=text.quantity(lots),
+        filled_notional=text.amount(units),
+        fees=text.amount(fees),
+        rested_quantity=text.quantity(placed.rested_lots),
+        hold=held_asset.format(hold),
+        hold_asset=held_asset.code,
+    )
+
+
+def _taken(order_id: int, events: Iterable[e.Event]) -> tuple[int, int]:
+    """(lots, quote units) that an order traded as taker."""
+    lots = units = 0
+    for event in events:
+        if isinstance(event, e.Trade) and event.taker_order_id == order_id:
+            lots += event.quantity_lots
+            units += event.notional_units
+    return lots, units
+
+
+def _time_in_force(request: c.PlaceOrder) -> types_pb2.TimeInForce.ValueType:
+    if request.time_in_force:
+        return types_pb2.TimeInForce.ValueType(request.time_in_force)
+    if request.type == k.ORDER_TYPE_LIMIT:
+        return types_pb2.TIME_IN_FORCE_GTC
+    return types_pb2.TIME_IN_FORCE_IOC

@@ -1,0 +1,291 @@
+"""What readers see: orders and balances as the log has them, built from its events alone.
+
+The core runs ahead of the log while an append is under way, so nobody may read from it; this read
+model only ever moves when an entry is durable. It also is a second way to the same balances, which
+recovery compares with the core's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from kernel.markets import Asset, Market
+from services.engine.domain import commands as c
+from services.engine.domain import constants as k
+from services.engine.domain import events as e
+
+# Closed orders that `GetOrder` still knows; older ones are in the history service.
+CLOSED_ORDERS_KEPT = 100_000
+_KIND_NAMES = {
+    k.MARKET_KIND_SPOT: "SPOT",
+    k.MARKET_KIND_MARGIN: "MARGIN",
+    k.MARKET_KIND_CFD: "CFD",
+}
+
+
+class Balance:
+    """Units of one asset that an account has."""
+
+    __slots__ = ("free_units", "held_units")
+
+    def __init__(self) -> None:
+        self.free_units = 0
+        self.held_units = 0
+
+
+class OrderState:
+    """An accepted order, live or recently closed. Ticks, lots, units; times in Unix nanoseconds."""
+
+    __slots__ = (
+        "account_id",
+        "close_reason",
+        "created_ns",
+        "fees_units",
+        "filled_lots",
+        "filled_notional_units",
+        "log_seq",
+        "market_id",
+        "order_id",
+        "price_ticks",
+        "quantity_lots",
+        "request",
+        "status",
+        "updated_ns",
+    )
+
+    def __init__(self, placed: e.OrderPlaced, request: c.PlaceOrder, seq: int, now_ns: int) -> None:
+        self.order_id = placed.order_id
+        self.account_id = placed.account_id
+        self.market_id = placed.market_id
+        self.request = request
+        self.status: int = k.ORDER_STATUS_OPEN
+        self.price_ticks = request.price_ticks
+        self.quantity_lots = request.quantity_lots
+        self.filled_lots = 0
+        self.filled_notional_units = 0
+        self.fees_units = 0
+        self.close_reason = 0
+        self.created_ns = now_ns
+        self.updated_ns = now_ns
+        self.log_seq = seq
+
+
+class Account:
+    """Balances by asset id, and live orders by id in the order they came."""
+
+    __slots__ = ("balances", "orders")
+
+    def __init__(self) -> None:
+        self.balances: dict[int, Balance] = {}
+        self.orders: dict[int, OrderState] = {}
+
+    def balance(self, asset_id: int) -> Balance:
+        """The balance of one asset, made when there is none yet."""
+        balance = self.balances.get(asset_id)
+        if balance is None:
+            balance = self.balances[asset_id] = Balance()
+        return balance
+
+
+class Change:
+    """What one log entry changed for one account."""
+
+    __slots__ = ("asset_ids", "orders", "trades")
+
+    def __init__(self) -> None:
+        self.orders: dict[int, OrderState] = {}
+        self.trades: list[e.Trade] = []
+        self.asset_ids: set[int] = set()
+
+
+class Projection:
+    """The state of the exchange at log position `seq`, as far as people may read it."""
+
+    def __init__(self, *, closed_orders_kept: int = CLOSED_ORDERS_KEPT) -> None:
+        self.seq = 0
+        self.time_ns = 0
+        self.log_hash = b""
+        self.assets: dict[int, Asset] = {}
+        self.markets: dict[int, Market] = {}
+        self.market_status: dict[int, int] = {}
+        self.accounts: dict[int, Account] = {}
+        self.orders: dict[int, OrderState] = {}
+        self.fees: dict[int, int] = {}
+        self.open_orders = 0
+        self._closed: deque[int] = deque()
+        self._closed_kept = closed_orders_kept
+        self._changes: dict[int, Change] = {}
+
+    def begin_entry(self, seq: int, time_ns: int) -> None:
+        """The commands that follow are those of this log entry."""
+        self.seq = seq
+        self.time_ns = time_ns
+        self._changes = {}
+
+    def end_entry(self, log_hash: bytes) -> dict[int, Change]:
+        """What the entry changed, by account; the entry's hash becomes the position's."""
+        self.log_hash = log_hash
+        return self._changes
+
+    def apply(self, command: c.Command, events: Sequence[e.Event]) -> None:
+        """Follow one logged command."""
+        for event in events:
+            if isinstance(event, e.OrderPlaced):
+                assert isinstance(command, c.PlaceOrder)
+                self._placed(event, command)
+            elif isinstance(event, e.Trade):
+                self._traded(event)
+            elif isinstance(event, e.OrderClosed):
+                self._order_closed(event)
+            elif isinstance(event, e.OrderAmended):
+                self._amended(event)
+            elif isinstance(event, e.TransferApplied):
+                balance = self._account(event.account_id).balance(event.asset_id)
+                balance.free_units += event.amount_units
+                self._change(event.account_id).asset_ids.add(event.asset_id)
+            elif isinstance(event, e.MarketStatusChanged):
+                self.market_status[event.market_id] = event.status
+            elif isinstance(event, e.Configured):
+                assert isinstance(command, c.Configure)
+                self._configured(command)
+
+    def order_of(self, account_id: int, order_id: int) -> OrderState | None:
+        """An order, live or recently closed, if it is this account's."""
+        order = self.orders.get(order_id)
+        return order if order is not None and order.account_id == account_id else None
+
+    def open_orders_of(self, account_id: int, market_id: int = 0) -> list[OrderState]:
+        """Live orders of an account, oldest first; of all markets when `market_id` is 0."""
+        account = self.accounts.get(account_id)
+        if account is None:
+            return []
+        return [o for o in account.orders.values() if market_id in (0, o.market_id)]
+
+    def balances_of(self, account_id: int) -> dict[int, Balance]:
+        """Asset id -> balance, for every asset the account has or had."""
+        account = self.accounts.get(account_id)
+        return account.balances if account is not None else {}
+
+    def _account(self, account_id: int) -> Account:
+        account = self.accounts.get(account_id)
+        if account is None:
+            account = self.accounts[account_id] = Account()
+        return account
+
+    def _change(self, account_id: int) -> Change:
+        change = self._changes.get(account_id)
+        if change is None:
+            change = self._changes[account_id] = Change()
+        return change
+
+    def _placed(self, event: e.OrderPlaced, command: c.PlaceOrder) -> None:
+        order = OrderState(event, command, self.seq, self.time_ns)
+        self.orders[order.order_id] = order
+        account = self._account(order.account_id)
+        account.orders[order.order_id] = order
+        self.open_orders += 1
+        self._hold(account, event.hold_asset_id, event.hold_units)
+        change = self._change(order.account_id)
+        change.orders[order.order_id] = order
+        change.asset_ids.add(event.hold_asset_id)
+
+    def _traded(self, event: e.Trade) -> None:
+        market = self.markets[event.market_id]
+        base_id, quote_id = market.base.asset_id, market.quote.asset_id
+        self._filled(event.maker_order_id, event, event.maker_fee_units)
+        self._filled(event.taker_order_id, event, event.taker_fee_units)
+        if event.taker_side == k.SIDE_BUY:
+            buyer, buyer_fee = event.taker_account_id, event.taker_fee_units
+            seller, seller_fee = event.maker_account_id, event.maker_fee_units
+        else:
+            buyer, buyer_fee = event.maker_account_id, event.maker_fee_units
+            seller, seller_fee = event.taker_account_id, event.taker_fee_units
+        paid = event.notional_units + buyer_fee
+        account = self._account(buyer)
+        quote = account.balance(quote_id)
+        quote.held_units -= event.quote_hold_taken
+        quote.free_units += event.quote_hold_taken - paid
+        account.balance(base_id).free_units += event.base_units
+        account = self._account(seller)
+        account.balance(base_id).held_units -= event.base_units
+        account.balance(quote_id).free_units += event.notional_units - seller_fee
+        self.fees[quote_id] = self.fees.get(quote_id, 0) + buyer_fee + seller_fee
+        for account_id in (buyer, seller):
+            change = self._change(account_id)
+            change.trades.append(event)
+            change.asset_ids.add(base_id)
+            change.asset_ids.add(quote_id)
+
+    def _filled(self, order_id: int, event: e.Trade, fee_units: int) -> None:
+        order = self.orders[order_id]
+        order.filled_lots += event.quantity_lots
+        order.filled_notional_units += event.notional_units
+        order.fees_units += fee_units
+        order.status = k.ORDER_STATUS_PARTIALLY_FILLED
+        order.updated_ns = self.time_ns
+        self._change(order.account_id).orders[order_id] = order
+
+    def _order_closed(self, event: e.OrderClosed) -> None:
+        order = self.orders[event.order_id]
+        order.status = event.status
+        order.close_reason = event.reason
+        order.updated_ns = self.time_ns
+        account = self._account(event.account_id)
+        del account.orders[event.order_id]
+        self.open_orders -= 1
+        self._hold(account, event.hold_asset_id, -event.hold_released)
+        change = self._change(event.account_id)
+        change.orders[event.order_id] = order
+        change.asset_ids.add(event.hold_asset_id)
+        self._closed.append(event.order_id)
+        if len(self._closed) > self._closed_kept:
+            del self.orders[self._closed.popleft()]
+
+    def _amended(self, event: e.OrderAmended) -> None:
+        order = self.orders[event.order_id]
+        order.price_ticks = event.price_ticks
+        order.quantity_lots = event.quantity_lots
+        order.updated_ns = self.time_ns
+        self._hold(self._account(event.account_id), event.hold_asset_id, event.hold_delta)
+        change = self._change(event.account_id)
+        change.orders[event.order_id] = order
+        change.asset_ids.add(event.hold_asset_id)
+
+    @staticmethod
+    def _hold(account: Account, asset_id: int, units: int) -> None:
+        balance = account.balance(asset_id)
+        balance.free_units -= units
+        balance.held_units += units
+
+    def _configured(self, command: c.Configure) -> None:
+        self.assets = {a.asset_id: asset_of(a) for a in command.assets}
+        self.markets = {m.market_id: market_of(m, self.assets) for m in command.markets}
+        for market_id in self.markets:
+            self.market_status.setdefault(market_id, k.MARKET_STATUS_TRADING)
+
+
+def asset_of(config: c.AssetConfig) -> Asset:
+    """An asset as the log has it -> the kernel's."""
+    return Asset(config.asset_id, config.code, config.decimals, config.transfer_decimals)
+
+
+def market_of(config: c.MarketConfig, assets: dict[int, Asset]) -> Market:
+    """A market as the log has it -> the kernel's. Raises `ValueError` for inexact notionals."""
+    return Market(
+        market_id=config.market_id,
+        name=config.name,
+        kind=_KIND_NAMES[config.kind],
+        base=assets[config.base_asset_id],
+        quote=assets[config.quote_asset_id],
+        tick_size_units=config.tick_size_units,
+        lot_size_units=config.lot_size_units,
+        min_quantity_lots=config.min_quantity_lots,
+        max_quantity_lots=config.max_quantity_lots,
+        min_notional_units=config.min_notional_units,
+        max_notional_units=config.max_notional_units,
+        max_price_ticks=config.max_price_ticks,
+        maker_fee_bps=config.maker_fee_bps,
+        taker_fee_bps=config.taker_fee_bps,
+        max_open_orders=config.max_open_orders,
+    )

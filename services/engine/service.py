@@ -1,0 +1,283 @@
+"""The engine as its servicers see it: recovery at the start, one way in for commands, reads of what
+is durable, and an orderly end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import structlog
+from redis.asyncio import Redis
+
+from kernel.clock import Clock
+from kernel.markets import DEFAULT_ASSETS, Asset, Market, default_markets
+from kernel.reasons import Reason, Refused
+from mesh.aio import cancel_and_wait, supervise
+from mesh.config import Settings
+from mesh.log import LogReader, LogWriter
+from mesh.telemetry import SpanRecorder, TraceContext, current_trace, new_trace
+from services.engine.codec import MarketTexts
+from services.engine.domain import commands as c
+from services.engine.domain import events as e
+from services.engine.domain.configuration import configuration
+from services.engine.domain.exchange import Exchange
+from services.engine.encode import Encoder, accepted
+from services.engine.projection import Projection
+from services.engine.recovery import Recovered, Replayer
+from services.engine.spans import Tracer
+from services.engine.watch import AccountFeeds
+from services.engine.writer import Committed, Item, Outcome, Submission, Writer, WriterLimits
+
+T = TypeVar("T")
+_TICK_SECONDS = 1.0
+_SECOND = 1_000_000_000
+
+log = structlog.get_logger()
+
+
+class Engine:
+    """One engine process. `start` it, then `submit` and read; `close` it at the end."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        redis: Redis,
+        recorder: SpanRecorder,
+        clock: Clock,
+        *,
+        assets: Sequence[Asset] = DEFAULT_ASSETS,
+        markets: Sequence[Market] | None = None,
+    ) -> None:
+        self.clock = clock
+        self.settings = settings
+        self._projection = Projection()
+        self._texts = MarketTexts()
+        self.encoder = Encoder(self._projection, self._texts)
+        self._feeds = AccountFeeds(self._projection, self.encoder)
+        self.log_reader = LogReader(redis, settings.shard)
+        self.epoch = 0
+        self._redis = redis
+        self._configuration = configuration(assets, markets or default_markets())
+        self._exchange = Exchange()
+        self._tracer = Tracer(recorder)
+        self._writer: Writer | None = None
+        self._running: asyncio.Task[Any] | None = None
+        self._helpers: list[asyncio.Task[Any]] = []
+        self._streams = 0
+
+    async def start(self) -> Recovered:
+        """Recover from the log, become its writer, and take commands.
+
+        Raises `mesh.log.LogError` and `recovery.ReplayMismatch`; then the log must not be written.
+        """
+        replayer = Replayer(self._exchange, self._projection, self._feeds)
+        recovered = await replayer.replay(self.log_reader)
+        self.epoch = self._exchange.epoch + 1
+        writer = Writer(
+            self._exchange,
+            self._projection,
+            LogWriter(
+                self._redis,
+                self.settings.shard,
+                next_seq=recovered.seq + 1,
+                last_hash=recovered.log_hash,
+            ),
+            self.clock,
+            WriterLimits(
+                batch_max=self.settings.log_batch_max,
+                queue_max=self.settings.engine_queue_max,
+                append_slow_ns=self.settings.log_append_slow_ms * 1_000_000,
+            ),
+            shard=self.settings.shard,
+            epoch=self.epoch,
+            publish=self._publish,
+        )
+        self._running = supervise(writer.run(), "log writer")
+        self._helpers = [
+            supervise(writer.watch_append(), "append watch"),
+            supervise(self._tracer.run(), "tracer"),
+        ]
+        await self._take_over(writer)
+        self._helpers.append(supervise(self._tick(writer), "ticker"))
+        self._writer = writer
+        log.info("engine_writes", epoch=self.epoch, seq=self._projection.seq)
+        return recovered
+
+    async def close(self, seconds: float) -> None:
+        """Write what waits, within `seconds`, then stop."""
+        if self._writer is not None and self._running is not None:
+            self._writer.close()
+            _, late = await asyncio.wait([self._running], timeout=seconds)
+            if late:
+                log.error("engine_closed_unwritten", queued=self._writer.queued)
+        await cancel_and_wait(self._running, *self._helpers)
+
+    # ------------------------------------------------------------ commands
+
+    @property
+    def writer(self) -> Writer:
+        """The writer. Like all that follows, it raises `Refused(UNAVAILABLE)` until the log has
+        been read.
+        """
+        return self._ready(self._writer)
+
+    @property
+    def projection(self) -> Projection:
+        """What is durable: all that may be shown."""
+        return self._ready(self._projection)
+
+    @property
+    def feeds(self) -> AccountFeeds:
+        """The accounts' private streams."""
+        return self._ready(self._feeds)
+
+    @property
+    def texts(self) -> MarketTexts:
+        """The markets' decimal strings."""
+        return self._ready(self._texts)
+
+    def submit(
+        self,
+        name: str,
+        items: list[Item],
+        answer: Callable[[int, c.Command | None, Outcome], T],
+        *,
+        trace: TraceContext | None = None,
+    ) -> asyncio.Future[list[T]]:
+        """Queue the commands of one request; see `Writer.submit`. Without a `trace` they are part
+        of the current call's.
+        """
+        return self.writer.submit(
+            Submission(
+                name,
+                items,
+                answer,
+                received_ns=self.clock.now_ns(),
+                trace=trace or current_trace() or new_trace(),
+            )
+        )
+
+    async def do(
+        self,
+        name: str,
+        item: Item,
+        encode: Callable[[Sequence[e.Event]], T],
+        *,
+        trace: TraceContext | None = None,
+    ) -> T:
+        """Apply one command and give its answer; raises `Refused` when it is refused."""
+
+        def answer(_: int, __: c.Command | None, outcome: Outcome) -> T | Refused:
+            try:
+                return encode(accepted(outcome))
+            except Refused as refused:
+                return refused
+
+        [result] = await self.submit(name, [item], answer, trace=trace)
+        if isinstance(result, Refused):
+            raise result
+        return result
+
+    def new_stream_id(self) -> int:
+        """A number for an order stream that no stream of this log ever had."""
+        self._streams += 1
+        return (self.epoch << 32) | self._streams
+
+    def cancel_stream(self, account_id: int, stream_id: int) -> None:
+        """Cancel the orders of a stream that has ended; nobody waits for it."""
+        command = c.CancelAll(
+            account_id, stream_id=stream_id, reason=Reason.CANCELLED_ON_DISCONNECT
+        )
+        self.submit("engine.cancel_on_disconnect", [command], _no_answer)
+
+    # ------------------------------------------------------------ reads
+
+    async def at_rest(self, read: Callable[[Exchange], T]) -> T:
+        """Read the core itself while it is at the log's position."""
+        return await self.writer.at_rest(read)
+
+    def log_error(self) -> Refused | None:
+        """Why orders are refused now, if they are."""
+        return self.writer.refusal()
+
+    # ------------------------------------------------------------ inside
+
+    def _ready(self, part: T | None) -> T:
+        if self._writer is None or part is None:
+            raise Refused(Reason.UNAVAILABLE, "the engine is still recovering; try again")
+        return part
+
+    async def _take_over(self, writer: Writer) -> None:
+        """The first entry of this writer: its epoch, the configuration if that changed, and the
+        end of all order streams that the process before had open.
+        """
+        name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        items: list[Item] = [c.BeginEpoch(epoch=self.epoch, writer=name)]
+        configure = self._configure()
+        if configure is not None:
+            items.append(configure)
+        # The process that had these streams is gone, and the streams with it.
+        orphans = {
+            (order.account_id, order.request.stream_id)
+            for account in self._projection.accounts.values()
+            for order in account.orders.values()
+            if order.request.stream_id
+        }
+        items.extend(
+            c.CancelAll(account_id, stream_id=stream_id, reason=Reason.CANCELLED_ON_DISCONNECT)
+            for account_id, stream_id in sorted(orphans)
+        )
+        submission = Submission(
+            "engine.take_over", items, _outcome, received_ns=self.clock.now_ns(), trace=None
+        )
+        for outcome in await writer.submit(submission):
+            accepted(outcome)
+        self._texts.replace(self._projection.markets)
+
+    def _configure(self) -> c.Configure | None:
+        """The command that brings the log to the configuration, if anything in that is new.
+
+        What the log knows and the configuration does not stays: it may have money in it.
+        """
+        known_assets = {asset.asset_id: asset for asset in self._exchange.assets()}
+        known_markets = {v.config.market_id: v.config for v in self._exchange.markets()}
+        assets = known_assets | {a.asset_id: a for a in self._configuration.assets}
+        markets = known_markets | {m.market_id: m for m in self._configuration.markets}
+        if assets == known_assets and markets == known_markets:
+            return None
+        return c.Configure(assets=tuple(assets.values()), markets=tuple(markets.values()))
+
+    def _publish(self, batch: Committed) -> None:
+        self._feeds.publish(batch.seq, batch.time_ns, batch.changes)
+        self._tracer.committed(batch)
+        log.debug(
+            "entry_committed",
+            seq=batch.seq,
+            submissions=len(batch.submissions),
+            append_ms=round((batch.acked_ns - batch.applied_ns) / 1e6, 2),
+        )
+
+    async def _tick(self, writer: Writer) -> None:
+        """Let time pass in the log, but only when something is due."""
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            due_ns = self._exchange.next_expiry_ns()
+            now_ns = self.clock.now_ns()
+            if due_ns and due_ns <= now_ns and writer.refusal() is None:
+                submission = Submission(
+                    "engine.tick", [c.Tick()], _outcome, received_ns=now_ns, trace=None
+                )
+                await writer.submit(submission)
+
+
+def _outcome(_: int, __: c.Command | None, outcome: Outcome) -> Outcome:
+    return outcome
+
+
+def _no_answer(_: int, __: c.Command | None, ___: Outcome) -> None:
+    """Nobody asked."""

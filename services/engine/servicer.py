@@ -1,0 +1,147 @@
+"""OrderService: decode, submit, encode. The account is always the token's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+from tidebook.engine.v1 import order_pb2, order_pb2_grpc
+
+from kernel.reasons import Reason, Refused
+from mesh.identity import require
+from services.engine import codec
+from services.engine.domain import commands as c
+from services.engine.domain.exchange import Exchange
+from services.engine.encode import preview
+from services.engine.service import Engine
+from services.engine.trade_stream import trade
+from services.engine.writer import Outcome
+
+Context = grpc.aio.ServicerContext[Any, Any]
+BATCH_MAX = 200
+
+
+class OrderServicer(order_pb2_grpc.OrderServiceServicer):
+    """Orders and the trading balance of the caller's account."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._encoder = engine.encoder
+
+    async def PlaceOrder(
+        self, request: order_pb2.PlaceOrderRequest, context: Context
+    ) -> order_pb2.PlaceOrderResponse:
+        account_id = require("trade").account_id
+        command = codec.place_command(request, self._engine.texts, account_id)
+        return await self._engine.do("engine.place_order", command, self._encoder.placed)
+
+    async def PreviewOrder(
+        self, request: order_pb2.PreviewOrderRequest, context: Context
+    ) -> order_pb2.PreviewOrderResponse:
+        account_id = require("read").account_id
+        engine = self._engine
+        command = codec.place_command(request.order, engine.texts, account_id)
+        # A repetition is not what the caller wants to look at.
+        command.client_order_id = ""
+        text = engine.texts.by_id[command.market_id]
+        now_ns = max(engine.clock.now_ns(), engine.projection.time_ns)
+        try:
+            # A whole second exchange is the one preview that cannot differ from the real thing.
+            state = await engine.at_rest(Exchange.snapshot)
+            return preview(text, command, Exchange.restore(state).apply(command, now_ns))
+        except Refused as refused:
+            return order_pb2.PreviewOrderResponse(error=codec.error_of(refused))
+
+    async def AmendOrder(
+        self, request: order_pb2.AmendOrderRequest, context: Context
+    ) -> order_pb2.AmendOrderResponse:
+        account_id = require("trade").account_id
+        command = codec.LateAmend(request, self._engine.texts, account_id)
+        return await self._engine.do("engine.amend_order", command, self._encoder.amended)
+
+    async def CancelOrder(
+        self, request: order_pb2.CancelOrderRequest, context: Context
+    ) -> order_pb2.CancelOrderResponse:
+        command = codec.cancel_command(request, require("trade").account_id)
+        return await self._engine.do("engine.cancel_order", command, self._encoder.cancelled)
+
+    async def CancelAllOrders(
+        self, request: order_pb2.CancelAllOrdersRequest, context: Context
+    ) -> order_pb2.CancelAllOrdersResponse:
+        account_id = require("trade").account_id
+        command = codec.cancel_all_command(request, self._engine.texts, account_id)
+        return await self._engine.do("engine.cancel_all", command, self._encoder.all_cancelled)
+
+    async def CancelAllAfter(
+        self, request: order_pb2.CancelAllAfterRequest, context: Context
+    ) -> order_pb2.CancelAllAfterResponse:
+        require("trade")
+        raise Refused(Reason.UNSUPPORTED, "the dead man's switch is not offered yet")
+
+    async def BatchOrders(
+        self, request: order_pb2.BatchOrdersRequest, context: Context
+    ) -> order_pb2.BatchOrdersResponse:
+        account_id = require("trade").account_id
+        if not 1 <= len(request.commands) <= BATCH_MAX:
+            raise Refused(
+                Reason.INVALID_ARGUMENT, f"must be 1 to {BATCH_MAX} commands", field="commands"
+            )
+        encoder = self._encoder
+        request_ids = [command.request_id for command in request.commands]
+
+        def answer(
+            index: int, command: c.Command | None, outcome: Outcome
+        ) -> order_pb2.TradeResult:
+            return encoder.result(request_ids[index], command, outcome)
+
+        items = codec.trade_items(request.commands, self._engine.texts, account_id)
+        results = await self._engine.submit("engine.batch_orders", items, answer)
+        return order_pb2.BatchOrdersResponse(results=results)
+
+    async def GetOrder(
+        self, request: order_pb2.GetOrderRequest, context: Context
+    ) -> order_pb2.GetOrderResponse:
+        account_id = require("read").account_id
+        order = self._engine.projection.order_of(account_id, request.order_id)
+        if order is None:
+            raise Refused(Reason.ORDER_NOT_FOUND, "no such order of yours, or it closed long ago")
+        return order_pb2.GetOrderResponse(order=self._encoder.order(order))
+
+    async def ListOpenOrders(
+        self, request: order_pb2.ListOpenOrdersRequest, context: Context
+    ) -> order_pb2.ListOpenOrdersResponse:
+        account_id = require("read").account_id
+        engine = self._engine
+        orders = engine.projection.open_orders_of(account_id, engine.texts.id_of(request.market))
+        return order_pb2.ListOpenOrdersResponse(orders=self._encoder.orders(orders))
+
+    async def GetAccount(
+        self, request: order_pb2.GetAccountRequest, context: Context
+    ) -> order_pb2.GetAccountResponse:
+        account_id = require("read").account_id
+        projection = self._engine.projection
+        balances = projection.balances_of(account_id)
+        return order_pb2.GetAccountResponse(
+            account_id=account_id,
+            balances=self._encoder.balances(balances, balances),
+            log_seq=projection.seq,
+        )
+
+    async def TradeStream(
+        self, request_iterator: AsyncIterator[order_pb2.TradeStreamRequest], context: Context
+    ) -> AsyncIterator[order_pb2.TradeStreamResponse]:
+        account_id = require("trade").account_id
+        async with aclosing(trade(self._engine, account_id, request_iterator)) as responses:
+            async for response in responses:
+                yield response
+
+    async def WatchAccount(
+        self, request: order_pb2.WatchAccountRequest, context: Context
+    ) -> AsyncIterator[order_pb2.WatchAccountResponse]:
+        account_id = require("read").account_id
+        messages = self._engine.feeds.watch(account_id, request.resume_from_seq)
+        async with aclosing(messages):
+            async for message in messages:
+                yield message

@@ -1,0 +1,70 @@
+"""The engine's part of each order's trace, recorded after the answers have gone out.
+
+A submission is one span (`engine.place_order`, received to acknowledged) with its stages below it:
+waiting, matching, the append. The log names the same span, so consumers hang theirs under it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from mesh.telemetry import SpanRecorder
+from services.engine.domain import events as e
+from services.engine.writer import Committed, Submission
+
+# Batches that may wait to be recorded; a trace is worth less than an order.
+_WAITING_MAX = 1000
+
+
+class Tracer:
+    """Records the spans of durable batches in the background."""
+
+    def __init__(self, recorder: SpanRecorder) -> None:
+        self._recorder = recorder
+        self._waiting: deque[Committed] = deque(maxlen=_WAITING_MAX)
+        self._wake = asyncio.Event()
+
+    def committed(self, batch: Committed) -> None:
+        """Remember to record a batch."""
+        self._waiting.append(batch)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Record for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                batch = self._waiting.popleft()
+                for submission in batch.submissions:
+                    await self._record(batch, submission)
+                # Recording is never urgent: let those who wait for answers go first.
+                await asyncio.sleep(0)
+
+    async def _record(self, batch: Committed, submission: Submission[Any]) -> None:
+        span, caller = submission.span, submission.trace
+        if span is None or caller is None:
+            return
+        order_id = 0
+        for events in submission.outcomes:
+            placed = events[0]
+            if isinstance(placed, e.OrderPlaced):
+                order_id = placed.order_id
+                await self._recorder.link_order(order_id, placed.account_id, span.trace_id)
+        record = self._recorder.record
+        commands = len(submission.items)
+        record(
+            submission.name,
+            span,
+            caller.span_id,
+            submission.received_ns,
+            batch.acked_ns,
+            seq=batch.seq,
+            **({"commands": commands} if commands > 1 else {"order_id": order_id}),
+        )
+        parent = span.span_id
+        record("engine.queue", span.child(), parent, submission.received_ns, batch.taken_ns)
+        record("engine.match", span.child(), parent, batch.taken_ns, batch.applied_ns)
+        record("log.append", span.child(), parent, batch.applied_ns, batch.acked_ns, seq=batch.seq)

@@ -1,0 +1,145 @@
+"""Streams of commands: many in flight, results in order, never more than a window unanswered.
+
+A message costs much more than an order, so one message is one submission with one future: there is
+nothing per order but decoding it, applying it and writing its result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Generic, TypeVar
+
+from tidebook.engine.v1 import order_pb2
+
+from kernel.reasons import Reason, Refused
+from mesh.aio import cancel_and_wait
+from services.engine import codec
+from services.engine.domain import commands as c
+from services.engine.service import Engine
+from services.engine.writer import Outcome
+
+MESSAGE_MAX = 1000
+# Commands of one stream that may be unanswered; the next message then waits in flow control.
+IN_FLIGHT_MAX = 4000
+
+Results = list[order_pb2.TradeResult]
+Answer = asyncio.Future[Results]
+R = TypeVar("R")
+
+
+class Pipeline(Generic[R]):
+    """Turns requests into futures as they come, and gives out their results in the same order.
+
+    `submit(request)` returns the future and how many commands it stands for; what it raises ends
+    the stream once everything before it is answered.
+    """
+
+    def __init__(self, submit: Callable[[R], tuple[Answer, int]]) -> None:
+        self._submit = submit
+        self._answers: deque[tuple[Answer, int]] = deque()
+        self._in_flight = 0
+        self._ended = False
+        self._more = asyncio.Event()
+        self._room = asyncio.Event()
+
+    async def results(self, requests: AsyncIterator[R]) -> AsyncGenerator[Results, None]:
+        """The results of each request, until the requests end."""
+        reader = asyncio.create_task(self._read(requests))
+        try:
+            while True:
+                while self._answers:
+                    # Left in its place while it is waited for, so that the end can cancel it.
+                    answer, size = self._answers[0]
+                    results = await answer
+                    self._answers.popleft()
+                    self._in_flight -= size
+                    self._room.set()
+                    yield results
+                if self._ended:
+                    await reader
+                    return
+                self._more.clear()
+                await self._more.wait()
+        finally:
+            await cancel_and_wait(reader)
+            for answer, _ in self._answers:
+                answer.cancel()
+
+    async def _read(self, requests: AsyncIterator[R]) -> None:
+        try:
+            async for request in requests:
+                answer, size = self._submit(request)
+                self._answers.append((answer, size))
+                self._in_flight += size
+                self._more.set()
+                while self._in_flight > IN_FLIGHT_MAX:
+                    self._room.clear()
+                    await self._room.wait()
+        finally:
+            self._ended = True
+            self._more.set()
+
+
+class TradeSession:
+    """What the first message of a stream chose, for all that follow."""
+
+    def __init__(self, engine: Engine, account_id: int) -> None:
+        self._engine = engine
+        self._account_id = account_id
+        self._first = True
+        self._stream_id = 0
+        self._answer = engine.encoder.result
+
+    def submit(self, request: order_pb2.TradeStreamRequest) -> tuple[Answer, int]:
+        """Queue the commands of one message."""
+        engine = self._engine
+        if self._first:
+            self._first = False
+            if request.cancel_on_disconnect:
+                self._stream_id = engine.new_stream_id()
+            if request.brief_results:
+                self._answer = engine.encoder.brief_result
+        commands = request.commands
+        check_size(len(commands))
+        request_ids = [command.request_id for command in commands]
+        encode = self._answer
+
+        def answer(
+            index: int, command: c.Command | None, outcome: Outcome
+        ) -> order_pb2.TradeResult:
+            return encode(request_ids[index], command, outcome)
+
+        items = codec.trade_items(commands, engine.texts, self._account_id, self._stream_id)
+        return engine.submit("engine.trade_stream", items, answer), len(items)
+
+    def end(self) -> None:
+        """The stream has ended, however that happened."""
+        if self._stream_id:
+            # An engine that is going down does this at its next start.
+            with contextlib.suppress(Refused):
+                self._engine.cancel_stream(self._account_id, self._stream_id)
+
+
+async def trade(
+    engine: Engine, account_id: int, requests: AsyncIterator[order_pb2.TradeStreamRequest]
+) -> AsyncGenerator[order_pb2.TradeStreamResponse, None]:
+    """Serve one order stream."""
+    session = TradeSession(engine, account_id)
+    try:
+        pipeline = Pipeline(session.submit)
+        async with contextlib.aclosing(pipeline.results(requests)) as answered:
+            async for results in answered:
+                yield order_pb2.TradeStreamResponse(results=results)
+    finally:
+        session.end()
+
+
+def check_size(commands: int) -> None:
+    """Refuse a message that is too large."""
+    if commands > MESSAGE_MAX:
+        raise Refused(
+            Reason.INVALID_ARGUMENT, f"must be at most {MESSAGE_MAX} commands", field="commands"
+        )
