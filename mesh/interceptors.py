@@ -49,15 +49,6 @@ PUBLIC_METHODS: frozenset[str] = frozenset(
         "/tidebook.settlement.v1.LedgerService/GetProof",
     }
 )
-# Many commands of which a bad one must be refused alone: their handlers check each by hand, which
-# also is a tenth of the cost.
-CHECKED_BY_HANDLER: frozenset[str] = frozenset(
-    {
-        "/tidebook.engine.v1.OrderService/BatchOrders",
-        "/tidebook.engine.v1.OrderService/TradeStream",
-        "/tidebook.engine.v1.EngineInternalService/SubmitCommands",
-    }
-)
 # A unary call without a deadline ends after this many seconds all the same.
 UNARY_MAX_SECONDS = 60.0
 _BEARER = "bearer "
@@ -107,7 +98,8 @@ class Interceptors:
     """Wraps the handlers of one listener.
 
     `allowed_callers` is None on public listeners, where a token is needed; on internal ones it is
-    the services whose certificates may call.
+    the services whose certificates may call. `checked_by_handler` are full names of methods whose
+    handlers check requests themselves.
     """
 
     def __init__(
@@ -117,11 +109,13 @@ class Interceptors:
         allowed_callers: frozenset[str] | None,
         streams: OpenStreams,
         slow_ms: int,
+        checked_by_handler: frozenset[str] = frozenset(),
     ) -> None:
         self._verifier = verifier
         self._allowed = allowed_callers
         self._streams = streams
         self._slow_seconds = slow_ms / 1000
+        self._checked_by_handler = checked_by_handler
         self._validator = protovalidate.Validator()
 
     def wrap(self, method_name: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Any:
@@ -135,7 +129,7 @@ class Interceptors:
             validated=(
                 not infrastructure
                 and handler.request_deserializer is not None
-                and method_name not in CHECKED_BY_HANDLER
+                and method_name not in self._checked_by_handler
             ),
         )
         wrapped: Any

@@ -46,6 +46,7 @@ class ServiceHost:
         self.internal_port = 0
         self.streams = OpenStreams()
         self._settings = settings
+        self._checked_by_handler: frozenset[str] = frozenset()
         self._health = health.aio.HealthServicer()
         self._servers: list[grpc.aio.Server] = []
 
@@ -59,14 +60,18 @@ class ServiceHost:
         internal: Sequence[Registration] = (),
         generic: Sequence[grpc.GenericRpcHandler] = (),
         verifier: TokenVerifier | None = None,
+        checked_by_handler: frozenset[str] = frozenset(),
     ) -> ServiceHost:
         """Listen and serve.
 
         The public listener serves `public` and `generic` (handlers for whatever methods they know,
         bytes in and out); the internal one, which services in `ALLOWED_CALLERS` have, `public` and
-        `internal`. Raises `SystemExit` with one clear line when a port cannot be had.
+        `internal`. Requests are held to the rules of their protos, but for methods (full names) in
+        `checked_by_handler`: batches of which a bad item must be refused alone. Raises
+        `SystemExit` with one clear line when a port cannot be had.
         """
         host = cls(settings, service)
+        host._checked_by_handler = checked_by_handler
         try:
             await host._start(public, internal, generic, verifier)
         except BaseException:
@@ -118,6 +123,7 @@ class ServiceHost:
             allowed_callers=allowed,
             streams=self.streams,
             slow_ms=self._settings.rpc_slow_ms,
+            checked_by_handler=self._checked_by_handler,
         )
 
     def _server(
