@@ -1,0 +1,106 @@
+"""The auth service: settings and wiring."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tidebook.auth.v1 import auth_pb2_grpc
+
+from kernel.clock import Clock, SystemClock
+from mesh.aio import cancel_and_wait, supervise
+from mesh.config import Settings
+from mesh.postgres import open_pool
+from mesh.redis import open_redis
+from mesh.server import ServiceHost, run_service
+from mesh.tokens import TokenVerifier
+from services.auth.api_key_store import PostgresApiKeys
+from services.auth.api_keys import ApiKeys
+from services.auth.codes import Codes
+from services.auth.mail import SmtpMailer
+from services.auth.outbox import Outbox
+from services.auth.passwords import BcryptPasswords
+from services.auth.rate_limits import RateLimits
+from services.auth.second_factor import SecondFactor
+from services.auth.service import AccountPolicy, Accounts
+from services.auth.servicer import AuthServicer
+from services.auth.session_store import RedisSessions
+from services.auth.sessions import Sessions
+from services.auth.signing import load_signing_keys
+from services.auth.store import PostgresUsers
+from services.auth.vault import VaultError, open_vault
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set."""
+    try:
+        await serve(settings, stop, SystemClock())
+    except VaultError as error:
+        raise SystemExit(f"auth: {error}") from None
+
+
+async def serve(settings: Settings, stop: asyncio.Event, clock: Clock) -> None:
+    """Build everything on `clock`, and serve until `stop` is set. Raises `VaultError`."""
+    vault = open_vault(settings.data_dir / "secrets" / "auth.key")
+    pool = await open_pool(settings, "auth")
+    redis = open_redis(settings)
+    passwords = BcryptPasswords(cost=settings.bcrypt_cost)
+    sender = None
+    try:
+        keys = await load_signing_keys(pool, vault, clock)
+        mailer = SmtpMailer(settings.smtp_url, sender=settings.mail_from)
+        outbox = Outbox(pool, vault, mailer, clock)
+        users = PostgresUsers(pool, outbox, max_attempts=settings.otp_max_attempts)
+        limits = RateLimits(redis, vault, settings)
+        sessions = Sessions(
+            RedisSessions(redis, ttl_ms=settings.refresh_token_seconds * 1000),
+            vault,
+            keys.signer,
+            clock,
+            access_seconds=settings.access_token_seconds,
+            refresh_seconds=settings.refresh_token_seconds,
+        )
+        accounts = Accounts(
+            users=users,
+            sessions=sessions,
+            second_factor=SecondFactor(users, vault, limits, clock),
+            passwords=passwords,
+            codes=Codes(vault),
+            limits=limits,
+            clock=clock,
+            policy=AccountPolicy(
+                code_seconds=settings.otp_seconds, production=settings.mode == "production"
+            ),
+        )
+        api_keys = ApiKeys(
+            store=PostgresApiKeys(pool),
+            sessions=sessions,
+            vault=vault,
+            signer=keys.signer,
+            limits=limits,
+            clock=clock,
+            access_seconds=settings.access_token_seconds,
+        )
+        servicer = AuthServicer(accounts, sessions, api_keys, keys.public_keys)
+        sender = supervise(outbox.run(users.forget_old_codes), "outbox")
+        host = await ServiceHost.start(
+            settings,
+            service="auth",
+            public=[(auth_pb2_grpc.add_AuthServiceServicer_to_server, servicer)],
+            verifier=TokenVerifier(keys.public_keys, clock=clock),
+        )
+        await stop.wait()
+        await host.drain()
+    finally:
+        await cancel_and_wait(sender)
+        passwords.close()
+        await redis.aclose()
+        await pool.close()
+
+
+def main() -> None:
+    """Entry point of the process."""
+    run_service(run, "auth")
+
+
+if __name__ == "__main__":
+    main()

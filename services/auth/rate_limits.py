@@ -1,0 +1,101 @@
+"""How often an address may be mailed, a machine may ask, and a password may be wrong.
+
+Counted in Redis, so all auth processes count together. Whether an address is registered makes no
+difference anywhere here.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from limits import RateLimitItem, RateLimitItemPerSecond, parse
+from limits.aio.storage import RedisStorage
+from limits.aio.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
+from redis.asyncio import Redis
+
+from kernel.reasons import Reason, Refused
+from mesh.config import Settings
+from mesh.status import RETRY_AFTER_MS
+from services.auth.vault import Vault
+
+# Bots, tests and a room of people trying a demo all come from one address.
+_OUTSIDE_PRODUCTION = 100
+_CODES = ("2/minute", "6/hour")
+_TOKENS = "300/minute"
+_VAULT_PURPOSE = "rate-limit"
+
+
+class RateLimits:
+    """The limits of auth; every method raises `Refused` when the limit is reached."""
+
+    def __init__(self, redis: Redis, vault: Vault, settings: Settings) -> None:
+        # Its types know of plain options only; the pool is documented all the same.
+        shared: dict[str, Any] = {"connection_pool": redis.connection_pool}
+        storage = RedisStorage(
+            "async+redis://",
+            implementation="redispy",
+            key_prefix="tidebook:auth:limits",
+            **shared,
+        )
+        factor = 1 if settings.mode == "production" else _OUTSIDE_PRODUCTION
+        self._windows = MovingWindowRateLimiter(storage)
+        self._failures = FixedWindowRateLimiter(storage)
+        self._vault = vault
+        self._attempts = _item(settings.rate_limit_auth, factor)
+        self._codes = [_item(text, factor) for text in _CODES]
+        self._tokens = _item(_TOKENS, factor)
+        self._lock = RateLimitItemPerSecond(
+            settings.signin_max_failures, settings.signin_lock_seconds, namespace="failures"
+        )
+
+    async def attempt(self, ip: str) -> None:
+        """Count a sign-up, sign-in or code from a machine. Raises `Refused(RATE_LIMITED)`."""
+        await self._take(self._attempts, "attempt", ip)
+
+    async def token(self, ip: str) -> None:
+        """Count a refresh or an API key exchange. Raises `Refused(RATE_LIMITED)`."""
+        await self._take(self._tokens, "token", ip)
+
+    async def code(self, address_key: str) -> None:
+        """Count a code mailed to an address. Raises `Refused(RATE_LIMITED)`."""
+        for item in self._codes:
+            await self._take(item, "code", address_key)
+
+    async def check_not_locked(self, who: str) -> None:
+        """Raises `Refused(ACCOUNT_LOCKED)` after too many failures in a row."""
+        name = self._name(who)
+        if not await self._failures.test(self._lock, name):
+            until = (await self._failures.get_window_stats(self._lock, name)).reset_time
+            raise _refused(Reason.ACCOUNT_LOCKED, "too many failed attempts; try later", until)
+
+    async def failed(self, who: str) -> None:
+        """Count a wrong password or second factor."""
+        await self._failures.hit(self._lock, self._name(who))
+
+    async def succeeded(self, who: str) -> None:
+        """The right one: forget the failures before it."""
+        await self._failures.clear(self._lock, self._name(who))
+
+    async def _take(self, item: RateLimitItem, kind: str, who: str) -> None:
+        name = self._name(who)
+        if not await self._windows.hit(item, kind, name):
+            until = (await self._windows.get_window_stats(item, kind, name)).reset_time
+            raise _refused(Reason.RATE_LIMITED, "too many requests; try later", until)
+
+    def _name(self, who: str) -> str:
+        # Addresses of people do not belong in the names of keys.
+        return self._vault.mac(_VAULT_PURPOSE, who).hex()[:32]
+
+
+def _item(text: str, factor: int) -> RateLimitItem:
+    item = parse(text)
+    return type(item)(item.amount * factor, item.multiples, item.namespace)
+
+
+def _refused(reason: Reason, message: str, until: float) -> Refused:
+    wait_ms = max(1000, math.ceil((until - time.time()) * 1000))
+    refused = Refused(reason, message)
+    refused.details[RETRY_AFTER_MS] = str(wait_ms)
+    return refused

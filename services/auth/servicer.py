@@ -1,0 +1,197 @@
+"""The methods of `tidebook.auth.v1.AuthService`: decode, call, encode."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import unquote
+
+import grpc
+from tidebook.auth.v1 import auth_pb2 as pb
+from tidebook.auth.v1 import auth_pb2_grpc
+
+from mesh.identity import current_caller
+from services.auth import codec
+from services.auth.api_keys import ApiKeys
+from services.auth.domain.model import Client
+from services.auth.service import Accounts
+from services.auth.sessions import Sessions
+
+Context = grpc.aio.ServicerContext[Any, Any]
+_FORWARDED_FOR = "x-forwarded-for"
+# The browser's, as the gateway passes it on; else that of the gRPC library that calls.
+_USER_AGENTS = ("grpcgateway-user-agent", "user-agent")
+_USER_AGENT_MAX = 200
+
+
+class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
+    """Thin: rules are in the use cases, errors are mapped by the mesh."""
+
+    def __init__(
+        self,
+        accounts: Accounts,
+        sessions: Sessions,
+        api_keys: ApiKeys,
+        public_keys: Callable[[], Awaitable[dict[str, bytes]]],
+    ) -> None:
+        self._accounts = accounts
+        self._sessions = sessions
+        self._api_keys = api_keys
+        self._public_keys = public_keys
+
+    async def SignUp(self, request: pb.SignUpRequest, context: Context) -> pb.SignUpResponse:
+        seconds = await self._accounts.sign_up(request.email, request.password, client_of(context))
+        return pb.SignUpResponse(otp_ttl_seconds=seconds)
+
+    async def VerifyOtp(
+        self, request: pb.VerifyOtpRequest, context: Context
+    ) -> pb.VerifyOtpResponse:
+        user, tokens = await self._accounts.verify_code(
+            request.email, request.code, client_of(context)
+        )
+        return pb.VerifyOtpResponse(
+            tokens=codec.tokens_to_proto(tokens), user=codec.user_to_proto(user)
+        )
+
+    async def SignIn(self, request: pb.SignInRequest, context: Context) -> pb.SignInResponse:
+        user, tokens = await self._accounts.sign_in(
+            request.email, request.password, request.totp_code, client_of(context)
+        )
+        return pb.SignInResponse(
+            tokens=codec.tokens_to_proto(tokens), user=codec.user_to_proto(user)
+        )
+
+    async def RefreshToken(
+        self, request: pb.RefreshTokenRequest, context: Context
+    ) -> pb.RefreshTokenResponse:
+        tokens = await self._sessions.refresh(request.refresh_token, client_of(context))
+        return pb.RefreshTokenResponse(tokens=codec.tokens_to_proto(tokens))
+
+    async def SignOut(self, request: pb.SignOutRequest, context: Context) -> pb.SignOutResponse:
+        await self._sessions.sign_out(everywhere=request.all_sessions)
+        return pb.SignOutResponse()
+
+    async def GetMe(self, request: pb.GetMeRequest, context: Context) -> pb.GetMeResponse:
+        user, caller = await self._accounts.me()
+        return pb.GetMeResponse(
+            user=codec.user_to_proto(user), scopes=codec.scopes_to_proto(caller.scopes)
+        )
+
+    async def ListSessions(
+        self, request: pb.ListSessionsRequest, context: Context
+    ) -> pb.ListSessionsResponse:
+        caller, sessions = await self._sessions.of_caller()
+        return pb.ListSessionsResponse(
+            sessions=[
+                codec.session_to_proto(session, current=session.session_id == caller.session_id)
+                for session in sessions
+            ]
+        )
+
+    async def RevokeSession(
+        self, request: pb.RevokeSessionRequest, context: Context
+    ) -> pb.RevokeSessionResponse:
+        await self._sessions.revoke(request.session_id)
+        return pb.RevokeSessionResponse()
+
+    async def ChangePassword(
+        self, request: pb.ChangePasswordRequest, context: Context
+    ) -> pb.ChangePasswordResponse:
+        await self._accounts.change_password(request.current_password, request.new_password)
+        return pb.ChangePasswordResponse()
+
+    async def RequestPasswordReset(
+        self, request: pb.RequestPasswordResetRequest, context: Context
+    ) -> pb.RequestPasswordResetResponse:
+        seconds = await self._accounts.request_password_reset(request.email, client_of(context))
+        return pb.RequestPasswordResetResponse(otp_ttl_seconds=seconds)
+
+    async def ResetPassword(
+        self, request: pb.ResetPasswordRequest, context: Context
+    ) -> pb.ResetPasswordResponse:
+        await self._accounts.reset_password(
+            request.email, request.code, request.new_password, client_of(context)
+        )
+        return pb.ResetPasswordResponse()
+
+    async def EnableTotp(
+        self, request: pb.EnableTotpRequest, context: Context
+    ) -> pb.EnableTotpResponse:
+        secret, url = await self._accounts.begin_second_factor(request.password)
+        return pb.EnableTotpResponse(secret=secret, otpauth_url=url)
+
+    async def ConfirmTotp(
+        self, request: pb.ConfirmTotpRequest, context: Context
+    ) -> pb.ConfirmTotpResponse:
+        await self._accounts.confirm_second_factor(request.code)
+        return pb.ConfirmTotpResponse()
+
+    async def DisableTotp(
+        self, request: pb.DisableTotpRequest, context: Context
+    ) -> pb.DisableTotpResponse:
+        await self._accounts.end_second_factor(request.password, request.code)
+        return pb.DisableTotpResponse()
+
+    async def CreateApiKey(
+        self, request: pb.CreateApiKeyRequest, context: Context
+    ) -> pb.CreateApiKeyResponse:
+        key, secret = await self._api_keys.create(
+            request.name,
+            codec.scopes_from_proto(request.scopes),
+            request.ip_allow_list,
+            codec.time_from_proto(request.expire_time) if request.HasField("expire_time") else None,
+        )
+        return pb.CreateApiKeyResponse(api_key=codec.api_key_to_proto(key), secret=secret)
+
+    async def ListApiKeys(
+        self, request: pb.ListApiKeysRequest, context: Context
+    ) -> pb.ListApiKeysResponse:
+        keys = await self._api_keys.of_caller()
+        return pb.ListApiKeysResponse(api_keys=map(codec.api_key_to_proto, keys))
+
+    async def RevokeApiKey(
+        self, request: pb.RevokeApiKeyRequest, context: Context
+    ) -> pb.RevokeApiKeyResponse:
+        await self._api_keys.revoke(request.api_key_id)
+        return pb.RevokeApiKeyResponse()
+
+    async def ExchangeApiKey(
+        self, request: pb.ExchangeApiKeyRequest, context: Context
+    ) -> pb.ExchangeApiKeyResponse:
+        token, expires_at = await self._api_keys.exchange(
+            request.api_key_id, request.secret, client_of(context)
+        )
+        return pb.ExchangeApiKeyResponse(
+            access_token=token, expire_time=codec.timestamp(expires_at)
+        )
+
+    async def GetSigningKeys(
+        self, request: pb.GetSigningKeysRequest, context: Context
+    ) -> pb.GetSigningKeysResponse:
+        return codec.signing_keys_to_proto(await self._public_keys())
+
+
+def client_of(context: Context) -> Client:
+    """Where a call comes from.
+
+    The gateway says so in `x-forwarded-for`, which is believed from our own services only: on the
+    public listener anyone could write anything there.
+    """
+    metadata = {
+        key: value if isinstance(value, str) else value.decode("utf-8", "replace")
+        for key, value in context.invocation_metadata() or ()
+    }
+    ip = ""
+    if current_caller().service is not None:
+        # The last one is what the gateway itself saw.
+        ip = metadata.get(_FORWARDED_FOR, "").rpartition(",")[2].strip()
+    agent = next((metadata[name] for name in _USER_AGENTS if metadata.get(name)), "")
+    return Client(ip=ip or _peer_ip(context.peer()), user_agent=agent[:_USER_AGENT_MAX])
+
+
+def _peer_ip(peer: str) -> str:
+    """gRPC's `ipv4:127.0.0.1:5000` or `ipv6:%5B::1%5D:5000` -> the address alone."""
+    kind, _, rest = unquote(peer).partition(":")
+    if kind not in ("ipv4", "ipv6"):
+        return ""
+    return rest.rpartition(":")[0].strip("[]")

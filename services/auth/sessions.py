@@ -1,0 +1,184 @@
+"""Sessions: opening, refreshing, listing and ending them.
+
+A refresh token is `<user id>.<session id>.<family>.<number>`: the family is one secret for the
+session's whole life, the number is good for one refresh. A token with the right family and a wrong
+number is one that was spent before, so somebody has a copy, and the session ends for both
+(RFC 9700 section 4.14.2).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+from typing import Protocol
+
+import structlog
+
+from kernel.clock import Clock
+from kernel.reasons import Reason, Refused
+from mesh.identity import Caller, require
+from mesh.tokens import TokenSigner
+from services.auth.clocks import now_ms, utc
+from services.auth.domain.model import (
+    ALL_SCOPES,
+    API_KEY_SESSION,
+    Client,
+    Session,
+    Tokens,
+    User,
+)
+from services.auth.session_store import Rotation
+from services.auth.vault import Vault
+
+_SESSION_BYTES, _FAMILY_BYTES, _NUMBER_BYTES = 12, 16, 24
+_VAULT_PURPOSE = "refresh-token"
+log = structlog.get_logger("tidebook.auth.sessions")
+
+
+class SessionStore(Protocol):
+    """What `Sessions` needs to keep sessions; `session_store.RedisSessions` is the real one."""
+
+    async def add(self, session: Session, *, family_hash: bytes, refresh_hash: bytes) -> None: ...
+
+    async def rotate(
+        self,
+        user_id: str,
+        session_id: str,
+        *,
+        family_hash: bytes,
+        old_hash: bytes,
+        new_hash: bytes,
+        now_ms: int,
+        client: Client,
+    ) -> tuple[Rotation, int]: ...
+
+    async def is_open(self, user_id: str, session_id: str) -> bool: ...
+
+    async def of_user(self, user_id: str) -> list[Session]: ...
+
+    async def remove(self, user_id: str, session_ids: list[str]) -> int: ...
+
+    async def remove_all(self, user_id: str, *, keep: str = "") -> None: ...
+
+
+class Sessions:
+    """Use cases around sessions."""
+
+    def __init__(
+        self,
+        store: SessionStore,
+        vault: Vault,
+        signer: TokenSigner,
+        clock: Clock,
+        *,
+        access_seconds: int,
+        refresh_seconds: int,
+    ) -> None:
+        self._store = store
+        self._vault = vault
+        self._signer = signer
+        self._clock = clock
+        self._access_seconds = access_seconds
+        self._refresh_seconds = refresh_seconds
+
+    async def open(self, user: User, client: Client) -> Tokens:
+        """A new session of a user who has just proven to be it."""
+        session_id = secrets.token_urlsafe(_SESSION_BYTES)
+        family = secrets.token_urlsafe(_FAMILY_BYTES)
+        number = secrets.token_urlsafe(_NUMBER_BYTES)
+        now = utc(self._clock)
+        await self._store.add(
+            Session(session_id, user.user_id, user.account_id, now, now, client),
+            family_hash=self._hash(session_id, family),
+            refresh_hash=self._hash(session_id, number),
+        )
+        log.info("session_opened", user_id=user.user_id, session_id=session_id)
+        return self._tokens(user.user_id, user.account_id, session_id, family, number)
+
+    async def refresh(self, refresh_token: str, client: Client) -> Tokens:
+        """New tokens for a good refresh token.
+
+        Raises `Refused`: `TOKEN_INVALID`, or `SESSION_REVOKED` when the session has ended or the
+        token was spent before (which ends it).
+        """
+        try:
+            user_id, session_id, family, old = refresh_token.split(".")
+        except ValueError:
+            raise Refused(Reason.TOKEN_INVALID, "not a refresh token") from None
+        new = secrets.token_urlsafe(_NUMBER_BYTES)
+        outcome, account_id = await self._store.rotate(
+            user_id,
+            session_id,
+            family_hash=self._hash(session_id, family),
+            old_hash=self._hash(session_id, old),
+            new_hash=self._hash(session_id, new),
+            now_ms=now_ms(self._clock),
+            client=client,
+        )
+        if outcome is Rotation.UNKNOWN:
+            raise Refused(Reason.TOKEN_INVALID, "not a refresh token")
+        if outcome is Rotation.REUSED:
+            log.warning("refresh_token_reused", user_id=user_id, session_id=session_id)
+        if outcome is not Rotation.ROTATED:
+            raise Refused(Reason.SESSION_REVOKED, "the session has ended; sign in again")
+        return self._tokens(user_id, account_id, session_id, family, new)
+
+    async def current(self) -> Caller:
+        """The caller, a person in a session that is still open.
+
+        Raises `Refused`: `UNAUTHENTICATED`, `SCOPE_MISSING` for an API key's token, or
+        `SESSION_REVOKED`.
+        """
+        caller = require("read")
+        if caller.session_id.startswith(API_KEY_SESSION):
+            raise Refused(Reason.SCOPE_MISSING, "an API key may not do this; sign in")
+        if not await self._store.is_open(caller.user_id, caller.session_id):
+            raise Refused(Reason.SESSION_REVOKED, "the session has ended; sign in again")
+        return caller
+
+    async def of_caller(self) -> tuple[Caller, list[Session]]:
+        """The caller and the caller's open sessions, newest first."""
+        caller = await self.current()
+        return caller, await self._store.of_user(caller.user_id)
+
+    async def sign_out(self, *, everywhere: bool) -> None:
+        """End the caller's session, or all of them. One that has ended already is no error."""
+        caller = require("read")
+        if everywhere:
+            await self.current()
+            await self._store.remove_all(caller.user_id)
+        else:
+            await self._store.remove(caller.user_id, [caller.session_id])
+        log.info("signed_out", user_id=caller.user_id, everywhere=everywhere)
+
+    async def revoke(self, session_id: str) -> None:
+        """End one of the caller's sessions. Raises `Refused(NOT_FOUND)`."""
+        caller = await self.current()
+        if not await self._store.remove(caller.user_id, [session_id]):
+            raise Refused(Reason.NOT_FOUND, "no such session", field="session_id")
+        log.info("session_revoked", user_id=caller.user_id, session_id=session_id)
+
+    async def end_all(self, user_id: str, *, keep: str = "") -> None:
+        """End every session of a user, but the one to keep."""
+        await self._store.remove_all(user_id, keep=keep)
+
+    def _tokens(
+        self, user_id: str, account_id: int, session_id: str, family: str, number: str
+    ) -> Tokens:
+        now = utc(self._clock)
+        access = self._signer.sign(
+            user_id=user_id,
+            account_id=account_id,
+            session_id=session_id,
+            scopes=ALL_SCOPES,
+            ttl_seconds=self._access_seconds,
+        )
+        return Tokens(
+            access_token=access,
+            access_expires_at=now + dt.timedelta(seconds=self._access_seconds),
+            refresh_token=f"{user_id}.{session_id}.{family}.{number}",
+            refresh_expires_at=now + dt.timedelta(seconds=self._refresh_seconds),
+        )
+
+    def _hash(self, session_id: str, secret: str) -> bytes:
+        return self._vault.mac(_VAULT_PURPOSE, session_id, secret)
