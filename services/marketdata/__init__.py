@@ -1,0 +1,1 @@
+"""Market data: the external feed, and books, trades, tickers and candles made from the log."""

@@ -1,0 +1,1 @@
+"""External prices: several kinds of source behind one port (`feeds.port.Feed`)."""
