@@ -72,9 +72,11 @@ def prepare_data_dir(data_dir: Path) -> None:
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         probe = data_dir / ".write-test"
-        # More than a block: a full disk often still takes an empty file.
-        probe.write_bytes(os.urandom(1 << 16))
-        probe.unlink()
+        try:
+            # More than a block: a full disk often still takes an empty file.
+            probe.write_bytes(os.urandom(1 << 16))
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
         raise OpsError(
             f"the data directory {data_dir} cannot be used: {_plain(error)};"

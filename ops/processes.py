@@ -108,7 +108,10 @@ class Child:
         backoff = Backoff(first_seconds=FIRST_BACKOFF_SECONDS, most_seconds=MOST_BACKOFF_SECONDS)
         while not self._stopping.is_set():
             started = time.monotonic()
-            code = await self._run_once()
+            try:
+                how = describe_exit(await self._run_once())
+            except OSError as error:
+                how = f"it cannot be started: {error}"
             if self._stopping.is_set():
                 return
             self._ends += 1
@@ -116,7 +119,7 @@ class Child:
                 backoff.reset()
             wait_s = backoff.next_seconds()
             self._say(
-                f"{self.spec.name} ended ({describe_exit(code)});"
+                f"{self.spec.name} ended ({how});"
                 f" starting it again in {wait_s:.1f} s (see {self.spec.log_path})"
             )
             with contextlib.suppress(TimeoutError):

@@ -59,7 +59,7 @@ class Supervisor:
                 await self._watch(stop)
             return 0
         except OpsError as error:
-            self._console.print(f"[bold red]✗[/] {escape(str(error))}", soft_wrap=True)
+            self._print(f"[bold red]✗[/] {escape(str(error))}")
             return 1
         finally:
             await self._drain()
@@ -193,14 +193,14 @@ class Supervisor:
     async def _drain(self) -> None:
         """Stop what was started, in order, each within its limit; nothing is left running."""
         if self._children or self._stores:
-            self._console.print("Stopping", soft_wrap=True)
+            self._print("Stopping")
         rest = [name for name in self._children if name not in STOP_ORDER]
         for name in (*rest, *STOP_ORDER):
             if name in self._children:
                 await self._children[name].stop(self._settings.drain_seconds)
         await asyncio.gather(*(store.stop() for store in self._stores))
         if self._children or self._stores:
-            self._console.print("[green]✓[/] everything has stopped", soft_wrap=True)
+            self._print("[green]✓[/] everything has stopped")
             state.forget_state(self._settings.data_dir)
         self._lock.release()
 
@@ -208,14 +208,20 @@ class Supervisor:
 
     def _say(self, line: str) -> None:
         now = dt.datetime.now().strftime("%H:%M:%S")
-        self._console.print(f"[dim]{now}[/] [yellow]![/] {escape(line)}", soft_wrap=True)
+        self._print(f"[dim]{now}[/] [yellow]![/] {escape(line)}")
+
+    def _print(self, what: str | Table) -> None:
+        # Whoever read this may be gone (a closed terminal or pipe, on which the console would end
+        # the program); the system must still run, and be stopped in order.
+        with contextlib.suppress(OSError, SystemExit):
+            self._console.print(what, soft_wrap=True)
 
     @contextlib.asynccontextmanager
     async def _step(self, what: str) -> AsyncIterator[None]:
         began = time.monotonic()
         yield
         seconds = f"{time.monotonic() - began:.1f} s"
-        self._console.print(f"[green]✓[/] {what} [dim]{seconds}[/]", soft_wrap=True)
+        self._print(f"[green]✓[/] {what} [dim]{seconds}[/]")
 
     def _write_state(self) -> None:
         parts = [
@@ -234,7 +240,10 @@ class Supervisor:
         ]
         settings = self._settings.model_dump(mode="json", exclude_defaults=True)
         written = state.RunState(os.getpid(), self._started_at, settings, parts)
-        state.write_state(self._settings.data_dir, written)
+        try:
+            state.write_state(self._settings.data_dir, written)
+        except OSError as error:
+            self._say(f"`tidebook status` will not know of this: {error}")
 
     def _show_addresses(self, seconds: float) -> None:
         settings = self._settings
@@ -254,8 +263,8 @@ class Supervisor:
         rows.append(("data and logs", str(settings.data_dir)))
         for name, where in rows:
             table.add_row(f"[bold]{name}[/]", escape(where))
-        self._console.print(table)
-        self._console.print(f"[bold green]ready in {seconds:.1f} s[/] (Ctrl-C stops)")
+        self._print(table)
+        self._print(f"[bold green]ready in {seconds:.1f} s[/] (Ctrl-C stops)")
 
 
 async def supervise(plan: Plan, console: Console) -> int:
@@ -270,7 +279,9 @@ async def supervise(plan: Plan, console: Console) -> int:
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, on_signal)
+        # Under nohup the terminal's end is nothing to stop for.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, on_signal)
     return await supervisor.run(stop)
 
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import redis.asyncio
 from rich.console import Console
 
 from ops import state
-from ops.embedded import is_running
+from ops.embedded import EmbeddedValkey, is_running
 from ops.plan import Plan
 from ops.probes import Probe
 from ops.processes import python_command
@@ -101,6 +102,18 @@ async def test_a_killed_service_is_started_again_and_said_so(plan: Plan) -> None
         assert running.pid_of("engine") != killed
     said = [line for line in running.output.getvalue().splitlines() if "engine ended" in line]
     assert len(said) == 1 and "killed by SIGKILL" in said[0]
+
+
+async def test_a_killed_store_is_started_again_with_its_data(plan: Plan) -> None:
+    store = EmbeddedValkey(plan.settings.data_dir)
+    async with supervised(replace(plan, stores=(store,))) as running:
+        await eventually(lambda: "ready in" in running.output.getvalue())
+        client = redis.asyncio.from_url(store.url)
+        await client.set("kept", "yes")
+        os.kill(running.pid_of("Valkey"), signal.SIGKILL)
+        await eventually(lambda: "Valkey is back after" in running.output.getvalue())
+        assert await client.get("kept") == b"yes"
+        await client.aclose()
 
 
 async def test_errors_in_a_log_reach_the_console(plan: Plan) -> None:

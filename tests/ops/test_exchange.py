@@ -1,0 +1,89 @@
+"""The whole real system, started and stopped the way an operator does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import aiohttp
+import asyncpg
+
+from ops import state
+from ops.embedded import is_running
+from tests.support import Exchange, eventually, running_exchange
+
+SERVICES = ("auth", "settlement", "engine", "marketdata", "gateway", "mailbox")
+
+
+def running_state(exchange: Exchange) -> state.RunState:
+    found = state.read_state(exchange.data_dir)
+    assert found is not None
+    return found
+
+
+def pids(exchange: Exchange) -> dict[str, int]:
+    return {part.name: part.pid for part in running_state(exchange).parts if part.pid}
+
+
+def tidebook(exchange: Exchange, command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ops.cli", command, "--data-dir", str(exchange.data_dir)],
+        env=dict(exchange.environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+async def is_ready(exchange: Exchange) -> bool:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{exchange.http_url}/readyz") as answer,
+    ):
+        return answer.status == 200
+
+
+async def test_every_part_is_healthy_once_it_says_ready(exchange: Exchange) -> None:
+    assert await is_ready(exchange)
+    assert set(SERVICES) <= set(pids(exchange))
+    told = tidebook(exchange, "status")
+    assert told.returncode == 0, told.stdout
+    assert "not healthy" not in told.stdout
+
+
+async def test_a_start_after_a_stop_keeps_the_data_and_a_stop_leaves_nothing(
+    short_dir: Path,
+) -> None:
+    async with running_exchange(short_dir, TIDEBOOK_BOTS="false") as first:
+        settings = running_state(first).running_settings()
+        assert settings.postgres_url is not None
+        connection = await asyncpg.connect(settings.postgres_url)
+        await connection.execute("create table kept (n int); insert into kept values (7)")
+        await connection.close()
+        started = pids(first)
+        first.process.send_signal(signal.SIGINT)
+    assert first.process.returncode == 0
+    assert first.output[-1].endswith("everything has stopped\n")
+    assert not any(is_running(pid) for pid in started.values())
+    assert tidebook(first, "status").returncode == 3
+
+    async with running_exchange(short_dir, TIDEBOOK_BOTS="false") as second:
+        assert await is_ready(second)
+        connection = await asyncpg.connect(settings.postgres_url)
+        assert await connection.fetchval("select n from kept") == 7
+        await connection.close()
+
+
+async def test_every_killed_service_comes_back(short_dir: Path) -> None:
+    async with running_exchange(short_dir, TIDEBOOK_BOTS="false") as exchange:
+        before = pids(exchange)
+        for name in ("auth", "settlement", "engine", "marketdata", "gateway"):
+            os.kill(before[name], signal.SIGKILL)
+        await eventually(lambda: is_ready(exchange), timeout_s=60)
+        await eventually(lambda: tidebook(exchange, "status").returncode == 0, timeout_s=60)
+        after = pids(exchange)
+        assert all(after[name] != before[name] for name in before if name in SERVICES[:5])
