@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+_CANCEL_AGAIN_SECONDS = 0.5
 log = structlog.get_logger()
 
 
@@ -74,7 +75,23 @@ def _note_crash(task: asyncio.Task[Any]) -> None:
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> None:
     """Cancel tasks and wait until they have ended; what they raise is not raised again."""
-    running = [task for task in tasks if task is not None]
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
+    running = {task for task in tasks if task is not None}
+    while running:
+        for task in running:
+            task.cancel()
+        # A cancellation can get lost: before Python 3.12 `asyncio.wait_for` drops one that comes
+        # just as the inner work is done, and the Redis client sends through it.
+        ended, running = await asyncio.wait(running, timeout=_CANCEL_AGAIN_SECONDS)
+        for task in ended:
+            if not task.cancelled():
+                task.exception()
+
+
+def raise_if_cancelled() -> None:
+    """Raise the cancellation that was asked of the current task and may have got lost.
+
+    For loops without an end around calls that go through `asyncio.wait_for`, see above.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

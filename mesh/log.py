@@ -18,7 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from mesh.aio import Backoff
+from mesh.aio import Backoff, raise_if_cancelled
 
 GENESIS_HASH = bytes(32)
 _PAYLOAD, _HASH = b"p", b"h"
@@ -239,6 +239,7 @@ class LogReader:
                 checked = False
                 await backoff.wait()
                 continue
+            raise_if_cancelled()
             backoff.reset()
             if not answer:
                 continue

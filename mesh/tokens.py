@@ -27,6 +27,7 @@ _CACHE_MAX = 50_000
 # Tokens with made-up key ids must not turn into a flood of key fetches.
 _REFETCH_EVERY_NS = 2 * _SECOND
 _FETCH_SECONDS = 3.0
+_FAILED_FOR_NS = _SECOND // 2
 # How far another machine's clock may run ahead of ours.
 _CLOCK_SKEW_SECONDS = 5
 
@@ -82,6 +83,7 @@ class TokenVerifier:
         self._clock = clock or SystemClock()
         self._keys: dict[str, Ed25519PublicKey] = {}
         self._fetched_ns: int | None = None
+        self._failed_ns: int | None = None
         self._fetching = asyncio.Lock()
         self._verified: dict[str, tuple[int, Caller]] = {}
 
@@ -156,9 +158,13 @@ class TokenVerifier:
         now = self._clock.now_ns()
         if self._fetched_ns is not None and now - self._fetched_ns < _REFETCH_EVERY_NS:
             return
+        # Whoever waited while a fetch failed is not to wait for the next one to fail as well.
+        if self._failed_ns is not None and now - self._failed_ns < _FAILED_FOR_NS:
+            raise Refused(Reason.UNAVAILABLE, "tokens cannot be checked right now")
         try:
             raw = await self._fetch_keys()
         except (grpc.RpcError, OSError, Refused) as error:
+            self._failed_ns = self._clock.now_ns()
             log.warning("signing_keys_unreachable", error=str(error))
             raise Refused(Reason.UNAVAILABLE, "tokens cannot be checked right now") from error
         self._keys = {kid: Ed25519PublicKey.from_public_bytes(key) for kid, key in raw.items()}

@@ -7,9 +7,11 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tidebook.auth.v1 import auth_pb2, auth_pb2_grpc
 from tidebook.engine.v1 import (
     market_pb2,
     market_pb2_grpc,
@@ -22,11 +24,15 @@ from tidebook.engine.v1 import (
 
 from kernel.reasons import Reason, Refused
 from mesh.calls import CallContext, current_call, reset_call, set_call
+from mesh.channel import open_channel
 from mesh.config import Settings
+from mesh.identity import CertificateAuthority
 from mesh.server import ServiceHost
 from mesh.status import refused_from, rpc_status_from
 from mesh.telemetry import current_trace
+from mesh.tokens import TokenSigner, TokenVerifier, encode_key, signing_keys_from
 from tests.mesh.conftest import Mesh, new_servicer, start_host
+from tests.support import free_ports
 
 VALID_ORDER = order_pb2.PlaceOrderRequest(
     market="BTC_USDC",
@@ -302,5 +308,48 @@ async def test_generic_handlers_pass_the_same_checks(settings: Settings) -> None
             assert await opened(b"raw") == b"raw"
             closed: Any = channel.unary_unary("/tidebook.engine.v1.OrderService/PlaceOrder")
             assert (await refusal(closed(b"raw"))).reason is Reason.UNAUTHENTICATED
+    finally:
+        await host.drain()
+
+
+async def test_public_listeners_speak_tls_when_they_have_a_certificate(settings: Settings) -> None:
+    files = CertificateAuthority(settings.certificates_dir).issue("engine")
+    with_tls = settings.model_copy(
+        update={"public_tls_cert": files.certificate, "public_tls_key": files.key}
+    )
+    host = await start_host(with_tls, new_servicer())
+    try:
+        credentials = grpc.ssl_channel_credentials(files.authority.read_bytes())
+        target = f"localhost:{host.public_port}"
+        async with grpc.aio.secure_channel(target, credentials) as channel:
+            stub = market_pb2_grpc.MarketServiceStub(channel)
+            await stub.GetServerTime(market_pb2.GetServerTimeRequest())
+    finally:
+        await host.drain()
+
+
+async def test_verifiers_get_the_signing_keys_from_auth(settings: Settings) -> None:
+    signer = TokenSigner(Ed25519PrivateKey.generate(), "k9")
+
+    class Auth(auth_pb2_grpc.AuthServiceServicer):
+        async def GetSigningKeys(
+            self, request: auth_pb2.GetSigningKeysRequest, context: Any
+        ) -> auth_pb2.GetSigningKeysResponse:
+            key = auth_pb2.SigningKey(kid="k9", alg="EdDSA", x=encode_key(signer.public_key))
+            return auth_pb2.GetSigningKeysResponse(keys=[key])
+
+    auth_settings = settings.model_copy(update={"auth_port": free_ports([0, 100])})
+    host = await ServiceHost.start(
+        auth_settings,
+        service="auth",
+        public=[(auth_pb2_grpc.add_AuthServiceServicer_to_server, Auth())],  # type: ignore[abstract]
+    )
+    try:
+        async with open_channel(auth_settings, "auth", caller="engine") as channel:
+            verifier = TokenVerifier(signing_keys_from(channel))
+            token = signer.sign(
+                user_id="u", account_id=3, session_id="s", scopes=["read"], ttl_seconds=60
+            )
+            assert (await verifier.verify(token)).account_id == 3
     finally:
         await host.drain()

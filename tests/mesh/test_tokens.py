@@ -153,7 +153,10 @@ async def test_without_keys_the_answer_is_try_again_and_it_recovers() -> None:
     verifier = auth.verifier()
     auth.reachable = False
     assert await refused(verifier, auth.token()) is Reason.UNAVAILABLE
+    assert await refused(verifier, auth.token()) is Reason.UNAVAILABLE
+    assert auth.fetches == 1, "the second caller does not wait for another failure"
     auth.reachable = True
+    auth.clock.advance(10**9)
     await verifier.verify(auth.token())
 
 
