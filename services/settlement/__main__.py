@@ -1,0 +1,129 @@
+"""Wiring of the settlement service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import asyncpg
+import structlog
+from tidebook.settlement.v1 import history_pb2_grpc, internal_pb2_grpc, ledger_pb2_grpc
+
+from kernel.clock import SystemClock
+from mesh.aio import Backoff, cancel_and_wait, supervise
+from mesh.channel import open_channel
+from mesh.config import Settings
+from mesh.log import LogReader
+from mesh.postgres import open_pool
+from mesh.redis import open_redis
+from mesh.server import ServiceHost, run_service
+from mesh.telemetry import SpanRecorder
+from mesh.tokens import TokenVerifier, signing_keys_from
+from services.settlement.catalog import Catalog
+from services.settlement.engine_client import EngineClient
+from services.settlement.follower import Applier, Archiver
+from services.settlement.reconciliation import Reconciliation
+from services.settlement.servicer_history import HistoryServicer
+from services.settlement.servicer_internal import InternalServicer
+from services.settlement.servicer_ledger import LedgerServicer
+from services.settlement.store.errors import is_passing
+from services.settlement.transfers import Transfers, TransferWorker
+
+log = structlog.get_logger()
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set, then finish the batch under way and close."""
+    pool = await _pool(settings, stop)
+    if pool is None:
+        return
+    clock = SystemClock()
+    redis = open_redis(settings)
+    reader = LogReader(redis, settings.shard)
+    recorder = SpanRecorder("settlement", redis, settings)
+    auth = open_channel(settings, "auth", caller="settlement")
+    engine = open_channel(settings, "engine", caller="settlement")
+    catalog = Catalog(pool)
+    transfers = Transfers(pool, catalog, settings, clock)
+    worker = TransferWorker(pool, catalog, EngineClient(engine), settings, clock, transfers.written)
+    applier = Applier(pool, reader, settings.shard, recorder=recorder, clock=clock)
+    archiver = Archiver(pool, reader, settings.shard)
+    tasks = [
+        supervise(archiver.run(), "archiver"),
+        supervise(applier.run(), "applier"),
+        supervise(worker.run(), "transfer worker"),
+    ]
+    host = None
+    try:
+        await _first(applier.ready.wait(), stop.wait())
+        if not stop.is_set():
+            host = await ServiceHost.start(
+                settings,
+                service="settlement",
+                public=[
+                    (
+                        ledger_pb2_grpc.add_LedgerServiceServicer_to_server,
+                        LedgerServicer(
+                            pool,
+                            catalog,
+                            transfers,
+                            Reconciliation(pool, settings.shard),
+                            reader,
+                            settings.shard,
+                        ),
+                    ),
+                    (
+                        history_pb2_grpc.add_HistoryServiceServicer_to_server,
+                        HistoryServicer(pool, catalog, settings.shard),
+                    ),
+                ],
+                internal=[
+                    (
+                        internal_pb2_grpc.add_SettlementInternalServiceServicer_to_server,
+                        InternalServicer(pool),
+                    )
+                ],
+                verifier=TokenVerifier(signing_keys_from(auth)),
+            )
+            await host.set_serving(True)
+            await stop.wait()
+    finally:
+        if host is not None:
+            await host.drain()
+        await cancel_and_wait(*tasks)
+        await recorder.close()
+        await auth.close()
+        await engine.close()
+        await redis.aclose()
+        await pool.close()
+
+
+async def _pool(settings: Settings, stop: asyncio.Event) -> asyncpg.Pool | None:
+    """The database, waited for; None when told to stop meanwhile."""
+    backoff = Backoff(first_seconds=0.2, most_seconds=5.0)
+    while not stop.is_set():
+        try:
+            return await open_pool(settings, "settlement")
+        except Exception as error:
+            if not is_passing(error):
+                raise
+            log.warning("settlement_waits_for_database", job="start", error=str(error))
+            await _first(backoff.wait(), stop.wait())
+    return None
+
+
+async def _first(*waits: Coroutine[Any, Any, object]) -> None:
+    """Wait until one of them is done; the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    await cancel_and_wait(*tasks)
+
+
+def main() -> None:
+    """`tidebook serve settlement`."""
+    run_service(run, "settlement")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The books on one page: what clients have and the exchange took is what came in and stayed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import asyncpg
+
+from services.settlement.domain.ledger import LedgerKind
+from services.settlement.store.reading import totals
+from services.settlement.store.sessions import for_a_call
+
+# The question is open to everyone, and answering it reads every balance.
+_KEEP_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class AssetBooks:
+    """Totals of one asset in units. `difference` is what does not add up: always 0."""
+
+    asset_id: int
+    clients_free: int
+    clients_held: int
+    fees: int
+    insurance: int
+    house: int
+    deposits: int
+    withdrawals: int
+
+    @property
+    def difference(self) -> int:
+        inside = self.clients_free + self.clients_held + self.fees + self.insurance + self.house
+        return inside - (self.deposits - self.withdrawals)
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """All assets at one log position, and when (Unix ns) that was worked out."""
+
+    log_seq: int
+    time_ns: int
+    assets: tuple[AssetBooks, ...]
+
+    @property
+    def balanced(self) -> bool:
+        return not any(asset.difference for asset in self.assets)
+
+
+def books_of(asset_id: int, sums: dict[LedgerKind, int]) -> AssetBooks:
+    """The books of an asset from the sum of balances of each kind."""
+    return AssetBooks(
+        asset_id=asset_id,
+        clients_free=sums.get(LedgerKind.CLIENT_FREE, 0),
+        clients_held=sums.get(LedgerKind.CLIENT_HELD, 0),
+        fees=sums.get(LedgerKind.FEES, 0),
+        insurance=sums.get(LedgerKind.INSURANCE, 0),
+        house=sums.get(LedgerKind.HOUSE, 0),
+        deposits=-sums.get(LedgerKind.DEPOSITS, 0),
+        withdrawals=sums.get(LedgerKind.WITHDRAWALS, 0),
+    )
+
+
+class Reconciliation:
+    """Adds the books up, at most once a second."""
+
+    def __init__(self, pool: asyncpg.Pool, shard: int) -> None:
+        self._pool = pool
+        self._shard = shard
+        self._adding = asyncio.Lock()
+        self._books: Books | None = None
+        self._expires = 0.0
+
+    async def books(self) -> Books:
+        """The books, at most a second old."""
+        async with self._adding:
+            if self._books is None or time.monotonic() >= self._expires:
+                async with for_a_call(self._pool) as connection:
+                    log_seq, sums = await totals(connection, self._shard)
+                assets = tuple(books_of(asset_id, kinds) for asset_id, kinds in sums.items())
+                self._books = Books(log_seq, time.time_ns(), assets)
+                self._expires = time.monotonic() + _KEEP_SECONDS
+            return self._books

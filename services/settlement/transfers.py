@@ -1,0 +1,273 @@
+"""Money in and out: the demo faucet, simulated withdrawals, and the relay that tells the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+import asyncpg
+import structlog
+
+from kernel.clock import Clock
+from kernel.markets import Asset
+from kernel.money import parse_units
+from kernel.reasons import Reason, Refused
+from mesh.aio import Backoff
+from mesh.calls import current_call
+from mesh.config import Settings
+from mesh.telemetry import current_trace, format_traceparent
+from services.settlement.catalog import Catalog
+from services.settlement.store import transfers as store
+from services.settlement.store.errors import is_passing
+from services.settlement.store.sessions import for_a_call
+from services.settlement.store.transfers import (
+    Direction,
+    OutboxMessage,
+    TransferRequest,
+    TransferStatus,
+)
+
+_DAY_NS = 86_400 * 10**9
+_MS_NS = 10**6
+# How long a call waits for the log to confirm a transfer, and how often it looks.
+_CONFIRM_SECONDS = 3.0
+_LOOK_SECONDS = 0.02
+# What is kept of a caller's deadline to answer in.
+_ANSWER_SECONDS = 0.1
+_RELAY_AT_ONCE = 50
+_RELAY_SECONDS = 0.5
+
+log = structlog.get_logger()
+
+
+class EnginePort(Protocol):
+    """The engine, as far as transfers go."""
+
+    async def apply_transfer(self, message: OutboxMessage, asset: str) -> None:
+        """Have a transfer applied, at most once per id.
+
+        Returning means that it is on its way into the log; only the log confirms it. Raises
+        `Refused`, which does not mean that it will not be applied.
+        """
+        ...
+
+
+class Transfers:
+    """What clients can do with transfers."""
+
+    def __init__(
+        self, pool: asyncpg.Pool, catalog: Catalog, settings: Settings, clock: Clock
+    ) -> None:
+        # Set when there is something new for the relay.
+        self.written = asyncio.Event()
+        self._pool = pool
+        self._catalog = catalog
+        self._simulated = settings.faucet_enabled
+        self._per_deposit, self._per_day = settings.faucet_limits()
+        self._clock = clock
+
+    async def deposit(
+        self, account_id: int, request_id: str, asset: str, amount: str
+    ) -> asyncpg.Record:
+        """Bring money in from the faucet; the transfer, completed if the log is quick.
+
+        Raises `Refused`: ASSET_NOT_FOUND, AMOUNT_INVALID, AMOUNT_TOO_PRECISE,
+        FAUCET_LIMIT_REACHED, IDEMPOTENCY_CONFLICT, UNSUPPORTED outside demo and dev mode.
+        """
+        self._check_simulated("deposits need an on-ramp, and none is connected")
+        of = await self._catalog.asset_named(asset)
+        request = TransferRequest(
+            account_id, request_id, Direction.DEPOSIT, of.asset_id, _parse_amount(of, amount)
+        )
+        return await self._request(request, of)
+
+    async def withdraw(
+        self, account_id: int, request_id: str, asset: str, amount: str, address: str
+    ) -> asyncpg.Record:
+        """Take money out, after a while in which it can be called back. The payout is simulated.
+
+        Raises `Refused`: ASSET_NOT_FOUND, AMOUNT_INVALID, AMOUNT_TOO_PRECISE, IDEMPOTENCY_CONFLICT,
+        UNSUPPORTED outside demo and dev mode. Too little money makes a FAILED transfer.
+        """
+        self._check_simulated("withdrawals need a payout provider, and none is connected")
+        of = await self._catalog.asset_named(asset)
+        units = _parse_amount(of, amount)
+        request = TransferRequest(
+            account_id, request_id, Direction.WITHDRAWAL, of.asset_id, units, address
+        )
+        return await self._request(request, of)
+
+    async def cancel_withdrawal(self, account_id: int, transfer_id: int) -> asyncpg.Record:
+        """Call a withdrawal back.
+
+        Raises `Refused`: TRANSFER_NOT_FOUND, TRANSFER_NOT_CANCELLABLE.
+        """
+        async with for_a_call(self._pool) as connection:
+            now_ns = self._clock.now_ns()
+            marked = await store.call_back(connection, account_id, transfer_id, now_ns)
+            row = await store.get_transfer(connection, account_id, transfer_id)
+        if row is None or row["direction"] != Direction.WITHDRAWAL:
+            raise Refused(Reason.TRANSFER_NOT_FOUND, field="transfer_id")
+        if not marked and row["status"] != TransferStatus.CANCELLED:
+            raise Refused(Reason.TRANSFER_NOT_CANCELLABLE, "the withdrawal has been sent")
+        self.written.set()
+        return await self._confirmed(row, {TransferStatus.PENDING, TransferStatus.HELD})
+
+    async def list(self, account_id: int, before_id: int, limit: int) -> list[asyncpg.Record]:
+        """Transfers of the account with a smaller id, newest first."""
+        async with for_a_call(self._pool) as connection:
+            return await store.list_transfers(connection, account_id, before_id, limit)
+
+    def _check_simulated(self, otherwise: str) -> None:
+        if not self._simulated:
+            raise Refused(Reason.UNSUPPORTED, otherwise)
+
+    async def _request(self, request: TransferRequest, asset: Asset) -> asyncpg.Record:
+        trace = current_trace()
+        async with for_a_call(self._pool) as connection, connection.transaction():
+            await store.lock_account(connection, request.account_id)
+            row = await store.find_request(connection, request.account_id, request.request_id)
+            if row is not None:
+                _check_same(row, request)
+            else:
+                now_ns = self._clock.now_ns()
+                if request.direction is Direction.DEPOSIT:
+                    since = now_ns - _DAY_NS
+                    taken = await store.deposited_since(
+                        connection, request.account_id, request.asset_id, since
+                    )
+                    self._check_faucet(asset, request.amount_units, taken)
+                row = await store.add_transfer(
+                    connection,
+                    request,
+                    traceparent=format_traceparent(trace) if trace else "",
+                    now_ns=now_ns,
+                )
+        self.written.set()
+        return await self._confirmed(row, {TransferStatus.PENDING})
+
+    def _check_faucet(self, asset: Asset, units: int, taken: int) -> None:
+        most = asset.parse(self._per_deposit.get(asset.code, "0"))
+        if units > most:
+            raise Refused(
+                Reason.FAUCET_LIMIT_REACHED,
+                f"the faucet gives at most {asset.format(most)} {asset.code} at once",
+                field="amount",
+                limit=asset.format(most),
+            )
+        most = asset.parse(self._per_day.get(asset.code, "0"))
+        if taken + units > most:
+            left = asset.format(max(0, most - taken))
+            raise Refused(
+                Reason.FAUCET_LIMIT_REACHED,
+                f"the faucet gives at most {asset.format(most)} {asset.code} in 24 hours:"
+                f" {left} is left",
+                field="amount",
+                limit=asset.format(most),
+                left=left,
+            )
+
+    async def _confirmed(self, row: asyncpg.Record, waiting: set[TransferStatus]) -> asyncpg.Record:
+        """The transfer as the log confirms it, or as it is when that takes too long."""
+        left = current_call().remaining_seconds()
+        patience = (
+            _CONFIRM_SECONDS if left is None else min(_CONFIRM_SECONDS, left - _ANSWER_SECONDS)
+        )
+        deadline = time.monotonic() + patience
+        while row["status"] in waiting and time.monotonic() < deadline:
+            await asyncio.sleep(_LOOK_SECONDS)
+            # The applier may be in another process, so its work is looked for where it lands.
+            async with for_a_call(self._pool) as connection:
+                row = (
+                    await store.get_transfer(connection, row["account_id"], row["transfer_id"])
+                    or row
+                )
+        return row
+
+
+class TransferWorker:
+    """Sends what is in the outbox, pays withdrawals out, and reverses those called back."""
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        catalog: Catalog,
+        engine: EnginePort,
+        settings: Settings,
+        clock: Clock,
+        written: asyncio.Event,
+    ) -> None:
+        self._pool = pool
+        self._catalog = catalog
+        self._engine = engine
+        self._payout_delay_ns = settings.payout_delay_ms * _MS_NS
+        self._clock = clock
+        self._written = written
+
+    async def run(self) -> None:
+        """For ever, through any failure of the database or the engine."""
+        backoff = Backoff(first_seconds=0.2, most_seconds=5.0)
+        while True:
+            self._written.clear()
+            try:
+                busy = await self.run_once()
+            except Exception as error:
+                if not is_passing(error) and not isinstance(error, Refused):
+                    raise
+                log.warning("transfers_wait_for_database", error=str(error))
+                await backoff.wait()
+                continue
+            backoff.reset()
+            if not busy:
+                try:
+                    await asyncio.wait_for(self._written.wait(), _RELAY_SECONDS)
+                except TimeoutError:
+                    continue
+
+    async def run_once(self) -> bool:
+        """One round; whether there may be more to do at once."""
+        now_ns = self._clock.now_ns()
+        async with for_a_call(self._pool) as connection:
+            paid = await store.pay_out(connection, now_ns - self._payout_delay_ns, now_ns)
+            reversed_ = await store.reverse_called_back(connection, now_ns)
+            messages = await store.claim_messages(connection, now_ns, _RELAY_AT_ONCE)
+        if paid or reversed_:
+            log.info("withdrawals_moved", paid_simulated=paid, called_back=reversed_)
+        await asyncio.gather(*(self._send(message) for message in messages))
+        return len(messages) == _RELAY_AT_ONCE
+
+    async def _send(self, message: OutboxMessage) -> None:
+        asset = await self._catalog.asset(message.asset_id)
+        try:
+            await self._engine.apply_transfer(message, asset.code)
+        except Refused as error:
+            # Whatever it was: the engine may have got the message, and the log will say. Until it
+            # does the message is sent again.
+            log.warning(
+                "transfer_not_accepted",
+                engine_transfer_id=message.engine_transfer_id,
+                attempts=message.attempts,
+                error=str(error),
+            )
+            async with for_a_call(self._pool) as connection:
+                await store.note_error(connection, message.engine_transfer_id, str(error))
+
+
+def _parse_amount(asset: Asset, amount: str) -> int:
+    """Decimal string -> units, with no more decimals than transfers of the asset have."""
+    steps = parse_units(amount, asset.transfer_decimals, field="amount")
+    if not steps:
+        raise Refused(Reason.AMOUNT_INVALID, "must be more than zero", field="amount")
+    return asset.parse(amount)
+
+
+def _check_same(row: asyncpg.Record, request: TransferRequest) -> None:
+    before = (row["direction"], row["asset_id"], row["amount_units"], row["address"])
+    asked = (request.direction, request.asset_id, request.amount_units, request.address)
+    if before != asked:
+        raise Refused(
+            Reason.IDEMPOTENCY_CONFLICT,
+            "this request_id was used for another transfer",
+            field="request_id",
+        )
