@@ -12,44 +12,21 @@ import datetime as dt
 import email
 import email.policy
 from collections import deque
-from dataclasses import dataclass
 from email.message import EmailMessage
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from mesh.config import Settings
+from ops.mailbox_ports import mailbox_ports
 
 KEEP_MESSAGES = 1000
 MAX_MESSAGE_BYTES = 1 << 20
 _MAX_TEXT_CHARACTERS = 1 << 16
-_LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
 
 log = structlog.get_logger("tidebook.ops.mailbox")
-
-
-@dataclass(frozen=True, slots=True)
-class MailboxPorts:
-    """Where the mailbox listens."""
-
-    smtp_port: int
-    http_port: int
-
-
-def mailbox_ports(settings: Settings) -> MailboxPorts:
-    """The ports named by the mail server's and the mailbox's URL."""
-    smtp, http = urlsplit(settings.smtp_url), urlsplit(settings.mailbox_url)
-    return MailboxPorts(smtp.port or 25, http.port or 80)
-
-
-def local_mailbox(settings: Settings) -> MailboxPorts | None:
-    """Its ports if it must run here: not in production, nor with a mail server elsewhere."""
-    if settings.mode == "production" or urlsplit(settings.smtp_url).hostname not in _LOCAL:
-        return None
-    return mailbox_ports(settings)
 
 
 class Mailbox:

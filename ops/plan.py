@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from mesh.config import ENV_PREFIX, Settings, environment_of
 from ops.embedded import EmbeddedPostgres, EmbeddedValkey
-from ops.mailbox import local_mailbox
+from ops.mailbox_ports import local_mailbox
 from ops.preflight import Listener, listeners
 from ops.probes import Probe
 from ops.processes import ChildSpec, python_command

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mesh.config import SERVICES, Settings
 from ops.errors import OpsError
-from ops.mailbox import local_mailbox
+from ops.mailbox_ports import local_mailbox
 
 # The stores preallocate about 100 MB at first start; the rest is room to notice a filling disk.
 MIN_FREE_BYTES = 512 << 20

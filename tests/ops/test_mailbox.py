@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from mesh.config import Settings
 from ops import mailbox
+from ops.mailbox_ports import local_mailbox, mailbox_ports
 from tests.builders import make_settings
 from tests.support import eventually, free_port
 
@@ -37,7 +38,7 @@ async def send(settings: Settings, to: str, subject: str) -> None:
     message = EmailMessage()
     message["From"], message["To"], message["Subject"] = "a@tidebook.local", to, subject
     message.set_content(f"Your code is 123456. Schöne Grüße: {subject}")
-    port = mailbox.mailbox_ports(settings).smtp_port
+    port = mailbox_ports(settings).smtp_port
     await aiosmtplib.send(message, hostname="127.0.0.1", port=port, start_tls=False)
 
 
@@ -72,6 +73,6 @@ async def test_old_mails_make_room_for_new_ones(settings: Settings) -> None:
 
 
 def test_production_has_no_mailbox(short_dir: Path) -> None:
-    assert mailbox.local_mailbox(make_settings(short_dir, mode="production")) is None
+    assert local_mailbox(make_settings(short_dir, mode="production")) is None
     elsewhere = make_settings(short_dir, smtp_url="smtps://mail.example.com:465")
-    assert mailbox.local_mailbox(elsewhere) is None
+    assert local_mailbox(elsewhere) is None
