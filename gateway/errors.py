@@ -47,7 +47,7 @@ def reason_of(status: status_pb2.Status) -> str:
     info = error_details_pb2.ErrorInfo()
     for detail in status.details:
         if detail.Unpack(info):
-            return info.reason
+            return str(info.reason)
     return ""
 
 
@@ -56,7 +56,7 @@ def retry_after_seconds(status: status_pb2.Status) -> int | None:
     retry = error_details_pb2.RetryInfo()
     for detail in status.details:
         if detail.Unpack(retry):
-            return max(1, math.ceil(retry.retry_delay.ToNanoseconds() / 1e9))
+            return max(1, math.ceil(int(retry.retry_delay.ToMilliseconds()) / 1000))
     return None
 
 

@@ -168,12 +168,18 @@ class Settings(BaseSettings):
     )
 
     # The gateway.
+    web_dir: Path = Field(
+        Path(__file__).resolve().parent.parent / "web" / "dist",
+        description="Folder of the built web page.",
+    )
     cors_origins: str = Field("", description="Comma list of web origins allowed besides our own.")
     trusted_proxies: str = Field(
         "", description="Comma list of proxy addresses whose X-Forwarded-For is believed."
     )
-    rate_limit_ip: str = Field("600/minute", description="Requests a minute from one address.")
-    rate_limit_account: str = Field("1200/minute", description="Requests of one account.")
+    rate_limit_ip: str = Field(
+        "6000/minute", description="Requests from one address, as N/second, minute, hour or day."
+    )
+    rate_limit_account: str = Field("12000/minute", description="Requests of one account.")
     rate_limit_auth: str = Field(
         "20/minute", description="Sign-up, sign-in and code requests from one address."
     )

@@ -1,0 +1,98 @@
+"""The gateway: settings and wiring, the only place that builds things."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import aiohttp
+import structlog
+from tidebook.gateway.v1 import gateway_pb2_grpc
+
+from gateway.api import Api
+from gateway.app import App, Health, listen
+from gateway.callers import Callers
+from gateway.door import Door
+from gateway.exchange import ProxyRules
+from gateway.limits import RateLimiter
+from gateway.local import DevServicer, LocalServices, TraceServicer
+from gateway.metrics import Metrics
+from gateway.services import ALL_SERVICES, UPSTREAM_SERVICES
+from gateway.site import Site
+from gateway.transcode import Router, build_routes
+from gateway.upstream import Upstreams
+from gateway.web_security import Origins
+from mesh.channel import open_channel
+from mesh.config import Settings
+from mesh.redis import open_redis
+from mesh.server import ServiceHost, run_service
+from mesh.telemetry import SpanRecorder
+from mesh.tokens import TokenVerifier, signing_keys_from
+
+log = structlog.get_logger()
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Serve HTTP, WebSocket and the gRPC door until `stop` is set, then drain."""
+    async with contextlib.AsyncExitStack() as resources:
+        redis = open_redis(settings)
+        resources.push_async_callback(redis.aclose)
+        recorder = SpanRecorder("gateway", redis, settings)
+        resources.push_async_callback(recorder.close)
+        upstreams = Upstreams(
+            settings,
+            {name: open_channel(settings, name, caller="gateway") for name in UPSTREAM_SERVICES},
+        )
+        resources.push_async_callback(upstreams.close)
+        http = await resources.enter_async_context(aiohttp.ClientSession())
+        metrics = Metrics()
+        verifier = TokenVerifier(signing_keys_from(upstreams.channels["auth"]))
+        callers = Callers(settings, verifier, RateLimiter(redis), metrics)
+        trace, dev = TraceServicer(redis, settings.shard), DevServicer(settings, http)
+        api = Api(Router(build_routes(ALL_SERVICES)), upstreams, LocalServices(trace, dev), callers)
+        door = Door(upstreams, callers, recorder)
+        health = Health(upstreams, metrics)
+        origins, proxies = Origins(settings.cors_origins), ProxyRules(settings.trusted_proxies)
+        app = App(
+            api=api,
+            site=Site(settings.web_dir),
+            origins=origins,
+            proxies=proxies,
+            metrics=metrics,
+            recorder=recorder,
+            pages={
+                "/healthz": health.healthz,
+                "/readyz": health.readyz,
+                "/metrics": health.metrics,
+            },
+        )
+        metrics.gauge(
+            "tidebook_http_requests_open", "HTTP requests under way", lambda: app.requests_open
+        )
+        metrics.gauge("tidebook_http_streams_open", "Streams over HTTP", lambda: api.streams_open)
+        metrics.gauge("tidebook_door_calls_open", "Calls in the door", lambda: door.calls_open)
+        host = await ServiceHost.start(
+            settings,
+            service="gateway",
+            public=[
+                *door.registrations(),
+                (gateway_pb2_grpc.add_TraceServiceServicer_to_server, trace),
+                (gateway_pb2_grpc.add_DevServiceServicer_to_server, dev),
+            ],
+            verifier=verifier,
+        )
+        resources.push_async_callback(host.drain)
+        await host.set_serving(True)
+        runner, port = await listen(app, settings.http_host, settings.http_port)
+        resources.push_async_callback(runner.cleanup)
+        log.info("gateway_listens", http_port=port, grpc_port=host.public_port)
+        await stop.wait()
+        health.draining = True
+
+
+def main() -> None:
+    run_service(run, "gateway")
+
+
+if __name__ == "__main__":
+    main()

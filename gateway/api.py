@@ -1,0 +1,155 @@
+"""HTTP requests for RPCs: decode, call, encode. Routes come from the descriptors alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import structlog
+from aiohttp import web
+
+from gateway import sessions
+from gateway.callers import Callers
+from gateway.errors import JSON, error_response
+from gateway.exchange import Exchange
+from gateway.local import LocalServices
+from gateway.streaming import stream_lines
+from gateway.transcode import (
+    HeaderRules,
+    Route,
+    Router,
+    TranscodeError,
+    parse_grpc_timeout,
+)
+from gateway.upstream import Metadata, Upstreams
+from mesh.channel import cancelling
+from mesh.identity import set_caller
+from mesh.telemetry import format_traceparent
+
+BODY_MAX_BYTES = 1 << 20
+_RESOURCE_EXHAUSTED = 8
+# Set by the gateway itself; a client's `Grpc-Metadata-*` must not get past it.
+RESERVED_METADATA = frozenset(
+    {
+        "authorization",
+        "cookie",
+        "content-type",
+        "host",
+        "te",
+        "traceparent",
+        "tracestate",
+        "user-agent",
+        "x-request-id",
+        "grpc-",
+        "grpcgateway-",
+        "x-forwarded-",
+        "x-tidebook-",
+    }
+)
+log = structlog.get_logger()
+
+
+class Api:
+    """Serves every route of the router."""
+
+    def __init__(
+        self, router: Router, upstreams: Upstreams, local: LocalServices, callers: Callers
+    ) -> None:
+        self._router = router
+        self._upstreams = upstreams
+        self._local = local
+        self._callers = callers
+        self._headers = HeaderRules(reserved=RESERVED_METADATA, forward=frozenset({"user-agent"}))
+        self.streams_open = 0
+
+    async def handle(self, exchange: Exchange) -> web.StreamResponse:
+        """The response to a request for an RPC, errors included."""
+        rpc_path = ""
+        try:
+            match = self._router.match(exchange.method, exchange.path)
+            route = match.route
+            rpc_path = route.rpc_path
+            exchange.name = f"{route.http_method} {route.template.text}"
+            authorization = sessions.authorization_of(exchange, rpc_path)
+            caller, limit_headers = await self._callers.admit(
+                rpc_path, exchange.client_ip, authorization
+            )
+            exchange.headers.update(limit_headers)
+            message = route.decode(match.captured, exchange.query, await read_body(exchange))
+            wants_cookies = sessions.complete_request(exchange, message)
+            metadata = self._metadata(exchange, authorization)
+            timeout = self._timeout(exchange)
+            if not self._upstreams.serves(route.service):
+                set_caller(caller)
+                # Nobody else checks the token of a call that stays in this process.
+                if authorization and not caller.account_id:
+                    set_caller(await self._callers.verify(authorization))
+                return _json(route.encode(await self._local.call(route, message)))
+            call = self._upstreams.call(route, message, metadata=metadata, timeout=timeout)
+            if route.server_streaming:
+                return await self._stream(exchange, route, call)
+            async with cancelling(call):
+                answer = await call
+                headers = self._headers.outgoing(
+                    await call.initial_metadata() or (), prefix="Grpc-Metadata-"
+                )
+            tokens = sessions.take_tokens(answer) if wants_cookies else None
+            response = _json(route.encode(answer), headers)
+            if tokens is not None:
+                sessions.set_cookies(response, exchange, tokens)
+        except Exception as error:
+            response = self._failed(error, exchange)
+        if sessions.ends_session(rpc_path):
+            sessions.clear_cookies(response)
+        return response
+
+    async def _stream(self, exchange: Exchange, route: Route, call: Any) -> web.StreamResponse:
+        self.streams_open += 1
+        try:
+            return await stream_lines(exchange, call, route.encode_data)
+        finally:
+            self.streams_open -= 1
+
+    def _failed(self, error: Exception, exchange: Exchange) -> web.Response:
+        response = error_response(error)
+        if response.status >= 500 and not isinstance(error, grpc.RpcError):
+            log.error("request_failed", route=exchange.name, exc_info=error)
+        return response
+
+    def _metadata(self, exchange: Exchange, authorization: str) -> Metadata:
+        own: list[tuple[str, str | bytes]] = [
+            ("x-request-id", exchange.request_id),
+            ("traceparent", format_traceparent(exchange.trace)),
+            ("x-forwarded-for", exchange.client_ip),
+        ]
+        if authorization:
+            own.append(("authorization", authorization))
+        return (*own, *self._headers.incoming(exchange.request.headers.items()))
+
+    def _timeout(self, exchange: Exchange) -> float | None:
+        text = exchange.request.headers.get("Grpc-Timeout")
+        return None if text is None else parse_grpc_timeout(text)
+
+
+async def read_body(exchange: Exchange) -> bytes:
+    """The body; raises `TranscodeError` (413) when it is larger than `BODY_MAX_BYTES`."""
+    request = exchange.request
+    if not request.body_exists:
+        return b""
+    try:
+        if (request.content_length or 0) > BODY_MAX_BYTES:
+            raise web.HTTPRequestEntityTooLarge(BODY_MAX_BYTES)
+        return await request.read()
+    except web.HTTPRequestEntityTooLarge as error:
+        raise TranscodeError(
+            _RESOURCE_EXHAUSTED,
+            f"the body is larger than {BODY_MAX_BYTES} bytes",
+            http_status=413,
+        ) from error
+
+
+def _json(body: bytes, headers: Metadata = ()) -> web.Response:
+    response = web.Response(body=body, content_type=JSON)
+    for name, value in headers:
+        response.headers.add(name, str(value))
+    return response

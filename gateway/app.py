@@ -1,0 +1,185 @@
+"""The HTTP server: one function from request to response, and what surrounds every request."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import orjson
+import structlog
+from aiohttp import web
+
+from gateway import metrics as metrics_module
+from gateway.api import Api
+from gateway.errors import error_response
+from gateway.exchange import Exchange, ProxyRules, begin
+from gateway.metrics import Metrics
+from gateway.site import Site
+from gateway.transcode import TranscodeError
+from gateway.upstream import Upstreams
+from gateway.web_security import Origins, secure
+from mesh.telemetry import SpanRecorder, format_traceparent, set_trace
+
+_NOT_FOUND = 5
+# Paths that belong to RPCs; what is not found there is an error body and never the page.
+_API_PREFIXES = ("/v1/", "/dev/")
+_KEEPALIVE_SECONDS = 75.0
+_HEADER_MAX_BYTES = 8190
+_READY_CACHE_SECONDS = 1.0
+Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
+log = structlog.get_logger()
+
+
+class App:
+    """Everything the gateway answers over HTTP. `pages` are exact paths besides the API."""
+
+    def __init__(
+        self,
+        *,
+        api: Api,
+        site: Site,
+        origins: Origins,
+        proxies: ProxyRules,
+        metrics: Metrics,
+        recorder: SpanRecorder,
+        pages: dict[str, Handler],
+    ) -> None:
+        self._api = api
+        self._site = site
+        self._origins = origins
+        self._proxies = proxies
+        self._metrics = metrics
+        self._recorder = recorder
+        self._pages = pages
+        self.requests_open = 0
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Serve one request."""
+        exchange = begin(request, self._proxies)
+        set_trace(exchange.trace)
+        secure(exchange)
+        exchange.headers["X-Request-Id"] = exchange.request_id
+        exchange.headers["traceparent"] = format_traceparent(exchange.trace)
+        self._origins.add_headers(exchange)
+        self.requests_open += 1
+        status = 499
+        try:
+            response = await self._respond(exchange)
+            status = response.status
+            if not response.prepared:
+                response.headers.update(
+                    (name, value)
+                    for name, value in exchange.headers.items()
+                    if name not in response.headers
+                )
+            return response
+        finally:
+            self.requests_open -= 1
+            self._finished(exchange, status)
+
+    async def _respond(self, exchange: Exchange) -> web.StreamResponse:
+        preflight = self._origins.preflight(exchange)
+        if preflight is not None:
+            return preflight
+        if exchange.path.startswith(_API_PREFIXES):
+            return await self._api.handle(exchange)
+        page = self._pages.get(exchange.path)
+        try:
+            if page is not None:
+                exchange.name = exchange.path
+                if exchange.method not in ("GET", "HEAD"):
+                    raise TranscodeError(
+                        12,
+                        f"{exchange.method} is not possible here",
+                        http_status=405,
+                        reason="UNSUPPORTED",
+                        headers=(("Allow", "GET, HEAD"),),
+                    )
+                return await page(exchange)
+            found = self._site.handle(exchange)
+            if found is None:
+                raise TranscodeError(_NOT_FOUND, "there is nothing here", reason="NOT_FOUND")
+            return found
+        except Exception as error:
+            response = error_response(error)
+            if response.status >= 500:
+                log.error("request_failed", path=exchange.path, exc_info=error)
+            return response
+
+    def _finished(self, exchange: Exchange, status: int) -> None:
+        seconds = time.monotonic() - exchange.started
+        # Paths that mean nothing share one name, or anybody could fill the metrics.
+        name = exchange.name or "none"
+        self._metrics.observe(name, status, seconds)
+        if " " not in name:
+            return
+        self._recorder.record(
+            f"gateway {name}",
+            exchange.trace,
+            exchange.parent_span_id,
+            exchange.start_ns,
+            exchange.start_ns + int(seconds * 1e9),
+            status=status,
+            request_id=exchange.request_id,
+        )
+        log.debug("request", route=name, status=status, ms=round(seconds * 1000, 1))
+
+
+class Health:
+    """`/healthz`, `/readyz` and `/metrics`."""
+
+    def __init__(self, upstreams: Upstreams, metrics: Metrics) -> None:
+        self.draining = False
+        self._upstreams = upstreams
+        self._metrics = metrics
+        self._lock = asyncio.Lock()
+        self._known: dict[str, bool] = {}
+        self._known_at = 0.0
+
+    async def healthz(self, exchange: Exchange) -> web.Response:
+        """The process is alive."""
+        return web.Response(text="ok\n")
+
+    async def readyz(self, exchange: Exchange) -> web.Response:
+        """It can serve: every service behind it is healthy, and it is not being stopped."""
+        async with self._lock:
+            # However often it is asked, the services are asked once a second.
+            if time.monotonic() - self._known_at > _READY_CACHE_SECONDS:
+                self._known = await self._upstreams.health()
+                self._known_at = time.monotonic()
+        ready = all(self._known.values()) and not self.draining
+        body = {"ready": ready, "draining": self.draining, "services": self._known}
+        return web.Response(
+            status=200 if ready else 503,
+            body=orjson.dumps(body),
+            content_type="application/json",
+        )
+
+    async def metrics(self, exchange: Exchange) -> web.Response:
+        """Prometheus text."""
+        return web.Response(
+            body=self._metrics.render().encode(),
+            headers={"Content-Type": metrics_module.CONTENT_TYPE},
+        )
+
+
+async def listen(app: App, host: str, port: int) -> tuple[web.ServerRunner, int]:
+    """Start serving: (runner, port). Raises `SystemExit` with one line when the port is taken."""
+    server = web.Server(
+        app,
+        access_log=None,
+        keepalive_timeout=_KEEPALIVE_SECONDS,
+        max_line_size=_HEADER_MAX_BYTES,
+        max_field_size=_HEADER_MAX_BYTES,
+    )
+    runner = web.ServerRunner(server)
+    await runner.setup()
+    site = web.TCPSite(runner, host, port)
+    try:
+        await site.start()
+    except OSError as error:
+        await runner.cleanup()
+        raise SystemExit(f"gateway: cannot listen on {host}:{port}: {error.strerror}") from error
+    bound: int = runner.addresses[0][1]
+    return runner, bound

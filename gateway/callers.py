@@ -1,0 +1,70 @@
+"""Who calls, and how often they may: tokens checked, buckets charged."""
+
+from __future__ import annotations
+
+from gateway.limits import Limit, RateLimiter
+from gateway.metrics import Metrics
+from kernel.reasons import Refused
+from mesh.config import Settings
+from mesh.identity import ANONYMOUS, Caller
+from mesh.tokens import TokenVerifier
+
+_BEARER = "bearer "
+# Where somebody might guess passwords and codes, or make us send mail.
+_GUESSABLE = frozenset(
+    f"/tidebook.auth.v1.AuthService/{name}"
+    for name in (
+        "SignUp",
+        "VerifyOtp",
+        "ResendOtp",
+        "SignIn",
+        "RequestPasswordReset",
+        "ResetPassword",
+        "ExchangeApiKey",
+    )
+)
+
+
+class Callers:
+    """The account behind an `authorization`, and the rate limits of address and account."""
+
+    def __init__(
+        self, settings: Settings, verifier: TokenVerifier, limiter: RateLimiter, metrics: Metrics
+    ) -> None:
+        self._verifier = verifier
+        self._limiter = limiter
+        self._metrics = metrics
+        self._per_ip = Limit.parse("ip", settings.rate_limit_ip)
+        self._per_account = Limit.parse("account", settings.rate_limit_account)
+        self._guesses = Limit.parse("auth", settings.rate_limit_auth)
+
+    async def verify(self, authorization: str) -> Caller:
+        """The caller of a header `Bearer TOKEN`; raises `Refused` when the token is not good."""
+        if authorization[: len(_BEARER)].lower() != _BEARER:
+            return ANONYMOUS
+        return await self._verifier.verify(authorization[len(_BEARER) :].strip())
+
+    async def admit(
+        self, rpc_path: str, client_ip: str, authorization: str
+    ) -> tuple[Caller, dict[str, str]]:
+        """Charge a call to its address and account: (caller, `RateLimit-*` headers).
+
+        A bad token makes an anonymous caller here: the service that is called refuses it with the
+        reason, and methods that need no token do not care. Raises `Refused(RATE_LIMITED)`.
+        """
+        try:
+            headers = await self._limiter.check(self._per_ip, client_ip)
+            if rpc_path in _GUESSABLE:
+                headers = await self._limiter.check(self._guesses, client_ip)
+            caller = ANONYMOUS
+            if authorization:
+                try:
+                    caller = await self.verify(authorization)
+                except Refused:
+                    return ANONYMOUS, headers
+            if caller.account_id:
+                headers = await self._limiter.check(self._per_account, str(caller.account_id))
+        except Refused as refused:
+            self._metrics.rate_limited[refused.details.get("limit", "")] += 1
+            raise
+        return caller, headers

@@ -1,0 +1,103 @@
+"""Calls to the services behind the gateway, one channel each, for routes and raw methods."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from gateway.services import UPSTREAM_SERVICES, rpc_path
+from gateway.transcode import Route
+from mesh.config import Settings
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+_HEALTH_TIMEOUT_SECONDS = 2.0
+
+
+class Upstreams:
+    """The channels, by service; `channels` has one for each key of `UPSTREAM_SERVICES`."""
+
+    def __init__(self, settings: Settings, channels: Mapping[str, grpc.aio.Channel]) -> None:
+        self.channels = dict(channels)
+        self.max_seconds = settings.rpc_timeout_ms / 1000
+        self._by_service = {
+            service.full_name: self.channels[name]
+            for name, services in UPSTREAM_SERVICES.items()
+            for service in services
+        }
+        self._calls: dict[str, Any] = {}
+        self._raw: dict[str, Any] = {}
+        for services in UPSTREAM_SERVICES.values():
+            for service in services:
+                for method in service.methods:
+                    self._raw[rpc_path(method)] = _multicallable(
+                        self._by_service[service.full_name],
+                        rpc_path(method),
+                        method.client_streaming,
+                        method.server_streaming,
+                    )
+
+    def serves(self, service: str) -> bool:
+        """Whether a service (full name) is behind one of the channels."""
+        return service in self._by_service
+
+    def call(
+        self, route: Route, message: Message, *, metadata: Metadata, timeout: float | None
+    ) -> Any:
+        """Start the call of a route: a gRPC call object, to be awaited or read."""
+        multicallable = self._calls.get(route.rpc_path)
+        if multicallable is None:
+            multicallable = self._calls[route.rpc_path] = _multicallable(
+                self._by_service[route.service],
+                route.rpc_path,
+                route.descriptor.client_streaming,
+                route.descriptor.server_streaming,
+                serializer=route.request_type.SerializeToString,
+                deserializer=route.response_type.FromString,
+            )
+        return multicallable(message, metadata=metadata, timeout=timeout)
+
+    def raw(self, path: str) -> Any:
+        """The method `/package.Service/Method` in bytes; raises `KeyError` for others."""
+        return self._raw[path]
+
+    async def health(self) -> dict[str, bool]:
+        """Which services answer their health check with SERVING."""
+        names = list(self.channels)
+        return dict(zip(names, await asyncio.gather(*map(self._is_healthy, names)), strict=True))
+
+    async def _is_healthy(self, name: str) -> bool:
+        stub = health_pb2_grpc.HealthStub(self.channels[name])
+        try:
+            answer = await stub.Check(
+                health_pb2.HealthCheckRequest(), timeout=_HEALTH_TIMEOUT_SECONDS
+            )
+        except grpc.RpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def close(self) -> None:
+        """Close all channels."""
+        await asyncio.gather(*(channel.close() for channel in self.channels.values()))
+
+
+def _multicallable(
+    channel: grpc.aio.Channel,
+    path: str,
+    client_streaming: bool,
+    server_streaming: bool,
+    *,
+    serializer: Any = None,
+    deserializer: Any = None,
+) -> Any:
+    kind = f"{_kind(client_streaming)}_{_kind(server_streaming)}"
+    make = getattr(channel, kind)
+    return make(path, request_serializer=serializer, response_deserializer=deserializer)
+
+
+def _kind(streaming: bool) -> str:
+    return "stream" if streaming else "unary"
