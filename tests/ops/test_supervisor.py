@@ -27,6 +27,7 @@ from ops.supervisor import Supervisor
 from tests.ops import fake_system
 from tests.support import eventually, free_ports
 
+pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks in /proc")
 PORTS = range(len(fake_system.NAMES))
 
 

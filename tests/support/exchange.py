@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ops import tether
 from tests.support.ports import free_ports
 
 START_SECONDS = 120.0
@@ -117,7 +118,8 @@ async def start_up(
 ) -> asyncio.subprocess.Process:
     """The bare process of `tidebook up`, its output in one pipe."""
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-u", "-m", "ops.cli", "up"),
+        # Tethered: a test run that is killed leaves no exchange behind.
+        *(*tether.prefix(signal.SIGTERM), sys.executable, "-u", "-m", "ops.cli", "up"),
         *("--data-dir", str(data_dir), "--port-base", str(port_base), *arguments),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
