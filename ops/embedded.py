@@ -22,6 +22,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 import asyncpg
 import redis.asyncio
@@ -72,6 +73,13 @@ def make_runtime_dir(data_dir: Path) -> Path:
     return path
 
 
+def remove_runtime_dir(data_dir: Path) -> None:
+    """Leave nothing outside the data directory; call when nothing runs on it any more."""
+    path = runtime_dir(data_dir)
+    if data_dir.resolve() not in path.parents:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 class EmbeddedPostgres:
     """PostgreSQL with its files in `data_dir/postgres` and its log in `data_dir/logs`.
 
@@ -95,7 +103,7 @@ class EmbeddedPostgres:
 
     def url_of(self, database: str) -> str:
         """DSN of another database of this server."""
-        return f"postgresql://{DATABASE}@/{database}?host={self._socket_dir}"
+        return f"postgresql://{DATABASE}@/{database}?host={quote(str(self._socket_dir))}"
 
     @property
     def pid(self) -> int | None:
@@ -154,7 +162,9 @@ class EmbeddedPostgres:
         shutil.rmtree(draft, ignore_errors=True)
         self._user.own_dir(draft)
         command = [str(initdb), "-D", str(draft), "-U", DATABASE, "--auth=trust"]
-        command += ["--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8", "--no-sync"]
+        command += ["--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8"]
+        if not self._durable:
+            command.append("--no-sync")
         self._process.spawn(command, signal.SIGKILL, self._user)
         if await self._process.wait() != 0:
             raise self._process.failure("PostgreSQL could not be initialised")
@@ -201,7 +211,7 @@ class EmbeddedValkey:
     @property
     def url(self) -> str:
         """The URL that redis-py reads."""
-        return f"unix://{self._socket}?db=0"
+        return f"unix://{quote(str(self._socket))}?db=0"
 
     @property
     def pid(self) -> int | None:

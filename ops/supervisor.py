@@ -25,7 +25,7 @@ from mesh.identity import CertificateAuthority
 from mesh.postgres import plain_url
 from mesh.redis import open_redis
 from ops import preflight, state
-from ops.embedded import is_running
+from ops.embedded import is_running, remove_runtime_dir
 from ops.errors import OpsError
 from ops.logs import SeriousLines
 from ops.plan import STOP_ORDER, Plan, Store, grpc_address, http_url
@@ -207,6 +207,7 @@ class Supervisor:
         if self._children or self._stores:
             self._print("[green]✓[/] everything has stopped")
             state.forget_state(self._settings.data_dir)
+            remove_runtime_dir(self._settings.data_dir)
         self._lock.release()
 
     # Telling.

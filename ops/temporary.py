@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 from mesh.config import Settings
 from ops import preflight, state
+from ops.embedded import remove_runtime_dir
 from ops.plan import Store, embedded_stores
 
 
@@ -35,4 +36,5 @@ async def running_or_temporary(settings: Settings) -> AsyncIterator[Settings]:
     finally:
         for store in started:
             await store.stop()
+        remove_runtime_dir(settings.data_dir)
         lock.release()

@@ -12,7 +12,13 @@ import asyncpg
 import pytest
 import redis.asyncio
 
-from ops.embedded import EmbeddedPostgres, EmbeddedValkey, is_running, runtime_dir
+from ops.embedded import (
+    EmbeddedPostgres,
+    EmbeddedValkey,
+    is_running,
+    remove_runtime_dir,
+    runtime_dir,
+)
 from tests.support import eventually
 
 
@@ -86,6 +92,8 @@ async def test_a_deep_data_directory_gets_its_sockets_elsewhere(short_dir: Path)
     server = EmbeddedValkey(deep)
     await server.start()
     await server.stop()
+    remove_runtime_dir(deep)
+    assert not runtime_dir(deep).exists()
 
 
 _STARTER = """
