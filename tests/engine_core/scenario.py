@@ -1,0 +1,204 @@
+"""Runs scenarios a trader can read: one step a line, what must come of it behind `->`.
+
+Steps:
+    alice has 1000 USD [free, 1005 held]      check a balance (everything, if nothing is held)
+    alice buy 2 @ 1000 [words] [as A]         LIMIT; words: ioc fok gtd:SECONDS post_only
+                                              cancel_maker cancel_both decrement id:CLIENT_ID
+    alice sell 2 market [slippage:BPS] [as A] MARKET by quantity
+    alice buy market for 5000 [as A]          MARKET by quote amount
+    alice cancel A | alice cancel id:X | alice cancel all [buy|sell]
+    alice amend A to 3 @ 1010                 new total quantity and price; either may be left out
+    alice deposits 5 BTC | alice withdraws 5 BTC
+    market halted|cancel_only|post_only|trading
+    wait 60                                   seconds go by, due orders expire
+    restart                                   snapshot, restore, go on
+    book 990x2(A) 980x1 | 1010x3(B)           check all of the book: bids | asks, best first
+    fees 3 USD
+
+What must come of it, comma-separated; all trades and all orders that end unfilled must be named:
+    open, filled, cancelled REASON, expired REASON     the order of this step
+    refused REASON, repeated A
+    trades 2 @ 1000 with A
+    A filled, A cancelled REASON, A is 3 left          another order
+    keeps place, loses place                           an amended order
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from kernel.reasons import Reason
+from services.engine.domain import commands as c
+from services.engine.domain import constants as k
+from services.engine.domain import events as e
+from tests.engine_core.world import ALICE, BOB, BTC, CAROL, MARKET, SECOND, USD, World, place
+
+PEOPLE = {"alice": ALICE, "bob": BOB, "carol": CAROL}
+ASSETS = {"USD": USD, "BTC": BTC}
+STATUSES = {
+    "filled": k.ORDER_STATUS_FILLED,
+    "cancelled": k.ORDER_STATUS_CANCELLED,
+    "expired": k.ORDER_STATUS_EXPIRED,
+}
+MARKET_STATUSES = {
+    "trading": k.MARKET_STATUS_TRADING,
+    "cancel_only": k.MARKET_STATUS_CANCEL_ONLY,
+    "post_only": k.MARKET_STATUS_POST_ONLY,
+    "halted": k.MARKET_STATUS_HALTED,
+}
+WORDS: dict[str, dict[str, int]] = {
+    "gtc": {"time_in_force": k.TIME_IN_FORCE_GTC},
+    "ioc": {"time_in_force": k.TIME_IN_FORCE_IOC},
+    "fok": {"time_in_force": k.TIME_IN_FORCE_FOK},
+    "post_only": {"post_only": True},
+    "cancel_maker": {"self_trade_prevention": k.SELF_TRADE_PREVENTION_CANCEL_MAKER},
+    "cancel_both": {"self_trade_prevention": k.SELF_TRADE_PREVENTION_CANCEL_BOTH},
+    "decrement": {"self_trade_prevention": k.SELF_TRADE_PREVENTION_DECREMENT_AND_CANCEL},
+}
+
+
+class Scenario:
+    """One scenario file and the world it plays in."""
+
+    def __init__(self) -> None:
+        self.world = World()
+        self.names: dict[str, int] = {}
+
+    def run(self, path: Path) -> None:
+        """Play a file. Raises `AssertionError` naming the line that went wrong."""
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            text = line.split("#")[0].strip()
+            if not text:
+                continue
+            step, _, expected = (part.strip() for part in text.partition("->"))
+            try:
+                self.step(step, [item.strip() for item in expected.split(",") if item.strip()])
+            except AssertionError as error:
+                raise AssertionError(f"{path.name}:{number}: {line.strip()}\n{error}") from error
+
+    def step(self, step: str, expected: list[str]) -> None:
+        words = step.split()
+        if words[0] == "book":
+            assert self.book() == step[4:].strip(), f"the book is {self.book()}"
+        elif words[0] == "restart":
+            self.world.restart()
+        elif words[0] == "fees":
+            fees = self.world.exchange.fees()[ASSETS[words[2]]]
+            assert fees == int(words[1]), f"fees are {fees}"
+        elif words[1] == "has":
+            self.check_balance(words)
+        else:
+            command, name = self.command(words)
+            events = self.world.do(command)
+            if name:
+                assert isinstance(events[0], e.OrderPlaced), f"not placed: {events}"
+                self.names[name] = events[0].order_id
+            self.compare(events, expected)
+
+    def command(self, words: list[str]) -> tuple[c.Command, str]:
+        """The command of a step, and the name its order is given."""
+        if words[0] == "market":
+            return c.SetMarketStatus(0, MARKET, MARKET_STATUSES[words[1]]), ""
+        if words[0] == "wait":
+            self.world.now_ns += int(words[1]) * SECOND
+            return c.Tick(), ""
+        account_id, verb, rest = PEOPLE[words[0]], words[1], words[2:]
+        if verb in ("buy", "sell"):
+            return self.place(account_id, verb, rest)
+        if verb in ("deposits", "withdraws"):
+            self.world.transfers += 1
+            units = int(rest[0]) if verb == "deposits" else -int(rest[0])
+            return c.Transfer(account_id, self.world.transfers, ASSETS[rest[1]], units, 1), ""
+        if rest[0] == "all":
+            side = {"buy": k.SIDE_BUY, "sell": k.SIDE_SELL}[rest[1]] if rest[1:] else 0
+            return c.CancelAll(account_id, side=side), ""
+        client_id = rest[0].removeprefix("id:") if rest[0].startswith("id:") else ""
+        order_id = 0 if client_id else self.names[rest[0]]
+        if verb == "cancel":
+            return c.CancelOrder(account_id, order_id, client_id), ""
+        assert verb == "amend", f"unknown verb {verb}"
+        price = int(rest[rest.index("@") + 1]) if "@" in rest else 0
+        lots = int(rest[rest.index("to") + 1]) if "to" in rest else 0
+        return c.AmendOrder(account_id, order_id, client_id, price, lots), ""
+
+    def place(self, account_id: int, side: str, rest: list[str]) -> tuple[c.Command, str]:
+        rest = list(rest)
+        name = ""
+        if "as" in rest:
+            name = rest[rest.index("as") + 1]
+            rest = rest[: rest.index("as")]
+        fields: dict[str, int | str] = {}
+        lots = price = 0
+        if rest[0] == "market":  # market for AMOUNT
+            fields["quote_amount_units"] = int(rest[2])
+            rest = rest[3:]
+        elif rest[1] == "market":  # LOTS market
+            lots, rest = int(rest[0]), rest[2:]
+        else:  # LOTS @ PRICE
+            lots, price, rest = int(rest[0]), int(rest[2]), rest[3:]
+        for word in rest:
+            kind, _, value = word.partition(":")
+            if kind == "gtd":
+                fields["time_in_force"] = k.TIME_IN_FORCE_GTD
+                fields["expire_ns"] = self.world.now_ns + int(value) * SECOND
+            elif kind == "id":
+                fields["client_order_id"] = value
+            elif kind == "slippage":
+                fields["max_slippage_bps"] = int(value)
+            else:
+                fields.update(WORDS[word])
+        return place(account_id, side, lots, price, **fields), name
+
+    def check_balance(self, words: list[str]) -> None:
+        free = int(words[2])
+        held = int(words[5]) if words[5:] else 0
+        found = self.world.money(PEOPLE[words[0]], ASSETS[words[3].rstrip(",")])
+        assert found == (free, held), f"free {found[0]}, held {found[1]}"
+
+    def book(self) -> str:
+        names = {order_id: name for name, order_id in self.names.items()}
+        view = self.world.exchange.book(MARKET)
+        sides = []
+        for levels in (view.bids, view.asks):
+            shown = []
+            for level in levels:
+                queue = " ".join(names[o.order_id] for o in level.orders if o.order_id in names)
+                shown.append(f"{level.price_ticks}x{level.quantity_lots}({queue})")
+            sides.append(" ".join(shown))
+        return " | ".join(sides).strip()
+
+    def compare(self, events: list[e.Event], expected: list[str]) -> None:
+        names = {order_id: name for name, order_id in self.names.items()}
+        first = events[0]
+        acting = first.order_id if isinstance(first, (e.OrderPlaced, e.OrderAmended)) else 0
+        happened: list[str] = []
+        optional: list[str] = []
+        for event in events:
+            if isinstance(event, e.CommandRefused):
+                happened.append(f"refused {Reason(event.reason).name}")
+            elif isinstance(event, e.CommandRepeated):
+                happened.append(f"repeated {names[event.order_id]}")
+            elif isinstance(event, e.Trade):
+                maker = names.get(event.maker_order_id, "?")
+                happened.append(f"trades {event.quantity_lots} @ {event.price_ticks} with {maker}")
+            elif isinstance(event, e.OrderClosed):
+                status = next(word for word, value in STATUSES.items() if value == event.status)
+                reason = f" {Reason(event.reason).name}" if event.reason else ""
+                who = "" if event.order_id == acting else names[event.order_id] + " "
+                where = optional if status == "filled" and who else happened
+                where.append(f"{who}{status}{reason}")
+            elif isinstance(event, e.OrderAmended) and event.order_id != acting:
+                happened.append(f"{names[event.order_id]} is {event.rested_lots} left")
+        if acting and self.world.exchange.order(acting) is not None:
+            happened.append("open")
+        if isinstance(first, e.OrderAmended):
+            optional.append("loses place" if first.lost_priority else "keeps place")
+        for item in expected:
+            assert item in happened + optional, f"expected {item}; {happened + optional}"
+        missing = [item for item in happened if item not in expected]
+        assert not missing or not expected, f"not said: {missing}"
+        traded = [item for item in expected if re.match("trades ", item)]
+        assert traded == [item for item in happened if re.match("trades ", item)], (
+            f"happened: {happened}"
+        )
