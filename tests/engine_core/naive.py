@@ -106,3 +106,70 @@ class NaiveBook:
             return False
         self.orders.remove(order)
         return True
+
+
+class NaiveExchange:
+    """The naive book with money: what an account has in all, and what its orders hold, summed up
+    anew for every question. Prices are USD per BTC, one lot is one BTC, fees 10 and 20 bps.
+    """
+
+    def __init__(self) -> None:
+        self.book = NaiveBook()
+        self.usd: dict[int, int] = {}
+        self.btc: dict[int, int] = {}
+        self.fees = 0
+
+    def held(self, account_id: int) -> tuple[int, int]:
+        """USD and BTC held by the account's orders."""
+        mine = [order for order in self.book.orders if order.account_id == account_id]
+        usd = sum(hold(order.price, order.remaining) for order in mine if order.side == BUY)
+        return usd, sum(order.remaining for order in mine if order.side == SELL)
+
+    def free(self, account_id: int) -> tuple[int, int]:
+        """USD and BTC that nothing holds."""
+        usd, btc = self.held(account_id)
+        return self.usd.get(account_id, 0) - usd, self.btc.get(account_id, 0) - btc
+
+    def settle(self, trades: list[NaiveTrade], taker: NaiveOrder, owners: dict[int, int]) -> None:
+        """Move the money of some trades."""
+        for trade in trades:
+            notional = trade.price * trade.quantity
+            maker_fee, taker_fee = ceil_bps(notional, 10), ceil_bps(notional, 20)
+            maker_id = owners[trade.maker_id]
+            sign = 1 if taker.side == BUY else -1
+            self.btc[taker.account_id] += sign * trade.quantity
+            self.btc[maker_id] -= sign * trade.quantity
+            self.usd[taker.account_id] -= sign * notional + taker_fee
+            self.usd[maker_id] += sign * notional - maker_fee
+            self.fees += maker_fee + taker_fee
+
+    def lots_for(self, taker: NaiveOrder, amount: int, most: int) -> list[tuple[NaiveOrder, int]]:
+        """Makers and lots that an order by quote amount trades, one lot after the other."""
+        taken: list[tuple[NaiveOrder, int]] = []
+        for maker in self.book.crossing(taker):
+            if maker.account_id == taker.account_id:
+                break
+            lots = 0
+            while lots < maker.remaining and lots < most and cost(taker, maker, lots + 1) <= amount:
+                lots += 1
+            if lots:
+                taken.append((maker, lots))
+            amount -= cost(taker, maker, lots)
+            most -= lots
+            if lots < maker.remaining:
+                break
+        return taken
+
+
+def ceil_bps(amount: int, bps: int) -> int:
+    return (amount * bps + 9_999) // 10_000
+
+
+def hold(price: int, lots: int) -> int:
+    return lots * (price + ceil_bps(price, 20))
+
+
+def cost(taker: NaiveOrder, maker: NaiveOrder, lots: int) -> int:
+    """What some lots take from a quote amount: a buy pays the fee out of it as well."""
+    notional = maker.price * lots
+    return notional + (ceil_bps(notional, 20) if taker.side == BUY else 0)
