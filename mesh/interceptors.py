@@ -24,7 +24,7 @@ from kernel.reasons import Reason, Refused
 from mesh.calls import AUTHORIZATION, REQUEST_ID, CallContext, set_call
 from mesh.identity import ANONYMOUS, Caller, service_of_spiffe, set_caller
 from mesh.status import STATUS_DETAILS_KEY, refused_from, status_for, to_rpc_status
-from mesh.streams import OpenStreams, is_only_ours, requests_of
+from mesh.streams import OpenStreams, requests_of, take_back_cancel
 from mesh.telemetry import TRACEPARENT, new_trace, parse_traceparent, set_trace
 from mesh.tokens import TokenVerifier
 
@@ -32,13 +32,11 @@ from mesh.tokens import TokenVerifier
 PUBLIC_METHODS: frozenset[str] = frozenset(
     {
         "/grpc.health.v1.Health/",
-        "/grpc.reflection.v1.ServerReflection/",
         "/grpc.reflection.v1alpha.ServerReflection/",
         "/tidebook.engine.v1.MarketService/",
         "/tidebook.marketdata.v1.MarketDataService/",
         "/tidebook.auth.v1.AuthService/SignUp",
         "/tidebook.auth.v1.AuthService/VerifyOtp",
-        "/tidebook.auth.v1.AuthService/ResendOtp",
         "/tidebook.auth.v1.AuthService/SignIn",
         "/tidebook.auth.v1.AuthService/RefreshToken",
         "/tidebook.auth.v1.AuthService/RequestPasswordReset",
@@ -224,7 +222,7 @@ class Interceptors:
                 if (
                     stream is None
                     or not stream.draining
-                    or not is_only_ours(asyncio.current_task())
+                    or not take_back_cancel(asyncio.current_task())
                 ):
                     _log_end(method, started, "stream_cancelled")
                     raise

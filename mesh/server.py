@@ -40,13 +40,15 @@ log = structlog.get_logger()
 class ServiceHost:
     """The running listeners of one service. Make it with `await ServiceHost.start(...)`."""
 
-    def __init__(self, settings: Settings, service: str) -> None:
+    def __init__(
+        self, settings: Settings, service: str, checked_by_handler: frozenset[str]
+    ) -> None:
         self.service = service
         self.public_port = 0
         self.internal_port = 0
         self.streams = OpenStreams()
         self._settings = settings
-        self._checked_by_handler: frozenset[str] = frozenset()
+        self._checked_by_handler = checked_by_handler
         self._health = health.aio.HealthServicer()
         self._servers: list[grpc.aio.Server] = []
 
@@ -70,8 +72,7 @@ class ServiceHost:
         `checked_by_handler`: batches of which a bad item must be refused alone. Raises
         `SystemExit` with one clear line when a port cannot be had.
         """
-        host = cls(settings, service)
-        host._checked_by_handler = checked_by_handler
+        host = cls(settings, service, checked_by_handler)
         try:
             await host._start(public, internal, generic, verifier)
         except BaseException:

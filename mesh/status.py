@@ -172,13 +172,8 @@ def status_for(reason: Reason) -> grpc.StatusCode:
     return _STATUS[reason]
 
 
-def http_status_for_code(code: grpc.StatusCode) -> int:
-    """HTTP status of a gRPC status, as grpc-gateway maps them."""
-    return _HTTP[code]
-
-
 def http_status_for(reason: Reason) -> int:
-    """HTTP status of a reason."""
+    """HTTP status of a reason, as grpc-gateway maps its gRPC status."""
     return _HTTP[_STATUS[reason]]
 
 

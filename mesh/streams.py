@@ -35,7 +35,7 @@ class OpenStream:
         try:
             return await read()
         except asyncio.CancelledError:
-            if self.draining and is_only_ours(self._reader):
+            if self.draining and take_back_cancel(self._reader):
                 return grpc.aio.EOF
             raise
         finally:
@@ -97,8 +97,8 @@ class OpenStreams:
                 stream.cancel()
 
 
-def is_only_ours(task: asyncio.Task[Any] | None) -> bool:
-    """Take back our own cancellation of the current task; False if somebody else cancelled too."""
+def take_back_cancel(task: asyncio.Task[Any] | None) -> bool:
+    """Undo one cancellation of the current task (ours); False if somebody else cancelled it too."""
     return task is not None and task.uncancel() == 0
 
 

@@ -21,12 +21,15 @@ from tidebook.engine.v1 import (
     position_pb2_grpc,
     types_pb2,
 )
+from tidebook.marketdata.v1 import marketdata_pb2
+from tidebook.settlement.v1 import ledger_pb2
 
 from kernel.reasons import Reason, Refused
 from mesh.calls import CallContext, current_call, reset_call, set_call
 from mesh.channel import open_channel
 from mesh.config import Settings
 from mesh.identity import CertificateAuthority
+from mesh.interceptors import PUBLIC_METHODS
 from mesh.server import ServiceHost
 from mesh.status import refused_from, rpc_status_from
 from mesh.telemetry import current_trace
@@ -353,3 +356,44 @@ async def test_verifiers_get_the_signing_keys_from_auth(settings: Settings) -> N
             assert (await verifier.verify(token)).account_id == 3
     finally:
         await host.drain()
+
+
+def test_the_list_of_open_methods_names_methods_that_exist() -> None:
+    files = (auth_pb2, market_pb2, marketdata_pb2, ledger_pb2, health_pb2, reflection_pb2)
+    services = {
+        service.full_name: service
+        for file in files
+        for service in file.DESCRIPTOR.services_by_name.values()
+    }
+    for name in PUBLIC_METHODS:
+        service, method = name[1:].split("/")
+        assert not method or method in services[service].methods_by_name, name
+        assert service in services
+
+
+async def test_a_handler_may_check_its_requests_itself(settings: Settings) -> None:
+    class Lenient(market_pb2_grpc.MarketServiceServicer):
+        async def GetMarket(
+            self, request: market_pb2.GetMarketRequest, context: Any
+        ) -> market_pb2.GetMarketResponse:
+            return market_pb2.GetMarketResponse()
+
+    name = "/tidebook.engine.v1.MarketService/GetMarket"
+    for checked, reason in ((frozenset({name}), None), (frozenset[str](), Reason.INVALID_ARGUMENT)):
+        host = await ServiceHost.start(
+            settings,
+            service="engine",
+            public=[(market_pb2_grpc.add_MarketServiceServicer_to_server, Lenient())],  # type: ignore[abstract]
+            checked_by_handler=checked,
+        )
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{host.public_port}") as channel:
+                call = market_pb2_grpc.MarketServiceStub(channel).GetMarket(
+                    market_pb2.GetMarketRequest(market="not a market")
+                )
+                if reason is None:
+                    await call
+                else:
+                    assert (await refusal(call)).reason is reason
+        finally:
+            await host.drain()
