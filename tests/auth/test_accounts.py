@@ -1,4 +1,4 @@
-"""Signing up, codes, signing in, passwords: over gRPC against the real stores and a real mail server."""
+"""Signing up, codes, signing in, passwords: over gRPC, with real stores and a real mail server."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ async def test_a_mail_server_that_is_down_delays_a_code_but_does_not_lose_it(aut
         await auth.stub.VerifyOtp(pb.VerifyOtpRequest(email=email, code=code))
 
         async def empty() -> bool:
-            return await connection.fetchval("select count(*) from auth.outbox") == 0
+            return not await connection.fetchval("select count(*) from auth.outbox")
 
         await eventually(empty)
     finally:

@@ -36,10 +36,11 @@ def check_password(password: str, *, email: str, field: str) -> None:
     folded = text.casefold()
     if len(set(folded)) < _MIN_DISTINCT or _is_run(folded):
         raise _weak("repeats a few characters or follows a row of keys", field)
-    if _stem(folded) in _COMMON_STEMS or _stem(folded.translate(_LOOKALIKES)) in _COMMON_STEMS:
+    stem = _stem(folded)
+    if stem in _COMMON_STEMS or stem.translate(_LOOKALIKES) in _COMMON_STEMS:
         raise _weak("is one of the most common passwords", field)
     local_part = email.casefold().partition("@")[0]
-    if folded == email.casefold() or (len(local_part) >= 4 and _stem(folded) == _stem(local_part)):
+    if folded == email.casefold() or (len(local_part) >= 4 and stem == _stem(local_part)):
         raise _weak("must not be the e-mail address", field)
 
 

@@ -1,0 +1,235 @@
+"""Sessions and their tokens: refresh rotation, reuse, revocation, second factor."""
+
+from __future__ import annotations
+
+import asyncio
+
+import jwt
+import pyotp
+from tidebook.auth.v1 import auth_pb2 as pb
+
+from kernel.reasons import Reason
+from mesh.config import Settings
+from mesh.tokens import TokenVerifier, decode_key
+from tests.auth.conftest import (
+    PASSWORD,
+    Auth,
+    MailServer,
+    ShiftedClock,
+    bearer,
+    refused,
+    running_auth,
+)
+
+
+async def refresh(auth: Auth, refresh_token: str) -> pb.Tokens:
+    answer = await auth.stub.RefreshToken(pb.RefreshTokenRequest(refresh_token=refresh_token))
+    return answer.tokens
+
+
+async def test_a_refresh_gives_new_tokens_for_the_same_session(auth: Auth) -> None:
+    ann = await auth.sign_up()
+    tokens = await refresh(auth, ann.tokens.refresh_token)
+    assert tokens.refresh_token != ann.tokens.refresh_token
+    me = await auth.stub.GetMe(pb.GetMeRequest(), metadata=bearer(tokens.access_token))
+    assert me.user == ann.user
+    listed = await auth.stub.ListSessions(pb.ListSessionsRequest(), metadata=ann.bearer)
+    assert len(listed.sessions) == 1
+    assert listed.sessions[0].current
+    assert listed.sessions[0].ip_address == "127.0.0.1"
+
+
+async def test_a_spent_refresh_token_ends_the_session_for_both_its_holders(auth: Auth) -> None:
+    ann = await auth.sign_up()
+    stolen = ann.tokens.refresh_token
+    tokens = await refresh(auth, stolen)
+    with refused(Reason.SESSION_REVOKED):
+        await refresh(auth, stolen)
+    with refused(Reason.SESSION_REVOKED):
+        await refresh(auth, tokens.refresh_token)
+    with refused(Reason.SESSION_REVOKED):
+        await auth.stub.GetMe(pb.GetMeRequest(), metadata=bearer(tokens.access_token))
+
+
+async def test_of_many_refreshes_with_one_token_at_most_one_wins(auth: Auth) -> None:
+    ann = await auth.sign_up()
+    results = await asyncio.gather(
+        *(refresh(auth, ann.tokens.refresh_token) for _ in range(10)), return_exceptions=True
+    )
+    assert sum(isinstance(result, pb.Tokens) for result in results) == 1
+
+
+async def test_a_made_up_token_does_not_end_anybodys_session(auth: Auth) -> None:
+    ann = await auth.sign_up()
+    user_id, session_id, _, number = ann.tokens.refresh_token.split(".")
+    for forged in ("x", "a.b.c", f"{user_id}.{session_id}.guess.{number}"):
+        with refused(Reason.TOKEN_INVALID):
+            await refresh(auth, forged)
+    await refresh(auth, ann.tokens.refresh_token)
+
+
+async def test_a_revoked_session_cannot_refresh(auth: Auth) -> None:
+    ann = await auth.sign_up()
+    phone = await auth.sign_in(ann)
+    listed = await auth.stub.ListSessions(pb.ListSessionsRequest(), metadata=ann.bearer)
+    other = next(session for session in listed.sessions if not session.current)
+    await auth.stub.RevokeSession(
+        pb.RevokeSessionRequest(session_id=other.session_id), metadata=ann.bearer
+    )
+    with refused(Reason.SESSION_REVOKED):
+        await refresh(auth, phone.tokens.refresh_token)
+    await refresh(auth, ann.tokens.refresh_token)
+    with refused(Reason.NOT_FOUND):
+        await auth.stub.RevokeSession(
+            pb.RevokeSessionRequest(session_id=other.session_id), metadata=ann.bearer
+        )
+
+
+async def test_other_peoples_sessions_are_not_found(auth: Auth) -> None:
+    ann, bob = await auth.sign_up(), await auth.sign_up()
+    listed = await auth.stub.ListSessions(pb.ListSessionsRequest(), metadata=bob.bearer)
+    with refused(Reason.NOT_FOUND):
+        await auth.stub.RevokeSession(
+            pb.RevokeSessionRequest(session_id=listed.sessions[0].session_id), metadata=ann.bearer
+        )
+    await refresh(auth, bob.tokens.refresh_token)
+
+
+async def test_signing_out_ends_this_session_or_all(auth: Auth) -> None:
+    ann = await auth.sign_up()
+    phone, tablet = await auth.sign_in(ann), await auth.sign_in(ann)
+    await auth.stub.SignOut(pb.SignOutRequest(), metadata=bearer(phone.tokens.access_token))
+    with refused(Reason.SESSION_REVOKED):
+        await refresh(auth, phone.tokens.refresh_token)
+    tokens = await refresh(auth, tablet.tokens.refresh_token)
+    await auth.stub.SignOut(pb.SignOutRequest(all_sessions=True), metadata=ann.bearer)
+    for token in (ann.tokens.refresh_token, tokens.refresh_token):
+        with refused(Reason.SESSION_REVOKED):
+            await refresh(auth, token)
+
+
+async def test_an_access_token_expires_and_can_be_checked_with_the_published_keys(
+    auth: Auth,
+) -> None:
+    ann = await auth.sign_up()
+    published = await auth.stub.GetSigningKeys(pb.GetSigningKeysRequest())
+    keys = {key.kid: decode_key(key.x) for key in published.keys}
+    assert [(key.kty, key.crv, key.alg) for key in published.keys] == [("OKP", "Ed25519", "EdDSA")]
+
+    async def fetch() -> dict[str, bytes]:
+        return keys
+
+    caller = await TokenVerifier(fetch).verify(ann.tokens.access_token)
+    assert caller.account_id == ann.user.account_id
+    assert caller.scopes == {"read", "trade", "withdraw"}
+    claims = jwt.decode(ann.tokens.access_token, options={"verify_signature": False})
+    assert claims["exp"] - claims["iat"] == auth.settings.access_token_seconds
+    auth.clock.advance(seconds=auth.settings.access_token_seconds + 1)
+    with refused(Reason.TOKEN_EXPIRED):
+        await auth.stub.GetMe(pb.GetMeRequest(), metadata=ann.bearer)
+
+
+async def test_sessions_and_signing_keys_survive_a_restart(
+    settings: Settings, mail_server: MailServer
+) -> None:
+    async with running_auth(settings, mail_server) as auth:
+        ann = await auth.sign_up()
+        before = await auth.stub.GetSigningKeys(pb.GetSigningKeysRequest())
+    async with running_auth(settings, mail_server, ShiftedClock()) as auth:
+        assert await auth.stub.GetSigningKeys(pb.GetSigningKeysRequest()) == before
+        await auth.stub.GetMe(pb.GetMeRequest(), metadata=ann.bearer)
+        await refresh(auth, ann.tokens.refresh_token)
+
+
+async def test_methods_for_people_refuse_calls_without_a_token(auth: Auth) -> None:
+    for call in (
+        auth.stub.GetMe(pb.GetMeRequest()),
+        auth.stub.ListSessions(pb.ListSessionsRequest()),
+        auth.stub.SignOut(pb.SignOutRequest()),
+        auth.stub.ListApiKeys(pb.ListApiKeysRequest()),
+        auth.stub.GetMe(pb.GetMeRequest(), metadata=bearer("no.such.token")),
+    ):
+        with refused(Reason.UNAUTHENTICATED, Reason.TOKEN_INVALID):
+            await call
+
+
+async def test_a_second_factor_is_asked_for_and_each_of_its_codes_counts_once(auth: Auth) -> None:
+    ann = await auth.sign_up()
+    with refused(Reason.BAD_CREDENTIALS):
+        await auth.stub.EnableTotp(
+            pb.EnableTotpRequest(password="wrong-password-1"), metadata=ann.bearer
+        )
+    begun = await auth.stub.EnableTotp(pb.EnableTotpRequest(password=PASSWORD), metadata=ann.bearer)
+    assert begun.otpauth_url.startswith("otpauth://totp/Tidebook")
+    # Not in force before the app has proven itself.
+    await auth.sign_in(ann)
+    app = pyotp.TOTP(begun.secret)
+
+    def code() -> str:
+        return app.at(auth.clock.now_ns() // 1_000_000_000)
+
+    await auth.stub.ConfirmTotp(pb.ConfirmTotpRequest(code=code()), metadata=ann.bearer)
+    with refused(Reason.TOTP_REQUIRED):
+        await auth.sign_in(ann)
+    with refused(Reason.OTP_INVALID):
+        await auth.sign_in(ann, totp_code=code())  # the one that confirmed
+    auth.clock.advance(seconds=60)
+    opened = await auth.sign_in(ann, totp_code=code())
+    assert opened.user.totp_enabled
+    with refused(Reason.OTP_INVALID):
+        await auth.sign_in(ann, totp_code=code())
+    with refused(Reason.ALREADY_EXISTS):
+        await auth.stub.EnableTotp(pb.EnableTotpRequest(password=PASSWORD), metadata=ann.bearer)
+    auth.clock.advance(seconds=60)
+    await auth.stub.DisableTotp(
+        pb.DisableTotpRequest(password=PASSWORD, code=code()), metadata=ann.bearer
+    )
+    await auth.sign_in(ann)
+
+
+async def test_guessing_the_second_factor_locks_it(auth: Auth) -> None:
+    ann = await auth.sign_up()
+    begun = await auth.stub.EnableTotp(pb.EnableTotpRequest(password=PASSWORD), metadata=ann.bearer)
+    app = pyotp.TOTP(begun.secret)
+    code = app.at(auth.clock.now_ns() // 1_000_000_000)
+    await auth.stub.ConfirmTotp(pb.ConfirmTotpRequest(code=code), metadata=ann.bearer)
+    for _ in range(auth.settings.signin_max_failures):
+        with refused(Reason.OTP_INVALID):
+            await auth.sign_in(ann, totp_code=code)
+    auth.clock.advance(seconds=60)
+    with refused(Reason.ACCOUNT_LOCKED):
+        await auth.sign_in(ann, totp_code=app.at(auth.clock.now_ns() // 1_000_000_000))
+
+
+async def test_in_production_one_machine_cannot_ask_without_end(
+    settings: Settings, mail_server: MailServer
+) -> None:
+    strict = settings.model_copy(update={"mode": "production", "rate_limit_auth": "5/minute"})
+    async with running_auth(strict, mail_server) as auth:
+        for attempt in range(5):
+            await auth.stub.SignUp(
+                pb.SignUpRequest(email=f"ann{attempt}@example.org", password=PASSWORD)
+            )
+        with refused(Reason.RATE_LIMITED):
+            await auth.stub.SignUp(pb.SignUpRequest(email="bob@example.org", password=PASSWORD))
+
+
+async def test_in_production_one_address_is_not_mailed_without_end(
+    settings: Settings, mail_server: MailServer
+) -> None:
+    strict = settings.model_copy(update={"mode": "production"})
+    async with running_auth(strict, mail_server) as auth:
+        request = pb.SignUpRequest(email="ann@example.org", password=PASSWORD)
+        await auth.stub.SignUp(request)
+        await auth.stub.SignUp(request)
+        with refused(Reason.RATE_LIMITED):
+            await auth.stub.SignUp(request)
+
+
+async def test_a_forwarded_address_is_not_believed_from_the_public(auth: Auth) -> None:
+    ann = await auth.sign_up()
+    metadata = (*ann.bearer, ("x-forwarded-for", "203.0.113.7"))
+    await auth.stub.SignIn(pb.SignInRequest(email=ann.email, password=PASSWORD), metadata=metadata)
+    listed = await auth.stub.ListSessions(pb.ListSessionsRequest(), metadata=ann.bearer)
+    assert {session.ip_address for session in listed.sessions} == {"127.0.0.1"}
+    assert all("grpc-python" in session.user_agent for session in listed.sessions)
