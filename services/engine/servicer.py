@@ -11,6 +11,7 @@ from tidebook.engine.v1 import order_pb2, order_pb2_grpc
 
 from kernel.reasons import Reason, Refused
 from mesh.identity import require
+from mesh.telemetry import TRACEPARENT, current_trace
 from services.engine import codec
 from services.engine.domain import commands as c
 from services.engine.domain.exchange import Exchange
@@ -133,7 +134,10 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         self, request_iterator: AsyncIterator[order_pb2.TradeStreamRequest], context: Context
     ) -> AsyncIterator[order_pb2.TradeStreamResponse]:
         account_id = require("trade").account_id
-        async with aclosing(trade(self._engine, account_id, request_iterator)) as responses:
+        given = any(key == TRACEPARENT for key, _ in context.invocation_metadata() or ())
+        trace = current_trace() if given else None
+        stream = trade(self._engine, account_id, request_iterator, trace)
+        async with aclosing(stream) as responses:
             async for response in responses:
                 yield response
 

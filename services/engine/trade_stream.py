@@ -16,6 +16,7 @@ from tidebook.engine.v1 import order_pb2
 
 from kernel.reasons import Reason, Refused
 from mesh.aio import cancel_and_wait
+from mesh.telemetry import TraceContext, new_trace
 from services.engine import codec
 from services.engine.domain import commands as c
 from services.engine.service import Engine
@@ -86,9 +87,10 @@ class Pipeline(Generic[R]):
 class TradeSession:
     """What the first message of a stream chose, for all that follow."""
 
-    def __init__(self, engine: Engine, account_id: int) -> None:
+    def __init__(self, engine: Engine, account_id: int, trace: TraceContext | None) -> None:
         self._engine = engine
         self._account_id = account_id
+        self._trace = trace
         self._first = True
         self._stream_id = 0
         self._answer = engine.encoder.result
@@ -113,7 +115,9 @@ class TradeSession:
             return encode(request_ids[index], command, outcome)
 
         items = codec.trade_items(commands, engine.texts, self._account_id, self._stream_id)
-        return engine.submit("engine.trade_stream", items, answer), len(items)
+        # A stream may live for weeks: each message is a trace of its own unless the caller has one.
+        trace = self._trace or new_trace()
+        return engine.submit("engine.trade_stream", items, answer, trace=trace), len(items)
 
     def end(self) -> None:
         """The stream has ended, however that happened."""
@@ -124,10 +128,13 @@ class TradeSession:
 
 
 async def trade(
-    engine: Engine, account_id: int, requests: AsyncIterator[order_pb2.TradeStreamRequest]
+    engine: Engine,
+    account_id: int,
+    requests: AsyncIterator[order_pb2.TradeStreamRequest],
+    trace: TraceContext | None,
 ) -> AsyncGenerator[order_pb2.TradeStreamResponse, None]:
-    """Serve one order stream."""
-    session = TradeSession(engine, account_id)
+    """Serve one order stream; `trace` is the caller's, if it has one for the whole stream."""
+    session = TradeSession(engine, account_id, trace)
     try:
         pipeline = Pipeline(session.submit)
         async with contextlib.aclosing(pipeline.results(requests)) as answered:

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -131,7 +132,7 @@ async def test_every_acknowledged_order_survives_a_kill_exactly_once(
         reading = asyncio.create_task(collect(call, acknowledged))
         enough = len(acknowledged) + 300
 
-        async def send(call: grpc.aio.StreamStreamCall = call, prefix: int = round_number) -> None:
+        async def send(call: Any = call, prefix: int = round_number) -> None:
             with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
                 for message in range(1000):
                     names = [f"{prefix}.{message}.{n}" for n in range(20)]
@@ -174,7 +175,7 @@ async def test_every_acknowledged_order_survives_a_kill_exactly_once(
     assert set(acknowledged) <= set(placed) <= set(sent)
 
 
-async def collect(call: grpc.aio.StreamStreamCall, acknowledged: list[str]) -> None:
+async def collect(call: Any, acknowledged: list[str]) -> None:
     """Names of the orders that were acknowledged, until the stream breaks."""
     with contextlib.suppress(grpc.RpcError):
         async for response in call:

@@ -127,7 +127,7 @@ async def test_the_gateways_stream_acts_for_each_token(engine: EngineRig) -> Non
     alice, bob = await engine.funded(1), await engine.funded(2)
     reader = engine.trader(3, scopes="read")
     async with open_channel(engine.settings, "engine", caller="gateway") as channel:
-        call = internal_pb2_grpc.EngineInternalServiceStub(channel).SubmitCommands()
+        call: Any = internal_pb2_grpc.EngineInternalServiceStub(channel).SubmitCommands()
         trace = new_trace()
         tokens = [alice.token, bob.token, reader.token, "nonsense"]
         request = internal_pb2.SubmitCommandsRequest(
@@ -178,7 +178,7 @@ async def follow(trader: Trader, seq: int) -> list[order_pb2.WatchAccountRespons
     """The messages after `seq` up to the account's last one."""
     last = (await trader.place(price="50")).order.log_seq
     call = trader.watch(seq)
-    seen = []
+    seen: list[order_pb2.WatchAccountResponse] = []
     while not seen or seen[-1].seq < last:
         seen += await messages(call, 1)
     call.cancel()

@@ -36,6 +36,7 @@ from tests.support.ports import free_ports
 from tests.support.waiting import eventually
 
 _ROOT = Path(__file__).resolve().parents[2]
+_SIDES: dict[str | int, int] = {"buy": types_pb2.SIDE_BUY, "sell": types_pb2.SIDE_SELL}
 _ASSETS = {asset.code: asset for asset in DEFAULT_ASSETS}
 
 
@@ -85,10 +86,10 @@ class Trader:
         answer = await self.stub.GetAccount(request, metadata=self.metadata, timeout=20)
         return {b.asset: (b.free, b.held) for b in answer.balances}
 
-    def stream(self) -> grpc.aio.StreamStreamCall[Any, Any]:
+    def stream(self) -> Any:
         return self.stub.TradeStream(metadata=self.metadata)
 
-    def watch(self, resume_from_seq: int = 0) -> grpc.aio.UnaryStreamCall[Any, Any]:
+    def watch(self, resume_from_seq: int = 0) -> Any:
         request = order_pb2.WatchAccountRequest(resume_from_seq=resume_from_seq)
         return self.stub.WatchAccount(request, metadata=self.metadata)
 
@@ -238,12 +239,12 @@ class EngineRig:
 
 
 def limit(
-    side: str = "buy", price: str = "100", quantity: str = "0.1", **fields: Any
+    side: str | int = "buy", price: str = "100", quantity: str = "0.1", **fields: Any
 ) -> order_pb2.PlaceOrderRequest:
     """A limit order in BTC_USDC; other fields as they are named in the contract."""
     values: dict[str, Any] = {
         "market": "BTC_USDC",
-        "side": types_pb2.SIDE_BUY if side == "buy" else types_pb2.SIDE_SELL,
+        "side": _SIDES.get(side, side),
         "type": types_pb2.ORDER_TYPE_LIMIT,
         "price": price,
         "quantity": quantity,
