@@ -28,7 +28,7 @@ from mesh.status import STATUS_DETAILS_KEY
 from mesh.telemetry import SpanRecorder, TraceContext, current_trace, format_traceparent, set_trace
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
-Handler = Callable[[Any, Context], Any]
+Behaviour = Callable[[str, Any, Context], Any]
 
 _RULES = HeaderRules(reserved=RESERVED_METADATA - {"user-agent"})
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -55,7 +55,7 @@ class Door:
         return {method.name: self._handler(method) for method in service.methods}
 
     def _handler(self, method: MethodDescriptor) -> Any:
-        kinds: dict[tuple[bool, bool], tuple[Handler, Callable[..., Any]]] = {
+        kinds: dict[tuple[bool, bool], tuple[Behaviour, Callable[..., Any]]] = {
             (False, False): (self._unary_unary, grpc.unary_unary_rpc_method_handler),
             (False, True): (self._unary_stream, grpc.unary_stream_rpc_method_handler),
             (True, False): (self._stream_unary, grpc.stream_unary_rpc_method_handler),

@@ -1,0 +1,219 @@
+"""RPCs over HTTP: statuses, bodies, headers, streams."""
+
+from __future__ import annotations
+
+import json
+
+import aiohttp
+
+from tests.gateway.conftest import Start, World
+from tests.support import eventually
+
+ORDER = {
+    "market": "BTC_USDC",
+    "side": "SIDE_BUY",
+    "type": "ORDER_TYPE_LIMIT",
+    "price": "50000",
+    "quantity": "0.1",
+}
+
+
+async def test_an_order_goes_through_with_who_sent_it_and_its_trace(
+    world: World, http: aiohttp.ClientSession
+) -> None:
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    headers = {
+        **world.bearer(),
+        "X-Request-Id": "request-1",
+        "traceparent": f"00-{trace_id}-b7ad6b7169203331-01",
+        "Grpc-Metadata-X-Forwarded-For": "1.2.3.4",
+        "Grpc-Metadata-Note": "hello",
+    }
+    async with http.post("/v1/orders", json=ORDER, headers=headers) as answer:
+        body = await answer.json()
+        assert answer.status == 200
+        assert body["order"]["orderId"] == "1"
+        assert body["order"]["side"] == "SIDE_BUY"
+        assert answer.headers["X-Request-Id"] == "request-1"
+        sent = answer.headers["traceparent"]
+    metadata = world.engine.metadata
+    assert metadata["traceparent"] == sent
+    assert sent.split("-")[1] == trace_id
+    assert metadata["x-request-id"] == "request-1"
+    assert metadata["note"] == "hello"
+    assert metadata["x-forwarded-for"] == "127.0.0.1", "a client cannot choose its address"
+
+
+async def test_refusals_have_status_reason_and_field(
+    world: World, http: aiohttp.ClientSession
+) -> None:
+    async with http.post(
+        "/v1/orders", json=ORDER | {"price": "0.001"}, headers=world.bearer()
+    ) as answer:
+        assert answer.status == 400
+        body = await answer.json()
+    assert body["code"] == 3
+    info, bad = body["details"]
+    assert info["@type"] == "type.googleapis.com/google.rpc.ErrorInfo"
+    assert info["reason"] == "PRICE_NOT_ON_TICK"
+    assert info["metadata"] == {"field": "price", "tick_size": "0.01"}
+    assert bad["fieldViolations"][0]["field"] == "price"
+
+
+async def test_bad_input_is_refused_before_the_service(
+    world: World, http: aiohttp.ClientSession
+) -> None:
+    cases = [
+        (b"{", ""),
+        (b"[]", ""),
+        (b'{"market": 5}', "market"),
+        (b'{"nothing": 5}', "nothing"),
+        (b'{"side": "SIDE_UP"}', "side"),
+        (b'{"maxSlippageBps": 99999999999999999999}', "maxSlippageBps"),
+        (b'{"maxSlippageBps": 1e999}', ""),
+        (b'{"deadline": "tomorrow"}', "deadline"),
+    ]
+    for body, field in cases:
+        async with http.post("/v1/orders", data=body, headers=world.bearer()) as answer:
+            error = await answer.json()
+            assert answer.status == 400, body
+        info = error["details"][0]
+        assert info["reason"] == "INVALID_ARGUMENT"
+        assert info.get("metadata", {}).get("field", "") == field, body
+    assert world.engine.placed == []
+
+
+async def test_what_is_not_there_has_the_same_error_body(
+    http: aiohttp.ClientSession, world: World
+) -> None:
+    async with http.get("/v1/nothing") as answer:
+        assert answer.status == 404
+        assert (await answer.json())["details"][0]["reason"] == "NOT_FOUND"
+    async with http.put("/v1/orders") as answer:
+        assert answer.status == 405
+        assert answer.headers["Allow"] == "DELETE, GET, POST"
+        assert (await answer.json())["code"] == 12
+    async with http.get("/v1/markets/NOPE") as answer:
+        assert answer.status == 404
+        assert (await answer.json())["details"][0]["reason"] == "MARKET_NOT_FOUND"
+    async with http.get("/v1/reconciliation") as answer:
+        assert answer.status == 501
+
+
+async def test_a_body_over_one_mebibyte_is_too_large(
+    world: World, http: aiohttp.ClientSession
+) -> None:
+    async def pieces() -> object:
+        for _ in range(20):
+            yield b" " * (64 << 10)
+
+    for data in (b" " * ((1 << 20) + 1), pieces()):
+        async with http.post("/v1/orders", data=data, headers=world.bearer()) as answer:
+            assert answer.status == 413
+            assert (await answer.json())["code"] == 8
+
+
+async def test_no_token_and_a_bad_token_are_unauthenticated(
+    http: aiohttp.ClientSession, world: World
+) -> None:
+    for headers in ({}, {"Authorization": "Bearer nonsense"}, {"Authorization": "Basic eDp5"}):
+        async with http.get("/v1/auth/me", headers=headers) as answer:
+            assert answer.status == 401
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+    async with http.get("/v1/traces/1") as answer:
+        assert answer.status == 401
+    async with http.get("/v1/traces/1", headers={"Authorization": "Bearer x"}) as answer:
+        assert (await answer.json())["details"][0]["reason"] == "TOKEN_INVALID"
+
+
+async def test_a_service_that_is_down_is_unavailable_with_retry_after(
+    world: World, http: aiohttp.ClientSession
+) -> None:
+    await world.stop_service("engine")
+    async with http.post("/v1/orders", json=ORDER, headers=world.bearer()) as answer:
+        assert answer.status == 503
+        assert int(answer.headers["Retry-After"]) >= 1
+        body = await answer.json()
+    assert body["details"][0]["reason"] == "UNAVAILABLE"
+    assert "127.0.0.1" not in body["message"]
+    async with http.get("/readyz") as answer:
+        assert (await answer.json())["services"]["engine"] is False or answer.status == 200
+    await world.start_service("engine")
+    await world.ready()
+
+    async def works() -> None:
+        async with http.get("/v1/markets") as answer:
+            assert answer.status == 200
+
+    await eventually(works)
+
+
+async def test_grpc_timeout_is_the_deadline(world: World, http: aiohttp.ClientSession) -> None:
+    world.engine.delay_seconds = 5.0
+    async with http.get("/v1/time", headers={"Grpc-Timeout": "100m"}) as answer:
+        assert answer.status == 504
+    async with http.get("/v1/time", headers={"Grpc-Timeout": "soon"}) as answer:
+        assert answer.status == 400
+
+
+async def test_server_metadata_becomes_headers(http: aiohttp.ClientSession, world: World) -> None:
+    async with http.get("/v1/markets") as answer:
+        assert answer.headers["Grpc-Metadata-x-shard"] == "0"
+
+
+async def test_a_stream_is_lines_of_results(world: World, http: aiohttp.ClientSession) -> None:
+    path = "/v1/history:export?kind=HISTORY_KIND_ORDERS"
+    async with http.get(path, headers=world.bearer()) as answer:
+        assert answer.status == 200
+        assert answer.headers["X-Request-Id"]
+        lines = [json.loads(line) for line in (await answer.read()).splitlines()]
+    assert lines == [{"result": {"csv": f"line {number}\n"}} for number in range(3)]
+
+
+async def test_a_stream_that_breaks_says_so_in_its_last_line(
+    world: World, http: aiohttp.ClientSession
+) -> None:
+    world.history.breaks = True
+    path = "/v1/history:export?kind=1"
+    async with http.get(path, headers=world.bearer()) as answer:
+        assert answer.status == 200
+        lines = [json.loads(line) for line in (await answer.read()).splitlines()]
+    assert lines[-1]["error"]["details"][0]["reason"] == "SLOW_READER"
+    async with http.get(path) as answer:
+        assert answer.status == 401, "an error before the first message decides the status"
+        assert json.loads(await answer.read())["error"]["code"] == 16
+
+
+async def test_a_client_that_goes_ends_the_stream_behind(
+    world: World, http: aiohttp.ClientSession
+) -> None:
+    answer = await http.get("/v1/marketdata/trades:watch?markets=BTC_USDC")
+    assert answer.status == 200
+    await eventually(lambda: world.marketdata.listening("trades") == 1)
+    answer.close()
+    await eventually(lambda: world.marketdata.listening("trades") == 0)
+
+
+async def test_limits_refuse_with_headers(start_world: Start) -> None:
+    world = await start_world(rate_limit_account="3/minute")
+    async with aiohttp.ClientSession(world.url) as http:
+        remaining = []
+        for _ in range(3):
+            async with http.get("/v1/auth/me", headers=world.bearer()) as answer:
+                assert answer.status == 200
+                remaining.append(answer.headers["RateLimit-Remaining"])
+        assert remaining == ["2", "1", "0"]
+        async with http.get("/v1/auth/me", headers=world.bearer()) as answer:
+            assert answer.status == 429
+            assert 1 <= int(answer.headers["Retry-After"]) <= 20
+            body = await answer.json()
+        assert body["details"][0]["reason"] == "RATE_LIMITED"
+        assert any("RetryInfo" in detail["@type"] for detail in body["details"])
+        async with http.get("/v1/auth/me", headers=world.bearer(8)) as answer:
+            assert answer.status == 200, "another account has its own bucket"
+
+
+async def test_without_redis_requests_pass(start_world: Start) -> None:
+    world = await start_world(redis_url="unix:///nowhere/redis.sock")
+    async with aiohttp.ClientSession(world.url) as http, http.get("/v1/markets") as answer:
+        assert answer.status == 200
