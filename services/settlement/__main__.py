@@ -27,7 +27,7 @@ from services.settlement.reconciliation import Reconciliation
 from services.settlement.servicer_history import HistoryServicer
 from services.settlement.servicer_internal import InternalServicer
 from services.settlement.servicer_ledger import LedgerServicer
-from services.settlement.store.errors import is_passing
+from services.settlement.store.database import is_passing
 from services.settlement.transfers import Transfers, TransferWorker
 
 log = structlog.get_logger()

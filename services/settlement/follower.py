@@ -21,7 +21,6 @@ from services.settlement.codec import fold
 from services.settlement.domain.batch import TracedCommand
 from services.settlement.domain.ledger import PoisonEntry
 from services.settlement.store.applying import (
-    Connection,
     Progress,
     apply_batch,
     read_market_assets,
@@ -33,7 +32,7 @@ from services.settlement.store.archive import (
     iterate_archive,
     write_archive,
 )
-from services.settlement.store.errors import Superseded
+from services.settlement.store.database import Connection, Superseded
 from services.settlement.store.sessions import finish, run_alone
 
 # First halves of the advisory lock keys; the second is the shard.

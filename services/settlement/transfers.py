@@ -19,7 +19,7 @@ from mesh.config import Settings
 from mesh.telemetry import current_trace, format_traceparent
 from services.settlement.catalog import Catalog
 from services.settlement.store import transfers as store
-from services.settlement.store.errors import is_passing
+from services.settlement.store.database import is_passing
 from services.settlement.store.sessions import for_a_call
 from services.settlement.store.transfers import (
     Direction,

@@ -9,18 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
-
-import asyncpg
 
 from mesh.log import GENESIS_HASH
 from services.settlement.domain.batch import Batch, NewOrder, OrderChange, TransferOutcome
 from services.settlement.domain.facts import OrderStatus
 from services.settlement.domain.ledger import LedgerAccount, LedgerKind, PoisonEntry
-from services.settlement.store.errors import Superseded
-
-if TYPE_CHECKING:
-    Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[Any]
+from services.settlement.store.database import Connection, Superseded
 
 _CLIENT_KINDS = (LedgerKind.CLIENT_FREE, LedgerKind.CLIENT_HELD)
 _ENTRY_COLUMNS = (

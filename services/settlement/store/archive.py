@@ -5,13 +5,10 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import AsyncIterator, Iterable
-from typing import TYPE_CHECKING
 
 from mesh.log import GENESIS_HASH, LogRecord
 from services.settlement.domain.ledger import PoisonEntry
-
-if TYPE_CHECKING:
-    from services.settlement.store.applying import Connection
+from services.settlement.store.database import Connection
 
 _RAW, _ZLIB = 0, 1
 # A level above 1 costs a multiple of the time for a few percent.

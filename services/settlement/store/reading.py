@@ -13,7 +13,7 @@ import asyncpg
 
 from kernel.money import INT64_MAX
 from services.settlement.domain.ledger import LedgerKind
-from services.settlement.store.applying import Connection
+from services.settlement.store.database import Connection
 
 Row = asyncpg.Record
 

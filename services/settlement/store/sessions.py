@@ -12,8 +12,7 @@ import structlog
 
 from kernel.reasons import Reason, Refused
 from mesh.aio import Backoff
-from services.settlement.store.applying import Connection
-from services.settlement.store.errors import is_passing
+from services.settlement.store.database import Connection, is_passing
 
 T = TypeVar("T")
 # What a job runs: it gets the connection that holds its lock, and what to call after each success.

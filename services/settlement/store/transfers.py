@@ -12,7 +12,7 @@ from enum import IntEnum
 import asyncpg
 
 from services.settlement.domain.facts import TransferKind
-from services.settlement.store.applying import Connection
+from services.settlement.store.database import Connection
 
 # First half of the advisory lock key that makes an account's requests wait for one another.
 _ACCOUNT_LOCK = 0x7469_0003
@@ -206,7 +206,7 @@ async def claim_messages(connection: Connection, now_ns: int, limit: int) -> lis
         "with due as (select engine_transfer_id from outbox where done_ns = 0"
         "  and next_attempt_ns <= $1 order by next_attempt_ns limit $2 for update skip locked)"
         " update outbox o set attempts = o.attempts + 1,"
-        "  next_attempt_ns = $1 + least(30 * $3, ($3 / 2) << least(o.attempts, 10))"
+        "  next_attempt_ns = $1 + least(30 * $3::bigint, ($3::bigint / 2) << least(o.attempts, 10))"
         " from due, transfers t where o.engine_transfer_id = due.engine_transfer_id"
         "  and t.transfer_id = o.transfer_id"
         " returning o.engine_transfer_id, t.account_id, t.asset_id, o.amount_units, o.kind,"

@@ -1,8 +1,15 @@
-"""Which database errors pass by themselves, and which never will."""
+"""The database connection, and which of its errors pass by themselves."""
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import asyncpg
+
+# The classes are generic to type checkers only.
+Connection: TypeAlias = (
+    "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+)
 
 
 class Superseded(Exception):

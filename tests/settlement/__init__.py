@@ -1,0 +1,1 @@
+"""Settlement against real servers: ledger, history, transfers, and the proof that all add up."""
