@@ -7,6 +7,7 @@ import contextlib
 
 import aiohttp
 import structlog
+from tidebook.engine.v1 import order_pb2_grpc
 from tidebook.gateway.v1 import gateway_pb2_grpc
 
 from gateway.api import Api
@@ -22,6 +23,10 @@ from gateway.site import Site
 from gateway.transcode import Router, build_routes
 from gateway.upstream import Upstreams
 from gateway.web_security import Origins
+from gateway.ws.connection import Limits, Surroundings
+from gateway.ws.endpoint import WebSockets
+from gateway.ws.frames import FrameReader
+from gateway.ws.hub import Hub
 from mesh.channel import open_channel
 from mesh.config import Settings
 from mesh.redis import open_redis
@@ -53,6 +58,24 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         door = Door(upstreams, callers, recorder)
         health = Health(upstreams, metrics)
         origins, proxies = Origins(settings.cors_origins), ProxyRules(settings.trusted_proxies)
+        hub = Hub(upstreams.channels["marketdata"])
+        resources.push_async_callback(hub.close)
+        sockets = WebSockets(
+            Surroundings(
+                hub=hub,
+                orders=order_pb2_grpc.OrderServiceStub(upstreams.channels["engine"]),
+                callers=callers,
+                recorder=recorder,
+                metrics=metrics,
+                reader=FrameReader(),
+                limits=Limits(
+                    subscriptions=settings.ws_max_subscriptions,
+                    messages_per_second=settings.ws_max_messages_per_second,
+                ),
+            ),
+            origins,
+            settings.ws_max_connections,
+        )
         app = App(
             api=api,
             site=Site(settings.web_dir),
@@ -61,6 +84,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             metrics=metrics,
             recorder=recorder,
             pages={
+                "/ws": sockets.handle,
                 "/healthz": health.healthz,
                 "/readyz": health.readyz,
                 "/metrics": health.metrics,
@@ -70,6 +94,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             "tidebook_http_requests_open", "HTTP requests under way", lambda: app.requests_open
         )
         metrics.gauge("tidebook_http_streams_open", "Streams over HTTP", lambda: api.streams_open)
+        metrics.gauge("tidebook_ws_connections", "WebSockets", lambda: len(sockets))
+        metrics.gauge("tidebook_ws_topics", "Shared streams of the WebSockets", lambda: len(hub))
         metrics.gauge("tidebook_door_calls_open", "Calls in the door", lambda: door.calls_open)
         host = await ServiceHost.start(
             settings,
@@ -86,6 +112,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         runner, port = await listen(app, settings.http_host, settings.http_port)
         resources.push_async_callback(runner.cleanup)
         log.info("gateway_listens", http_port=port, grpc_port=host.public_port)
+        resources.push_async_callback(sockets.drain)
         await stop.wait()
         health.draining = True
 

@@ -48,6 +48,13 @@ def authorization_of(exchange: Exchange, rpc_path: str) -> str:
     return f"Bearer {token}"
 
 
+def upgrade_authorization(exchange: Exchange) -> str:
+    """The same for a WebSocket's first request, whose origin has been checked instead."""
+    header = exchange.request.headers.get("Authorization", "")
+    token = _cookie(exchange, ACCESS_COOKIE)
+    return header or (f"Bearer {token}" if token else "")
+
+
 def check_csrf(exchange: Exchange) -> None:
     """Raises `Refused(CSRF_FAILED)` unless header and cookie carry the same token."""
     cookie = _cookie(exchange, CSRF_COOKIE)

@@ -184,6 +184,9 @@ class Settings(BaseSettings):
         "20/minute", description="Sign-up, sign-in and code requests from one address."
     )
     ws_max_connections: int = Field(2000, gt=0, description="WebSockets one gateway holds.")
+    ws_max_messages_per_second: int = Field(
+        2000, gt=0, description="Messages a second that one WebSocket may send."
+    )
     ws_max_subscriptions: int = Field(100, gt=0, description="Subscriptions of one WebSocket.")
 
     # Telemetry.

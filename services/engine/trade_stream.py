@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from tidebook.engine.v1 import order_pb2
 
 from kernel.reasons import Reason, Refused
 from mesh.aio import cancel_and_wait
-from mesh.telemetry import TraceContext, new_trace
+from mesh.telemetry import TraceContext, new_trace, parse_traceparent
 from services.engine import codec
 from services.engine.domain import commands as c
 from services.engine.service import Engine
@@ -26,39 +27,46 @@ MESSAGE_MAX = 1000
 # Commands of one stream that may be unanswered; the next message then waits in flow control.
 IN_FLIGHT_MAX = 4000
 
-Results = list[order_pb2.TradeResult]
-Answer = asyncio.Future[Results]
-R = TypeVar("R")
+RequestT = TypeVar("RequestT")
+ResponseT = TypeVar("ResponseT")
 
 
-class Pipeline(Generic[R]):
-    """Turns requests into futures as they come, and gives out their results in the same order.
+@dataclass(frozen=True, slots=True)
+class InFlight(Generic[ResponseT]):
+    """A message under way: when `done`, `response` is complete. `size` counts its commands."""
 
-    `submit(request)` returns the future and how many commands it stands for; what it raises ends
-    the stream once everything before it is answered.
+    done: asyncio.Future[Any]
+    size: int
+    response: ResponseT
+
+
+class Pipeline(Generic[RequestT, ResponseT]):
+    """Takes requests as they come and gives out their responses in the same order.
+
+    What `submit` raises ends the stream once everything before it is answered.
     """
 
-    def __init__(self, submit: Callable[[R], tuple[Answer, int]]) -> None:
+    def __init__(self, submit: Callable[[RequestT], InFlight[ResponseT]]) -> None:
         self._submit = submit
-        self._answers: deque[tuple[Answer, int]] = deque()
+        self._waiting: deque[InFlight[ResponseT]] = deque()
         self._in_flight = 0
         self._ended = False
         self._more = asyncio.Event()
         self._room = asyncio.Event()
 
-    async def results(self, requests: AsyncIterator[R]) -> AsyncGenerator[Results, None]:
-        """The results of each request, until the requests end."""
+    async def responses(self, requests: AsyncIterator[RequestT]) -> AsyncGenerator[ResponseT, None]:
+        """The response to each request, until the requests end."""
         reader = asyncio.create_task(self._read(requests))
         try:
             while True:
-                while self._answers:
+                while self._waiting:
                     # Left in its place while it is waited for, so that the end can cancel it.
-                    answer, size = self._answers[0]
-                    results = await answer
-                    self._answers.popleft()
-                    self._in_flight -= size
+                    first = self._waiting[0]
+                    await first.done
+                    self._waiting.popleft()
+                    self._in_flight -= first.size
                     self._room.set()
-                    yield results
+                    yield first.response
                 if self._ended:
                     await reader
                     return
@@ -66,15 +74,15 @@ class Pipeline(Generic[R]):
                 await self._more.wait()
         finally:
             await cancel_and_wait(reader)
-            for answer, _ in self._answers:
-                answer.cancel()
+            for waiting in self._waiting:
+                waiting.done.cancel()
 
-    async def _read(self, requests: AsyncIterator[R]) -> None:
+    async def _read(self, requests: AsyncIterator[RequestT]) -> None:
         try:
             async for request in requests:
-                answer, size = self._submit(request)
-                self._answers.append((answer, size))
-                self._in_flight += size
+                submitted = self._submit(request)
+                self._waiting.append(submitted)
+                self._in_flight += submitted.size
                 self._more.set()
                 while self._in_flight > IN_FLIGHT_MAX:
                     self._room.clear()
@@ -93,9 +101,11 @@ class TradeSession:
         self._trace = trace
         self._first = True
         self._stream_id = 0
-        self._answer = engine.encoder.result
+        self._write = engine.encoder.write_result
 
-    def submit(self, request: order_pb2.TradeStreamRequest) -> tuple[Answer, int]:
+    def submit(
+        self, request: order_pb2.TradeStreamRequest
+    ) -> InFlight[order_pb2.TradeStreamResponse]:
         """Queue the commands of one message."""
         engine = self._engine
         if self._first:
@@ -103,21 +113,22 @@ class TradeSession:
             if request.cancel_on_disconnect:
                 self._stream_id = engine.new_stream_id()
             if request.brief_results:
-                self._answer = engine.encoder.brief_result
+                self._write = engine.encoder.write_brief
         commands = request.commands
         check_size(len(commands))
         request_ids = [command.request_id for command in commands]
-        encode = self._answer
+        response = order_pb2.TradeStreamResponse()
+        add, write = response.results.add, self._write
 
-        def answer(
-            index: int, command: c.Command | None, outcome: Outcome
-        ) -> order_pb2.TradeResult:
-            return encode(request_ids[index], command, outcome)
+        def answer(index: int, command: c.Command | None, outcome: Outcome) -> None:
+            write(add(), request_ids[index], command, outcome)
 
         items = codec.trade_items(commands, engine.texts, self._account_id, self._stream_id)
-        # A stream may live for weeks: each message is a trace of its own unless the caller has one.
-        trace = self._trace or new_trace()
-        return engine.submit("engine.trade_stream", items, answer, trace=trace), len(items)
+        # A stream may live for weeks: each message is a trace of its own unless it or the stream
+        # says which.
+        trace = parse_traceparent(request.traceparent) or self._trace or new_trace()
+        done = engine.submit("engine.trade_stream", items, answer, trace=trace)
+        return InFlight(done, len(items), response)
 
     def end(self) -> None:
         """The stream has ended, however that happened."""
@@ -137,9 +148,9 @@ async def trade(
     session = TradeSession(engine, account_id, trace)
     try:
         pipeline = Pipeline(session.submit)
-        async with contextlib.aclosing(pipeline.results(requests)) as answered:
-            async for results in answered:
-                yield order_pb2.TradeStreamResponse(results=results)
+        async with contextlib.aclosing(pipeline.responses(requests)) as responses:
+            async for response in responses:
+                yield response
     finally:
         session.end()
 

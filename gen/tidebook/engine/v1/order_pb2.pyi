@@ -999,10 +999,13 @@ class TradeStreamRequest(_message.Message):
     COMMANDS_FIELD_NUMBER: _builtins.int
     CANCEL_ON_DISCONNECT_FIELD_NUMBER: _builtins.int
     BRIEF_RESULTS_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     cancel_on_disconnect: _builtins.bool
     """First message only: cancel this stream's orders when it ends, however it ends."""
     brief_results: _builtins.bool
     """First message only: answer with BriefResult in place of whole orders."""
+    traceparent: _builtins.str
+    """W3C trace context of the commands of this message; empty for the stream's own."""
     @_builtins.property
     def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___TradeCommand]:
         """At most 1000."""
@@ -1013,10 +1016,11 @@ class TradeStreamRequest(_message.Message):
         commands: _abc.Iterable[Global___TradeCommand] | None = ...,
         cancel_on_disconnect: _builtins.bool = ...,
         brief_results: _builtins.bool = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["brief_results", b"brief_results", "cancel_on_disconnect", b"cancel_on_disconnect", "commands", b"commands"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brief_results", b"brief_results", "cancel_on_disconnect", b"cancel_on_disconnect", "commands", b"commands", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

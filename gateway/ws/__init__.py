@@ -1,0 +1,1 @@
+"""WebSocket `/ws`: JSON frames typed by `gateway.v1` messages, fanned out from shared streams."""

@@ -1,0 +1,66 @@
+"""The private account channel of one WebSocket: one `WatchAccount` stream with its own token."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import grpc
+import structlog
+from tidebook.engine.v1 import order_pb2, order_pb2_grpc
+
+from gateway.upstream import Metadata
+from gateway.ws.frames import data_frame
+from kernel.reasons import Reason, Refused
+from mesh.aio import Backoff, cancel_and_wait
+from mesh.channel import cancelling
+from mesh.status import RETRYABLE, refused_from
+
+log = structlog.get_logger()
+
+
+class AccountFeed:
+    """Sends an account's changes to `send`, which may wait: the engine then holds them back.
+
+    A lost engine is connected again and asked for what came since; other refusals go to `failed`.
+    """
+
+    def __init__(
+        self,
+        stub: order_pb2_grpc.OrderServiceAsyncStub,
+        metadata: Callable[[], Metadata],
+        send: Callable[[bytes], Awaitable[None]],
+        failed: Callable[[Refused], None],
+        *,
+        resume_from_seq: int,
+    ) -> None:
+        self._stub = stub
+        self._metadata = metadata
+        self._send = send
+        self._failed = failed
+        self._seq = resume_from_seq
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """End the stream."""
+        await cancel_and_wait(self._task)
+
+    async def _run(self) -> None:
+        backoff = Backoff(first_seconds=0.2, most_seconds=5.0)
+        while True:
+            request = order_pb2.WatchAccountRequest(resume_from_seq=self._seq)
+            try:
+                call = self._stub.WatchAccount(request, metadata=self._metadata())
+                async with cancelling(call):
+                    async for update in call:
+                        backoff.reset()
+                        await self._send(data_frame("account", update))
+                        self._seq = update.seq
+            except grpc.RpcError as error:
+                refused = refused_from(error)
+                if refused.reason is Reason.SEQUENCE_TOO_OLD:
+                    self._seq = 0
+                elif refused.reason not in RETRYABLE:
+                    self._failed(refused)
+                    return
+            await backoff.wait()

@@ -1,0 +1,305 @@
+"""One WebSocket: its frames in, its frames out, and what it listens to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+from aiohttp import WSCloseCode, WSMsgType, web
+from tidebook.engine.v1 import order_pb2_grpc
+from tidebook.gateway.v1 import gateway_pb2
+
+from gateway.callers import Callers
+from gateway.exchange import Exchange
+from gateway.metrics import Metrics
+from gateway.upstream import Metadata
+from gateway.ws.account import AccountFeed
+from gateway.ws.frames import (
+    BadFrame,
+    FrameReader,
+    answer_frame,
+    done_frame,
+    error_frame,
+)
+from gateway.ws.hub import Hub, Topic, TopicKey, keys_of
+from gateway.ws.outbox import Outbox
+from gateway.ws.trading import TradeSession
+from kernel.reasons import Reason, Refused
+from mesh.aio import cancel_and_wait
+from mesh.identity import ANONYMOUS, Caller
+from mesh.telemetry import SpanRecorder, format_traceparent
+
+# Close code of a client that reads too slowly (4000-4999 are for applications).
+CLOSE_SLOW_READER = 4008
+_WRITE_TIMEOUT_SECONDS = 20.0
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one connection may do."""
+
+    subscriptions: int
+    messages_per_second: int
+    frame_bytes: int = 64 << 10
+    queue_frames: int = 1024
+    queue_bytes: int = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all connections of the process share."""
+
+    hub: Hub
+    orders: order_pb2_grpc.OrderServiceAsyncStub
+    callers: Callers
+    recorder: SpanRecorder
+    metrics: Metrics
+    reader: FrameReader
+    limits: Limits
+
+
+class Connection:
+    """A client. `serve` returns when it has gone or was cut."""
+
+    def __init__(
+        self, around: Surroundings, socket: web.WebSocketResponse, exchange: Exchange
+    ) -> None:
+        self._around = around
+        self._socket = socket
+        self._exchange = exchange
+        self._authorization = ""
+        self._caller: Caller = ANONYMOUS
+        self._topics: dict[TopicKey, tuple[Topic, int]] = {}
+        self._account: AccountFeed | None = None
+        self._trading: TradeSession | None = None
+        self._cancel_on_disconnect = False
+        self._cutting: asyncio.Task[None] | None = None
+        self._tokens = float(around.limits.messages_per_second)
+        self._tokens_at = time.monotonic()
+        self._outbox = Outbox(
+            max_frames=around.limits.queue_frames,
+            max_bytes=around.limits.queue_bytes,
+            on_overflow=self._overflowed,
+        )
+
+    async def serve(self, authorization: str) -> None:
+        """Talk until the client goes; `authorization` is what the upgrade request carried."""
+        if authorization:
+            # A stale cookie is no reason to refuse public data.
+            with contextlib.suppress(Refused):
+                await self._authenticate(authorization)
+        writer = asyncio.create_task(self._write())
+        try:
+            async for message in self._socket:
+                if message.type is not WSMsgType.TEXT:
+                    await self.close(WSCloseCode.UNSUPPORTED_DATA, "text frames only")
+                    break
+                self._around.metrics.ws_frames_in += 1
+                await self._handle(message.data)
+        finally:
+            for key in list(self._topics):
+                self._leave(key)
+            await cancel_and_wait(writer, self._cutting)
+            if self._account is not None:
+                await self._account.close()
+            if self._trading is not None:
+                await self._trading.close()
+            self._around.metrics.ws_conflated += self._outbox.conflations
+
+    async def close(self, code: int, reason: str) -> None:
+        """Say goodbye; what still waits is not sent."""
+        await self._socket.close(code=code, message=reason.encode(), drain=False)
+        # A peer that reads nothing would keep the unsent rest in memory.
+        transport = self._exchange.request.transport
+        if transport is not None:
+            transport.abort()
+
+    def take(self, topic: Topic, frame: bytes) -> None:
+        """A frame of a topic (see `Listener`)."""
+        self._outbox.put(frame, topic)
+
+    def topic_failed(self, key: TopicKey, refused: Refused) -> None:
+        """A subscription was refused by the service behind (see `Listener`)."""
+        _, frame_id = self._topics.pop(key)
+        self._outbox.put(error_frame(frame_id, refused))
+
+    async def _handle(self, text: str) -> None:
+        frame_id = 0
+        try:
+            self._spend()
+            frame = self._around.reader.read(text)
+            frame_id = frame.id
+            await self._OPERATIONS[frame.WhichOneof("op") or ""](self, frame)
+        except Refused as refused:
+            if isinstance(refused, BadFrame):
+                frame_id = refused.frame_id
+            self._outbox.put(error_frame(frame_id, refused))
+        except Exception as error:
+            log.error("ws_frame_failed", exc_info=error)
+            self._outbox.put(error_frame(frame_id, Refused(Reason.INTERNAL)))
+
+    async def _auth(self, frame: gateway_pb2.ClientFrame) -> None:
+        before = self._caller.account_id
+        await self._authenticate(f"Bearer {frame.auth.access_token}")
+        if before and before != self._caller.account_id:
+            await self._end_private()
+        self._outbox.put(done_frame(frame.id))
+
+    async def _subscribe(self, frame: gateway_pb2.ClientFrame) -> None:
+        if frame.subscribe.channel == gateway_pb2.CHANNEL_ACCOUNT:
+            await self._subscribe_account(frame)
+            return
+        keys = keys_of(frame.subscribe)
+        added = sum(key not in self._topics for key in keys)
+        most = self._around.limits.subscriptions
+        if len(self._topics) + added > most:
+            raise Refused(
+                Reason.RATE_LIMITED, f"at most {most} subscriptions on one connection", limit=most
+            )
+        self._outbox.put(done_frame(frame.id))
+        for key in keys:
+            # Asked for again: the client has lost its place and wants the snapshot.
+            self._topics[key] = self._around.hub.listen(key, self), frame.id
+
+    async def _subscribe_account(self, frame: gateway_pb2.ClientFrame) -> None:
+        self._require("read")
+        if self._account is not None:
+            await self._account.close()
+        frame_id = frame.id
+        self._outbox.put(done_frame(frame_id))
+
+        def failed(refused: Refused) -> None:
+            self._account = None
+            self._outbox.put(error_frame(frame_id, refused))
+
+        self._account = AccountFeed(
+            self._around.orders,
+            self._metadata,
+            self._outbox.put_waiting,
+            failed,
+            resume_from_seq=frame.subscribe.resume_from_seq,
+        )
+
+    async def _unsubscribe(self, frame: gateway_pb2.ClientFrame) -> None:
+        if frame.unsubscribe.channel == gateway_pb2.CHANNEL_ACCOUNT:
+            if self._account is not None:
+                await self._account.close()
+                self._account = None
+        else:
+            for key in keys_of(frame.unsubscribe):
+                self._leave(key)
+        self._outbox.put(done_frame(frame.id))
+
+    async def _ping(self, frame: gateway_pb2.ClientFrame) -> None:
+        answer = gateway_pb2.ServerFrame(id=frame.id)
+        answer.pong.time.FromNanoseconds(time.time_ns())
+        self._outbox.put(answer_frame(answer))
+
+    async def _trade(self, frame: gateway_pb2.ClientFrame) -> None:
+        self._require("trade")
+        if self._trading is None:
+            self._trading = TradeSession(
+                self._around.orders,
+                self._metadata,
+                self._around.recorder,
+                lambda answer: self._outbox.put(answer_frame(answer)),
+            )
+            self._trading.cancel_on_disconnect = self._cancel_on_disconnect
+        self._trading.submit(frame)
+
+    async def _set_cancel_on_disconnect(self, frame: gateway_pb2.ClientFrame) -> None:
+        self._require("trade")
+        enabled = frame.cancel_on_disconnect.enabled
+        trading = self._trading
+        if trading is not None and trading.is_open and trading.cancel_on_disconnect != enabled:
+            raise Refused(
+                Reason.INVALID_ARGUMENT,
+                "choose before the first order of the connection",
+                field="cancel_on_disconnect",
+            )
+        self._cancel_on_disconnect = enabled
+        if trading is not None:
+            trading.cancel_on_disconnect = enabled
+        self._outbox.put(done_frame(frame.id))
+
+    _OPERATIONS: dict[str, Callable[[Connection, gateway_pb2.ClientFrame], Awaitable[None]]] = {  # noqa: RUF012
+        "auth": _auth,
+        "subscribe": _subscribe,
+        "unsubscribe": _unsubscribe,
+        "ping": _ping,
+        "place": _trade,
+        "amend": _trade,
+        "cancel": _trade,
+        "cancel_on_disconnect": _set_cancel_on_disconnect,
+    }
+
+    async def _authenticate(self, authorization: str) -> None:
+        self._caller = await self._around.callers.verify(authorization)
+        self._authorization = authorization
+
+    def _require(self, scope: str) -> None:
+        if not self._caller.account_id:
+            raise Refused(Reason.UNAUTHENTICATED, "send `auth` with an access token first")
+        if scope not in self._caller.scopes:
+            raise Refused(Reason.SCOPE_MISSING, f"the token lacks the scope {scope}", scope=scope)
+
+    def _metadata(self) -> Metadata:
+        return (
+            ("authorization", self._authorization),
+            ("traceparent", format_traceparent(self._exchange.trace)),
+            ("x-forwarded-for", self._exchange.client_ip),
+            ("x-request-id", self._exchange.request_id),
+        )
+
+    async def _end_private(self) -> None:
+        """Another account: nothing of the old one goes on."""
+        account, self._account = self._account, None
+        trading, self._trading = self._trading, None
+        if account is not None:
+            await account.close()
+        if trading is not None:
+            await trading.close()
+
+    def _leave(self, key: TopicKey) -> None:
+        topic, _ = self._topics.pop(key, (None, 0))
+        if topic is not None:
+            self._around.hub.leave(key, self)
+            self._outbox.forget(topic)
+
+    def _spend(self) -> None:
+        """Charge one message; raises `Refused(RATE_LIMITED)` above the rate."""
+        rate = self._around.limits.messages_per_second
+        now = time.monotonic()
+        self._tokens = min(rate, self._tokens + (now - self._tokens_at) * rate)
+        self._tokens_at = now
+        if self._tokens < 1:
+            raise Refused(Reason.RATE_LIMITED, f"at most {rate} messages a second", limit=rate)
+        self._tokens -= 1
+
+    def _overflowed(self) -> None:
+        self._cut("slow_reader")
+
+    def _cut(self, why: str) -> None:
+        self._around.metrics.ws_cut[why] += 1
+        if self._cutting is None:
+            self._cutting = asyncio.create_task(
+                self.close(CLOSE_SLOW_READER, Reason.SLOW_READER.name)
+            )
+
+    async def _write(self) -> None:
+        metrics = self._around.metrics
+        with contextlib.suppress(ConnectionError):
+            while True:
+                frame = await self._outbox.get()
+                try:
+                    async with asyncio.timeout(_WRITE_TIMEOUT_SECONDS):
+                        await self._socket.send_frame(frame, WSMsgType.TEXT)
+                except TimeoutError:
+                    self._cut("stalled")
+                    return
+                metrics.ws_frames_out += 1
