@@ -213,7 +213,7 @@ class Interceptors:
                     # drain meets this code wherever it is waiting.
                     async with contextlib.aclosing(handler(request, context)) as responses:
                         async for message in responses:
-                            await context.write(message)
+                            await stream.write(context.write, message)
                 else:
                     response = await handler(request, context)
                 if stream.draining and yields:
@@ -222,6 +222,7 @@ class Interceptors:
                 if (
                     stream is None
                     or not stream.draining
+                    or stream.writing
                     or not take_back_cancel(asyncio.current_task())
                 ):
                     _log_end(method, started, "stream_cancelled")

@@ -34,6 +34,7 @@ Registration = tuple[Callable[[Any, Any], None], Any]
 Handlers = dict[str, Any]
 
 _MINUTE_MS = 60_000
+_TELL_SECONDS = 0.05
 log = structlog.get_logger()
 
 
@@ -186,6 +187,8 @@ class ServiceHost:
         grace = self._settings.drain_seconds
         log.info("service_drains", service=self.service, streams=len(self.streams))
         await self._health.enter_graceful_shutdown()
+        # Those who watch our health are told before their watch ends.
+        await asyncio.sleep(_TELL_SECONDS)
         await self.streams.drain(grace / 2)
         await self._stop_servers(grace / 2)
         log.info("service_stopped", service=self.service)

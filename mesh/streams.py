@@ -19,11 +19,12 @@ from kernel.reasons import Reason, Refused
 class OpenStream:
     """One stream under way: the task that serves it, and the task that waits for a request."""
 
-    __slots__ = ("_reader", "_task", "draining", "takes_requests")
+    __slots__ = ("_reader", "_task", "draining", "takes_requests", "writing")
 
     def __init__(self, task: asyncio.Task[Any], *, takes_requests: bool) -> None:
         self.takes_requests = takes_requests
         self.draining = False
+        self.writing = False
         self._task = task
         self._reader: asyncio.Task[Any] | None = None
 
@@ -41,11 +42,21 @@ class OpenStream:
         finally:
             self._reader = None
 
+    async def write(self, write: Callable[[Any], Awaitable[None]], message: Any) -> None:
+        """Send a response; raises `Refused(DRAINING)` when a watch was asked to end meanwhile."""
+        self.writing = True
+        await write(message)
+        # Stays true when the write was cancelled: gRPC then cannot send a status any more.
+        self.writing = False
+        if self.draining and not self.takes_requests:
+            raise Refused(Reason.DRAINING)
+
     def end(self) -> None:
         """Ask the stream to end: no more requests, or, without requests, a cancellation."""
         self.draining = True
         if not self.takes_requests:
-            self._task.cancel()
+            if not self.writing:
+                self._task.cancel()
         elif self._reader is not None:
             self._reader.cancel()
 

@@ -35,6 +35,23 @@ async def test_a_watch_is_told_to_go_elsewhere_and_cleans_up(mesh: Mesh) -> None
     assert mesh.servicer.finished == ["watch of 5"]
 
 
+async def test_a_watch_that_is_writing_finishes_the_message_and_then_ends(mesh: Mesh) -> None:
+    stub = order_pb2_grpc.OrderServiceStub(await mesh.public())
+    calls = [
+        stub.WatchAccount(order_pb2.WatchAccountRequest(), metadata=mesh.bearer())
+        for _ in range(50)
+    ]
+    try:
+        await eventually(lambda: len(mesh.host.streams) == 50)
+        # Many are in the middle of their first message now.
+        await mesh.host.drain()
+        for call in calls:
+            assert await ended_with(call) is Reason.DRAINING
+    finally:
+        for call in calls:
+            call.cancel()
+
+
 async def test_a_trade_stream_answers_what_is_in_flight_first(mesh: Mesh) -> None:
     stub = order_pb2_grpc.OrderServiceStub(await mesh.public())
     request = order_pb2.TradeStreamRequest()
