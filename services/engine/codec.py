@@ -244,14 +244,14 @@ def trade_items(
     return items
 
 
-def error_of(refused: Refused) -> error_pb2.Error:
+def write_error(error: error_pb2.Error, refused: Refused) -> None:
     """A refusal as data."""
-    return error_pb2.Error(
-        reason=ReasonValue.ValueType(refused.reason),
-        message=refused.message,
-        field=refused.field,
-        details=refused.details,
-    )
+    error.reason = ReasonValue.ValueType(refused.reason)
+    error.message = refused.message
+    if refused.field:
+        error.field = refused.field
+    if refused.details:
+        error.details.update(refused.details)
 
 
 def set_time(timestamp: Timestamp, ns: int) -> None:

@@ -13,7 +13,7 @@ from tidebook.engine.v1 import market_pb2, order_pb2, types_pb2
 
 from kernel.markets import Asset, Market
 from kernel.reasons import Reason, Refused
-from services.engine.codec import MarketText, MarketTexts, error_of, set_time
+from services.engine.codec import MarketText, MarketTexts, set_time, write_error
 from services.engine.domain import commands as c
 from services.engine.domain import constants as k
 from services.engine.domain import events as e
@@ -187,51 +187,64 @@ class Encoder:
         assert isinstance(last, e.OrdersCancelled)
         return order_pb2.CancelAllOrdersResponse(cancelled=last.count)
 
-    def result(
-        self, request_id: int, command: c.Command | None, outcome: Outcome
-    ) -> order_pb2.TradeResult:
-        """Result of one command of a batch or stream, in full."""
+    def write_result(
+        self,
+        result: order_pb2.TradeResult,
+        request_id: int,
+        command: c.Command | None,
+        outcome: Outcome,
+    ) -> None:
+        """Write the result of one command of a batch or stream, in full."""
+        result.request_id = request_id
         refused = refusal_of(outcome)
         if refused is not None:
-            return order_pb2.TradeResult(request_id=request_id, error=error_of(refused))
+            write_error(result.error, refused)
+            return
         assert not isinstance(outcome, Refused)
         if isinstance(command, c.PlaceOrder):
-            return order_pb2.TradeResult(request_id=request_id, placed=self.placed(outcome))
-        if isinstance(command, c.CancelOrder):
-            return order_pb2.TradeResult(request_id=request_id, cancelled=self.cancelled(outcome))
-        if isinstance(command, c.AmendOrder):
-            return order_pb2.TradeResult(request_id=request_id, amended=self.amended(outcome))
-        return order_pb2.TradeResult(
-            request_id=request_id, all_cancelled=self.all_cancelled(outcome)
-        )
+            result.placed.CopyFrom(self.placed(outcome))
+        elif isinstance(command, c.CancelOrder):
+            result.cancelled.CopyFrom(self.cancelled(outcome))
+        elif isinstance(command, c.AmendOrder):
+            result.amended.CopyFrom(self.amended(outcome))
+        else:
+            result.all_cancelled.CopyFrom(self.all_cancelled(outcome))
 
-    def brief_result(
-        self, request_id: int, command: c.Command | None, outcome: Outcome
-    ) -> order_pb2.TradeResult:
-        """Result of one command of a stream, in brief; from its events and little else."""
-        refused = refusal_of(outcome)
-        if refused is not None or isinstance(command, c.CancelAll):
-            return self.result(request_id, command, outcome)
-        assert not isinstance(outcome, Refused)
+    def write_brief(
+        self,
+        result: order_pb2.TradeResult,
+        request_id: int,
+        command: c.Command | None,
+        outcome: Outcome,
+    ) -> None:
+        """Write the result of one command of a stream, in brief.
+
+        Field by field into the message that is sent: constructors and copies cost three times that.
+        """
+        if isinstance(outcome, Refused) or isinstance(command, c.CancelAll):
+            self.write_result(result, request_id, command, outcome)
+            return
         first = outcome[0]
+        if isinstance(first, e.CommandRefused):
+            self.write_result(result, request_id, command, outcome)
+            return
+        result.request_id = request_id
+        brief = result.brief
         if isinstance(first, e.CommandRepeated):
-            order = self._projection.orders.get(first.order_id)
-            status = order.status if order else k.ORDER_STATUS_UNSPECIFIED
-            brief = order_pb2.BriefResult(
-                order_id=first.order_id, status=types_pb2.OrderStatus.ValueType(status)
-            )
-            return order_pb2.TradeResult(request_id=request_id, brief=brief)
+            brief.order_id = first.order_id
+            known = self._projection.orders.get(first.order_id)
+            if known is not None:
+                brief.status = types_pb2.OrderStatus.ValueType(known.status)
+            return
         order = self._order_of(outcome)
-        brief = order_pb2.BriefResult(
-            order_id=order.order_id, status=types_pb2.OrderStatus.ValueType(order.status)
-        )
+        brief.order_id = order.order_id
+        brief.status = types_pb2.OrderStatus.ValueType(order.status)
         if len(outcome) > 1:
-            text = self._texts.by_id[order.market_id]
             lots, units = _taken(order.order_id, outcome)
             if lots:
+                text = self._texts.by_id[order.market_id]
                 brief.filled_quantity = text.quantity(lots)
                 brief.filled_notional = text.amount(units)
-        return order_pb2.TradeResult(request_id=request_id, brief=brief)
 
     def _order_of(self, events: Sequence[e.Event]) -> OrderState:
         """The order that a command was about: the first one its events name."""

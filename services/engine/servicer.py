@@ -53,7 +53,9 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
             state = await engine.at_rest(Exchange.snapshot)
             return preview(text, command, Exchange.restore(state).apply(command, now_ns))
         except Refused as refused:
-            return order_pb2.PreviewOrderResponse(error=codec.error_of(refused))
+            response = order_pb2.PreviewOrderResponse()
+            codec.write_error(response.error, refused)
+            return response
 
     async def AmendOrder(
         self, request: order_pb2.AmendOrderRequest, context: Context
@@ -90,16 +92,15 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
                 Reason.INVALID_ARGUMENT, f"must be 1 to {BATCH_MAX} commands", field="commands"
             )
         encoder = self._encoder
+        response = order_pb2.BatchOrdersResponse()
         request_ids = [command.request_id for command in request.commands]
 
-        def answer(
-            index: int, command: c.Command | None, outcome: Outcome
-        ) -> order_pb2.TradeResult:
-            return encoder.result(request_ids[index], command, outcome)
+        def answer(index: int, command: c.Command | None, outcome: Outcome) -> None:
+            encoder.write_result(response.results.add(), request_ids[index], command, outcome)
 
         items = codec.trade_items(request.commands, self._engine.texts, account_id)
-        results = await self._engine.submit("engine.batch_orders", items, answer)
-        return order_pb2.BatchOrdersResponse(results=results)
+        await self._engine.submit("engine.batch_orders", items, answer)
+        return response
 
     async def GetOrder(
         self, request: order_pb2.GetOrderRequest, context: Context

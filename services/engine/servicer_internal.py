@@ -21,7 +21,7 @@ from services.engine.domain import events as e
 from services.engine.domain.exchange import Exchange
 from services.engine.domain.views import LevelView, MarketView
 from services.engine.service import Engine
-from services.engine.trade_stream import Pipeline, Results, check_size
+from services.engine.trade_stream import InFlight, Pipeline, check_size
 from services.engine.writer import Item, Outcome
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -40,18 +40,24 @@ class InternalServicer(internal_pb2_grpc.EngineInternalServiceServicer):
     ) -> AsyncIterator[internal_pb2.SubmitCommandsResponse]:
         require_service("gateway", "ops")
         pipeline = Pipeline(self._submit)
-        async with aclosing(pipeline.results(request_iterator)) as answered:
-            async for results in answered:
-                yield internal_pb2.SubmitCommandsResponse(results=results)
+        async with aclosing(pipeline.responses(request_iterator)) as responses:
+            async for response in responses:
+                yield response
 
     def _submit(
         self, request: internal_pb2.SubmitCommandsRequest
-    ) -> tuple[asyncio.Future[Results], int]:
+    ) -> InFlight[internal_pb2.SubmitCommandsResponse]:
         commands = request.commands
         check_size(len(commands))
-        return asyncio.gather(*map(self._submit_one, commands)), len(commands)
+        response = internal_pb2.SubmitCommandsResponse()
+        done = asyncio.gather(
+            *(self._submit_one(command, response.results.add()) for command in commands)
+        )
+        return InFlight(done, len(commands), response)
 
-    async def _submit_one(self, submitted: internal_pb2.SubmittedCommand) -> order_pb2.TradeResult:
+    async def _submit_one(
+        self, submitted: internal_pb2.SubmittedCommand, result: order_pb2.TradeResult
+    ) -> None:
         """One user's command, with the trace and the token it came with."""
         engine = self._engine
         request = submitted.command
@@ -65,13 +71,12 @@ class InternalServicer(internal_pb2_grpc.EngineInternalServiceServicer):
         except Refused as refused:
             item = refused
 
-        def answer(_: int, command: c.Command | None, outcome: Outcome) -> order_pb2.TradeResult:
-            return engine.encoder.result(request_id, command, outcome)
+        def answer(_: int, command: c.Command | None, outcome: Outcome) -> None:
+            engine.encoder.write_result(result, request_id, command, outcome)
 
         name = f"engine.{request.WhichOneof('command') or 'nothing'}"
         trace = parse_traceparent(submitted.traceparent) or new_trace()
-        [result] = await engine.submit(name, [item], answer, trace=trace)
-        return result
+        await engine.submit(name, [item], answer, trace=trace)
 
     async def ApplyTransfer(
         self, request: internal_pb2.ApplyTransferRequest, context: Context
@@ -171,7 +176,7 @@ class InternalServicer(internal_pb2_grpc.EngineInternalServiceServicer):
 
         response = await engine.at_rest(read)
         if error is not None:
-            response.log_error.CopyFrom(codec.error_of(error))
+            codec.write_error(response.log_error, error)
         return response
 
     def _asset_id(self, code: str) -> int:
