@@ -84,6 +84,7 @@ class Connection:
         self._outbox = Outbox(
             max_frames=around.limits.queue_frames,
             max_bytes=around.limits.queue_bytes,
+            on_conflation=self._conflated,
             on_overflow=self._overflowed,
         )
 
@@ -109,7 +110,6 @@ class Connection:
                 await self._account.close()
             if self._trading is not None:
                 await self._trading.close()
-            self._around.metrics.ws_conflated += self._outbox.conflations
 
     async def close(self, code: int, reason: str) -> None:
         """Say goodbye; what still waits is not sent."""
@@ -280,6 +280,9 @@ class Connection:
         if self._tokens < 1:
             raise Refused(Reason.RATE_LIMITED, f"at most {rate} messages a second", limit=rate)
         self._tokens -= 1
+
+    def _conflated(self) -> None:
+        self._around.metrics.ws_conflated += 1
 
     def _overflowed(self) -> None:
         self._cut("slow_reader")

@@ -28,12 +28,23 @@ class Source(Protocol):
 
 
 class Outbox:
-    """The queue. `on_overflow` is called once when a frame that cannot be dropped has no room."""
+    """The queue.
 
-    def __init__(self, *, max_frames: int, max_bytes: int, on_overflow: Callable[[], None]) -> None:
-        self.conflations = 0
+    `on_conflation` is called when a topic's frames give way to a snapshot, `on_overflow` once, when
+    a frame that cannot be dropped has no room.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_frames: int,
+        max_bytes: int,
+        on_conflation: Callable[[], None],
+        on_overflow: Callable[[], None],
+    ) -> None:
         self._max_frames = max_frames
         self._max_bytes = max_bytes
+        self._on_conflation = on_conflation
         self._on_overflow = on_overflow
         self._queue: deque[tuple[bytes, Source | None]] = deque()
         self._bytes = 0
@@ -100,7 +111,7 @@ class Outbox:
 
     def _mark_stale(self, source: Source) -> None:
         if source not in self._stale:
-            self.conflations += 1
+            self._on_conflation()
             self._stale[source] = None
             self._filled.set()
 

@@ -69,7 +69,10 @@ class World:
             ],
             "settlement": [
                 (history_pb2_grpc.add_HistoryServiceServicer_to_server, self.history),
-                (ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerService()),
+                (
+                    ledger_pb2_grpc.add_LedgerServiceServicer_to_server,
+                    LedgerService(),  # type: ignore[abstract]
+                ),
             ],
         }
         signer = self.auth.signer
