@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from kernel.reasons import Reason
 from services.engine.domain import commands as c
@@ -17,7 +17,7 @@ from tests.engine_core.world import BTC, MARKET, SECOND, START_NS, USD, configur
 ACCOUNTS = (11, 12, 13)
 accounts = st.sampled_from(ACCOUNTS)
 sides = st.sampled_from(("buy", "sell"))
-prices = st.integers(990, 1_010)
+prices = st.integers(996, 1_004)
 lots = st.integers(1, 12)
 modes = st.sampled_from((0, 1, 2, 3, 4))
 times_in_force = st.sampled_from(
@@ -29,6 +29,10 @@ times_in_force = st.sampled_from(
         k.TIME_IN_FORCE_FOK,
     )
 )
+
+
+# Taking away is only of interest when there is something to take.
+when_deep = precondition(lambda self: len(self.naive.book.orders) >= 4)
 
 
 class AgainstNaive(RuleBasedStateMachine):
@@ -46,8 +50,8 @@ class AgainstNaive(RuleBasedStateMachine):
         self.expiries: dict[int, int] = {}
         self.apply(configure(max_open_orders=1_000))
         for account_id in ACCOUNTS:
-            self.transfer(account_id, USD, 30_000)
-            self.transfer(account_id, BTC, 30)
+            self.transfer(account_id, USD, 90_000)
+            self.transfer(account_id, BTC, 90)
 
     # ------------------------------------------------------------ helpers
 
@@ -84,9 +88,9 @@ class AgainstNaive(RuleBasedStateMachine):
 
     # ------------------------------------------------------------ rules
 
-    @rule(account_id=accounts, asset_id=st.sampled_from((USD, BTC)), units=st.integers(-9, 9))
+    @rule(account_id=accounts, asset_id=st.sampled_from((USD, BTC)), units=st.integers(-30, 9))
     def transfer(self, account_id: int, asset_id: int, units: int) -> None:
-        units = units * 1_000 if asset_id == USD and abs(units) < 10 else units
+        units = units * 1_000 if asset_id == USD else units
         usd, btc = self.naive.free(account_id)
         expected = None
         if units == 0:
@@ -160,6 +164,16 @@ class AgainstNaive(RuleBasedStateMachine):
             assert isinstance(repeated, e.CommandRepeated)
             assert repeated.order_id == order.order_id
 
+    @rule(
+        account_id=accounts,
+        rows=st.lists(st.tuples(sides, lots, st.integers(0, 3)), min_size=2, max_size=6),
+    )
+    def quote(self, account_id: int, rows: list[tuple[str, int, int]]) -> None:
+        """Several orders away from the other side, so that levels fill up."""
+        for side, quantity, away in rows:
+            price = 999 - away if side == "buy" else 1_001 + away
+            self.limit(account_id, side, quantity, price, k.TIME_IN_FORCE_GTC, 0, False, False)
+
     def take(self, order: NaiveOrder, events: list[e.Event], rests: bool) -> None:
         """Match an accepted order on the naive side and compare."""
         self.last_id = order.order_id
@@ -175,6 +189,7 @@ class AgainstNaive(RuleBasedStateMachine):
         assert placed.order_id == order.order_id
         assert placed.rested_lots == (order.remaining if rests else 0)
 
+    @when_deep
     @rule(
         account_id=accounts,
         side=sides,
@@ -201,6 +216,7 @@ class AgainstNaive(RuleBasedStateMachine):
             )
             self.take(order, events, rests=False)
 
+    @when_deep
     @rule(account_id=accounts, side=sides, amount=st.integers(900, 15_000))
     def market_by_amount(self, account_id: int, side: str, amount: int) -> None:
         command = place(account_id, side, 0, quote_amount_units=amount)
@@ -237,6 +253,7 @@ class AgainstNaive(RuleBasedStateMachine):
         other = self.naive.book.side(SELL if side == BUY else BUY)
         return other[0].price if other else 0
 
+    @when_deep
     @rule(pick=st.integers(0, 1_000), by_stranger=st.booleans())
     def cancel(self, pick: int, by_stranger: bool) -> None:
         order = self.some_order(pick)
@@ -249,6 +266,7 @@ class AgainstNaive(RuleBasedStateMachine):
             again = self.apply(c.CancelOrder(account_id, order.order_id))
             assert self.refused(again, Reason.ORDER_ALREADY_CLOSED)
 
+    @when_deep
     @rule(account_id=accounts, side=st.sampled_from((0, BUY, SELL)))
     def cancel_all(self, account_id: int, side: int) -> None:
         mine = [
@@ -262,12 +280,13 @@ class AgainstNaive(RuleBasedStateMachine):
         for order_id in mine:
             self.naive.book.cancel(order_id)
 
-    @rule(pick=st.integers(0, 1_000), quantity=st.integers(0, 15), price=prices, same=st.booleans())
-    def amend(self, pick: int, quantity: int, price: int, same: bool) -> None:
+    @rule(pick=st.integers(0, 1_000), change=st.integers(-4, 3), price=prices, same=st.booleans())
+    def amend(self, pick: int, change: int, price: int, same: bool) -> None:
         order = self.some_order(pick)
         if order is None:
             return
         price = order.price if same else price
+        quantity = max(order.filled + order.remaining + change, 0)
         total = quantity or order.filled + order.remaining
         keeps = price == order.price and total < order.filled + order.remaining
         post_only = self.exchange.open_orders(order.account_id)
@@ -368,7 +387,7 @@ def protection(side: int, best: int, slippage: int) -> int:
 
 TestAgainstNaive = AgainstNaive.TestCase
 TestAgainstNaive.settings = settings(
-    max_examples=60,
+    max_examples=250,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
