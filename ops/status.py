@@ -22,12 +22,13 @@ async def show(data_dir: Path, console: Console) -> int:
         console.print(f"Tidebook is not running on {data_dir.resolve()}", soft_wrap=True)
         return NOT_RUNNING
     healthy = await asyncio.gather(*(_is_healthy(part) for part in running.parts))
-    table = Table("part", "state", "pid", "address", "log", box=None, padding=(0, 2, 0, 0))
+    table = Table("part", "state", "pid", "address", box=None, padding=(0, 2, 0, 0))
     for part, good in zip(running.parts, healthy, strict=True):
         shown = "[green]healthy[/]" if good else "[bold red]not healthy[/]"
-        table.add_row(part.name, shown, str(part.pid or "-"), part.address, part.log)
+        table.add_row(part.name, shown, str(part.pid or "-"), part.address)
     console.print(f"up since {running.started_at}, supervisor process {running.supervisor_pid}")
     console.print(table)
+    console.print(f"logs are in {data_dir.resolve() / 'logs'}", soft_wrap=True)
     return 0 if all(healthy) else 1
 
 
