@@ -38,6 +38,8 @@ FLUSH_SECONDS = 0.25
 QUEUE_MAX = 20_000
 # One trace may be a whole stream of orders: its newest spans are kept.
 SPANS_PER_TRACE_MAX = 1000
+# Orders whose traces are found through one key of the store.
+ORDERS_PER_BUCKET = 1000
 _COMPLAIN_EVERY_SECONDS = 10.0
 
 log = structlog.get_logger()
@@ -215,12 +217,10 @@ class SpanRecorder:
             pipeline.rpush(key, *rows)
             pipeline.ltrim(key, -SPANS_PER_TRACE_MAX, -1)
             pipeline.expire(key, self._keep_seconds)
-        for order_id, account_id, trace_id in links:
-            pipeline.set(
-                _order_key(self._shard, order_id),
-                f"{account_id}:{trace_id.hex()}",
-                ex=self._keep_seconds,
-            )
+        # One hash takes a thousand orders: a key each would cost more than placing them.
+        for key, fields in _by_bucket(links, self._shard).items():
+            pipeline.hset(key, items=fields)
+            pipeline.expire(key, self._keep_seconds)
         if self._otlp is not None:
             self._otlp.export(spans)
         try:
@@ -265,7 +265,10 @@ async def read_order_trace(
     Raises `Refused(ORDER_NOT_FOUND)` when the order is not known or its trace no longer kept. The
     caller compares the account with the one that asks.
     """
-    link: Any = await redis.get(_order_key(shard, order_id))
+    key = _links_key(shard, order_id)
+    # redis-py types this as sync or async at once.
+    answer: Any = redis.hget(key, str(order_id))
+    link: bytes | None = await answer
     if link is None:
         raise Refused(Reason.ORDER_NOT_FOUND, "no trace is kept for this order")
     account, _, trace_hex = link.decode().partition(":")
@@ -292,5 +295,15 @@ def _trace_key(trace_id: bytes) -> str:
     return f"trace:{trace_id.hex()}"
 
 
-def _order_key(shard: int, order_id: int) -> str:
-    return f"order-trace:{shard}:{order_id}"
+def _by_bucket(links: Iterable[tuple[int, int, bytes]], shard: int) -> dict[str, list[str]]:
+    """Key -> field, value, field, value, ..."""
+    buckets: dict[str, list[str]] = {}
+    for order_id, account_id, trace_id in links:
+        fields = buckets.setdefault(_links_key(shard, order_id), [])
+        fields.append(str(order_id))
+        fields.append(f"{account_id}:{trace_id.hex()}")
+    return buckets
+
+
+def _links_key(shard: int, order_id: int) -> str:
+    return f"order-traces:{shard}:{order_id // ORDERS_PER_BUCKET}"
