@@ -301,6 +301,7 @@ async def test_a_slow_reader_of_a_book_gets_a_snapshot_in_place_of_what_it_misse
 ) -> None:
     with_book(world)
     async with slow_client(world, BOOK) as slow, aiohttp.ClientSession(world.url) as http:
+        await eventually(lambda: world.marketdata.listening("book BTC_USDC") == 1)
         for seq in range(6, 400):
             world.marketdata.publish("book BTC_USDC", big_book(seq, seq - 1))
 
