@@ -61,7 +61,9 @@ def google_api_protos() -> Path:
 
 
 def sources() -> list[str]:
-    return sorted(str(path.relative_to(ROOT / "proto")) for path in (ROOT / "proto").rglob("*.proto"))
+    return sorted(
+        str(path.relative_to(ROOT / "proto")) for path in (ROOT / "proto").rglob("*.proto")
+    )
 
 
 def run(arguments: list[str]) -> None:
@@ -71,9 +73,10 @@ def run(arguments: list[str]) -> None:
 
 def generate(target: Path) -> None:
     """All Python of the contracts into `target`."""
-    outputs = [f"--{kind}_out={target}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
-    run([*protoc_arguments(), *outputs, *sources()])
-    run([*protoc_arguments(), f"--python_out={target}", f"--mypy_out={target}", "buf/validate/validate.proto"])
+    messages = [f"--python_out={target}", f"--mypy_out=quiet:{target}"]
+    stubs = [f"--grpc_python_out={target}", f"--mypy_grpc_out=quiet:{target}"]
+    run([*protoc_arguments(), *messages, *stubs, *sources()])
+    run([*protoc_arguments(), *messages, "buf/validate/validate.proto"])
     for folder in (target / "tidebook").rglob("*"):
         if folder.is_dir():
             (folder / "__init__.py").touch()
@@ -105,7 +108,15 @@ def generate_web(target: Path) -> None:
 
 def image(target: Path) -> None:
     """One descriptor set with comments, for buf and for the OpenAPI document."""
-    run([*protoc_arguments(), "--include_imports", "--include_source_info", f"--descriptor_set_out={target}", *sources()])
+    run(
+        [
+            *protoc_arguments(),
+            "--include_imports",
+            "--include_source_info",
+            f"--descriptor_set_out={target}",
+            *sources(),
+        ]
+    )
 
 
 def replace(target: Path, source: Path) -> None:
@@ -128,7 +139,9 @@ def differences(left: Path, right: Path) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail if gen/ is not what proto/ gives")
+    parser.add_argument(
+        "--check", action="store_true", help="fail if gen/ is not what proto/ gives"
+    )
     parser.add_argument("--web", action="store_true", help="generate web/src/gen instead of gen/")
     parser.add_argument("--image", type=Path, help="write only the descriptor image to this file")
     options = parser.parse_args()
