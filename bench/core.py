@@ -86,7 +86,7 @@ def build_workload(operations: int) -> list[Command]:
                 side=side,
                 type=ORDER_TYPE_MARKET,
                 time_in_force=TIME_IN_FORCE_IOC,
-                quantity_lots=rng.randint(300, 1_700),
+                quantity_lots=rng.randint(300, 1_500),
             )
         for event in exchange.apply(command, START_NS):
             if isinstance(event, ev.OrderPlaced) and event.rested_lots:

@@ -1,7 +1,8 @@
 """Commands and events <-> the messages of log.proto.
 
 Records and messages have the same field names by design, so one loop over the fields that are not
-zero writes any of them; only the nested lists of a configuration need words of their own.
+zero writes any of them; only the nested lists of a configuration need words of their own. Orders
+and the events that most of them cause are written field by field, which is faster than the loop.
 """
 
 from __future__ import annotations
@@ -66,9 +67,12 @@ def add_command(
     span_id: bytes = b"",
 ) -> None:
     """Append a command and what it caused to a log entry."""
-    logged = entry.commands.add(
-        command_seq=command_seq, received_ns=received_ns, trace_id=trace_id, span_id=span_id
-    )
+    logged = entry.commands.add()
+    logged.command_seq = command_seq
+    logged.received_ns = received_ns
+    if trace_id:
+        logged.trace_id = trace_id
+        logged.span_id = span_id
     _write_command(logged, command)
     add_events(logged, events)
 
@@ -99,13 +103,14 @@ def add_events(logged: log_pb2.LoggedCommand, events: Iterable[e.Event]) -> None
     add = logged.events.add
     for event in events:
         kind = type(event)
-        message = getattr(add(), _EVENTS[kind])
-        # An event may have nothing but zeros.
-        message.SetInParent()
-        for name in _EVENT_FIELDS[kind]:
-            value = getattr(event, name)
-            if value:
-                setattr(message, name, value)
+        if kind is e.OrderPlaced:
+            _write_placed(add().order_placed, event)
+        elif kind is e.Trade:
+            _write_trade(add().trade, event)
+        elif kind is e.OrderClosed:
+            _write_closed(add().order_closed, event)
+        else:
+            _write_fields(getattr(add(), _EVENTS[kind]), event, _EVENT_FIELDS[kind])
 
 
 def decode_events(logged: log_pb2.LoggedCommand) -> list[e.Event]:
@@ -125,18 +130,110 @@ def _write_command(logged: log_pb2.LoggedCommand, command: c.Command) -> None:
     if command.deadline_ns:
         logged.deadline_ns = command.deadline_ns
     kind = type(command)
+    if kind is c.PlaceOrder:
+        _write_place_order(logged.place_order, command)
+        return
     message = getattr(logged, _COMMANDS[kind])
-    message.SetInParent()
     if isinstance(command, c.Configure):
+        message.SetInParent()
         for asset in command.assets:
             _write(message.assets.add(), asset)
         for market in command.markets:
             _write(message.markets.add(), market)
         return
-    for name in _COMMAND_FIELDS[kind]:
-        value = getattr(command, name)
+    _write_fields(message, command, _COMMAND_FIELDS[kind])
+
+
+def _write_fields(message: Message, record: Record, names: Iterable[str]) -> None:
+    # A record may have nothing but zeros.
+    message.SetInParent()
+    for name in names:
+        value = getattr(record, name)
         if value:
             setattr(message, name, value)
+
+
+# In the next four, `message` and the record are of the kind that the name says. They are not typed
+# so because enum fields are given plain numbers, as records have them.
+
+
+def _write_place_order(message: Any, command: Any) -> None:
+    message.market_id = command.market_id
+    message.side = command.side
+    message.type = command.type
+    if command.client_order_id:
+        message.client_order_id = command.client_order_id
+    if command.time_in_force:
+        message.time_in_force = command.time_in_force
+    if command.price_ticks:
+        message.price_ticks = command.price_ticks
+    if command.quantity_lots:
+        message.quantity_lots = command.quantity_lots
+    if command.quote_amount_units:
+        message.quote_amount_units = command.quote_amount_units
+    if command.post_only:
+        message.post_only = True
+    if command.reduce_only:
+        message.reduce_only = True
+    if command.display_quantity_lots:
+        message.display_quantity_lots = command.display_quantity_lots
+    if command.self_trade_prevention:
+        message.self_trade_prevention = command.self_trade_prevention
+    if command.max_slippage_bps:
+        message.max_slippage_bps = command.max_slippage_bps
+    if command.expire_ns:
+        message.expire_ns = command.expire_ns
+    if command.trigger_price_ticks:
+        message.trigger_price_ticks = command.trigger_price_ticks
+    if command.trigger_source:
+        message.trigger_source = command.trigger_source
+    if command.trailing_bps:
+        message.trailing_bps = command.trailing_bps
+    if command.stream_id:
+        message.stream_id = command.stream_id
+
+
+def _write_placed(message: Any, event: Any) -> None:
+    message.order_id = event.order_id
+    message.account_id = event.account_id
+    message.market_id = event.market_id
+    message.hold_asset_id = event.hold_asset_id
+    message.hold_units = event.hold_units
+    message.rested_lots = event.rested_lots
+    message.price_ticks = event.price_ticks
+    message.side = event.side
+    message.quantity_lots = event.quantity_lots
+
+
+def _write_trade(message: Any, event: Any) -> None:
+    message.trade_id = event.trade_id
+    message.market_id = event.market_id
+    message.price_ticks = event.price_ticks
+    message.quantity_lots = event.quantity_lots
+    message.taker_side = event.taker_side
+    message.maker_order_id = event.maker_order_id
+    message.maker_account_id = event.maker_account_id
+    message.taker_order_id = event.taker_order_id
+    message.taker_account_id = event.taker_account_id
+    message.maker_fee_units = event.maker_fee_units
+    message.taker_fee_units = event.taker_fee_units
+    message.quote_hold_taken = event.quote_hold_taken
+    message.notional_units = event.notional_units
+    message.base_units = event.base_units
+
+
+def _write_closed(message: Any, event: Any) -> None:
+    message.order_id = event.order_id
+    message.account_id = event.account_id
+    message.market_id = event.market_id
+    message.status = event.status
+    message.reason = event.reason
+    message.hold_released = event.hold_released
+    message.remaining_lots = event.remaining_lots
+    message.removed_lots = event.removed_lots
+    message.price_ticks = event.price_ticks
+    message.side = event.side
+    message.hold_asset_id = event.hold_asset_id
 
 
 def _write(message: Message, record: Record) -> None:
