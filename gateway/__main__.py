@@ -18,6 +18,8 @@ from gateway.exchange import ProxyRules
 from gateway.limits import RateLimiter
 from gateway.local import DevServicer, LocalServices, TraceServicer
 from gateway.metrics import Metrics
+from gateway.openapi.document import build_document, load_comments
+from gateway.openapi.pages import openapi_pages
 from gateway.services import ALL_SERVICES, UPSTREAM_SERVICES
 from gateway.site import Site
 from gateway.transcode import Router, build_routes
@@ -29,6 +31,7 @@ from gateway.ws.frames import FrameReader
 from gateway.ws.hub import Hub
 from mesh.channel import open_channel
 from mesh.config import Settings
+from mesh.interceptors import is_public
 from mesh.redis import open_redis
 from mesh.server import ServiceHost, run_service
 from mesh.telemetry import SpanRecorder
@@ -84,6 +87,11 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             metrics=metrics,
             recorder=recorder,
             pages={
+                **openapi_pages(
+                    build_document(
+                        router.routes, ALL_SERVICES, load_comments(), is_public=is_public
+                    )
+                ),
                 "/ws": sockets.handle,
                 "/healthz": health.healthz,
                 "/readyz": health.readyz,

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import filecmp
+import json
 import shutil
 import sys
 import tempfile
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import grpc_tools
 from google.api import annotations_pb2, http_pb2
@@ -82,6 +84,7 @@ def generate(target: Path) -> None:
             (folder / "__init__.py").touch()
     (target / "tidebook" / "__init__.py").touch()
     (target / "tidebook" / "py.typed").touch()
+    write_comments(target / "tidebook" / "comments.json")
     (target / "buf" / "__init__.py").touch()
     (target / "buf" / "validate" / "__init__.py").touch()
 
@@ -117,6 +120,32 @@ def image(target: Path) -> None:
             *sources(),
         ]
     )
+
+
+def write_comments(target: Path) -> None:
+    """Full name -> comment of everything in the contracts, as JSON; generated code has none."""
+    with tempfile.TemporaryDirectory() as scratch:
+        binary = Path(scratch) / "image.binpb"
+        image(binary)
+        files = descriptor_pb2.FileDescriptorSet.FromString(binary.read_bytes())
+    comments: dict[str, str] = {}
+    for file in files.file:
+        if file.package.startswith("tidebook."):
+            for location in file.source_code_info.location:
+                text = " ".join(location.leading_comments.split())
+                if text and len(location.path) % 2 == 0:
+                    comments[_name_at(file, list(location.path))] = text
+    target.write_text(json.dumps(comments, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def _name_at(file: descriptor_pb2.FileDescriptorProto, path: list[int]) -> str:
+    """Full name of what a SourceCodeInfo path points at: (field number, index) pairs."""
+    here: Any = file
+    names = [file.package]
+    for number, index in zip(path[::2], path[1::2], strict=True):
+        here = getattr(here, here.DESCRIPTOR.fields_by_number[number].name)[index]
+        names.append(here.name)
+    return ".".join(names)
 
 
 def replace(target: Path, source: Path) -> None:

@@ -1,0 +1,1 @@
+"""The OpenAPI document, made from the descriptors, and a page that shows it."""
