@@ -59,7 +59,7 @@ def build_workload(operations: int) -> list[Command]:
     live: list[int] = []
     mid = 5_000_000
     while len(commands) < operations:
-        mid += rng.randint(-2, 2)
+        mid += rng.choice((0, 0, 0, 1, -1))
         roll = rng.random()
         side = rng.choice((SIDE_BUY, SIDE_SELL))
         command: Command
@@ -86,7 +86,7 @@ def build_workload(operations: int) -> list[Command]:
                 side=side,
                 type=ORDER_TYPE_MARKET,
                 time_in_force=TIME_IN_FORCE_IOC,
-                quantity_lots=rng.randint(300, 1_500),
+                quantity_lots=rng.randint(100, 1_400),
             )
         for event in exchange.apply(command, START_NS):
             if isinstance(event, ev.OrderPlaced) and event.rested_lots:
