@@ -3,67 +3,118 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
-from tidebook.marketdata.v1 import marketdata_pb2_grpc as rpc
+from tidebook.engine.v1 import internal_pb2_grpc
+from tidebook.marketdata.v1 import marketdata_pb2_grpc
 
 from kernel.clock import SystemClock
 from kernel.markets import default_markets
 from mesh.aio import cancel_and_wait, supervise
+from mesh.channel import open_channel
 from mesh.config import Settings
+from mesh.log import LogReader
+from mesh.postgres import open_pool
+from mesh.redis import open_redis
 from mesh.server import ServiceHost, run_service
-from services.marketdata.domain.prices import ExternalPrice, FeedKind, FeedTrade
+from mesh.telemetry import SpanRecorder
+from services.marketdata.book_streams import BookStreams
+from services.marketdata.catalogue import Catalogue
+from services.marketdata.domain.candles import CandleSource
+from services.marketdata.domain.prices import FeedKind, PriceBoard
 from services.marketdata.feeds.choose import make_feed
 from services.marketdata.feeds.desk import FeedDesk
-from services.marketdata.feeds.port import Feed
+from services.marketdata.follower import LogFollower
+from services.marketdata.history import History
+from services.marketdata.projection import Projection
+from services.marketdata.publisher import Publisher
 from services.marketdata.service import MarketData
 from services.marketdata.servicer import MarketDataServicer
-from services.marketdata.streams import PriceStreams
+from services.marketdata.store import PostgresHistory
+from services.marketdata.streams import CandleStreams, PriceStreams, TickerStreams, TradeStreams
 
-
-class Publisher:
-    """Hands external prices on."""
-
-    def __init__(self, prices: PriceStreams) -> None:
-        self._prices = prices
-
-    def on_prices(self, prices: Sequence[ExternalPrice]) -> None:
-        self._prices.publish(prices)
-
-    def on_feed_trades(self, feed: Feed, trades: Sequence[FeedTrade], until_ns: int) -> None:
-        pass
+SERVICE = "marketdata"
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
-    """Serve until `stop`."""
+    """Serve until `stop`, then drain. Raises `SystemExit` with one line for a wrong setting."""
     clock = SystemClock()
     markets = default_markets()
     try:
         feed = make_feed(settings.feed, markets, clock)
+        redis = open_redis(settings)
+        pool = await open_pool(settings, SERVICE)
     except ValueError as error:
-        raise SystemExit(str(error)) from None
-    prices = PriceStreams()
+        raise SystemExit(f"{SERVICE}: {error}") from None
+    store = PostgresHistory(pool, settings.shard)
+    spans = SpanRecorder(SERVICE, redis, settings)
+    channel = open_channel(settings, "engine", caller=SERVICE)
+    board = PriceBoard()
+    projection = Projection()
+    catalogue = Catalogue(markets, projection)
+    history = History(store)
+    publisher = Publisher(
+        catalogue,
+        history,
+        prices=PriceStreams(board),
+        tickers=TickerStreams(projection, board, clock),
+        books=BookStreams(projection),
+        trades=TradeStreams(projection),
+        candles=CandleStreams(catalogue),
+    )
     desk = FeedDesk(
         feed,
-        Publisher(prices),
+        board,
+        publisher,
         clock,
-        fallback_markets=markets
-        if settings.feed_fallback and feed.kind is FeedKind.BACKPACK
-        else (),
+        fallback_markets=(
+            markets if settings.feed_fallback and feed.kind is FeedKind.BACKPACK else ()
+        ),
         stale_ms=settings.price_stale_ms,
     )
-    servicer = MarketDataServicer(MarketData(markets, desk, prices))
-    registration = (rpc.add_MarketDataServiceServicer_to_server, servicer)
-    host = await ServiceHost.start(settings, service="marketdata", public=[registration])
-    feeding = supervise(desk.run(), "feed desk")
+    follower = LogFollower(
+        internal_pb2_grpc.EngineInternalServiceStub(channel),
+        LogReader(redis, settings.shard),
+        store,
+        history,
+        projection,
+        publisher,
+        spans,
+        clock,
+    )
+    # A recording begins anew with every start, and its candles with it.
+    if feed.kind is not FeedKind.REPLAY:
+        catalogue.restore_index(await store.newest_candles(CandleSource.INDEX))
+    servicer = MarketDataServicer(MarketData(catalogue, projection, desk, history, publisher))
+    registration = (marketdata_pb2_grpc.add_MarketDataServiceServicer_to_server, servicer)
+    host = await ServiceHost.start(settings, service=SERVICE, public=[registration])
+    await host.set_serving(False)
+    writing = supervise(history.run(), "history writer")
+    working = [
+        supervise(desk.run(), "feed desk"),
+        supervise(follower.run(), "log follower"),
+        supervise(publisher.books.run(), "book views"),
+        supervise(publisher.tickers.run(), "tickers"),
+        supervise(_serve_when_ready(host, follower), "readiness"),
+    ]
     await stop.wait()
     await host.drain()
-    await cancel_and_wait(feeding)
+    await cancel_and_wait(*working)
+    # Last, so that it writes what the others still added.
+    await cancel_and_wait(writing)
+    await spans.close()
+    await channel.close()
+    await pool.close()
+    await redis.aclose()
+
+
+async def _serve_when_ready(host: ServiceHost, follower: LogFollower) -> None:
+    await follower.ready.wait()
+    await host.set_serving(True)
 
 
 def main() -> None:
     """Entry point of `tidebook serve marketdata`."""
-    run_service(run, "marketdata")
+    run_service(run, SERVICE)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from google.protobuf.timestamp_pb2 import Timestamp
+from tidebook.engine.v1 import types_pb2
 from tidebook.marketdata.v1 import marketdata_pb2 as pb
 
+from kernel.markets import Market
 from kernel.money import format_units
+from services.marketdata.domain.book import BookOrder, Level
+from services.marketdata.domain.candles import Candle, CandleSource
+from services.marketdata.domain.depth import checksum
 from services.marketdata.domain.prices import FEED_DECIMALS, ExternalPrice
+from services.marketdata.domain.ticker import DayFigures
+from services.marketdata.domain.trades import PublicTrade
 from services.marketdata.feeds.desk import FeedSnapshot
+from services.marketdata.projection import MarketState
 
 _SECOND = 1_000_000_000
 
@@ -56,3 +66,116 @@ def feed_to_proto(feed: FeedSnapshot) -> pb.FeedStatus:
         bad_frames=feed.bad_frames,
         reconnects=feed.reconnects,
     )
+
+
+def levels_to_proto(market: Market, levels: Sequence[Level]) -> list[pb.Level]:
+    """Levels as decimal strings; 0 lots (removed) are "0"."""
+    return [
+        pb.Level(price=market.format_price(price), quantity=market.format_quantity(lots))
+        for price, lots in levels
+    ]
+
+
+def book_to_proto(
+    market: Market, bids: Sequence[Level], asks: Sequence[Level], time_ns: int
+) -> pb.BookUpdate:
+    """The levels of an update; what kind of update it is the caller adds."""
+    return pb.BookUpdate(
+        market=market.name,
+        bids=levels_to_proto(market, bids),
+        asks=levels_to_proto(market, asks),
+        time=timestamp(time_ns),
+    )
+
+
+def book_checksum(market: Market, bids: Sequence[Level], asks: Sequence[Level]) -> int:
+    """The checksum of a book in the texts that are sent."""
+    texts = [
+        [(market.format_price(price), market.format_quantity(lots)) for price, lots in side]
+        for side in (bids, asks)
+    ]
+    return checksum(*texts)
+
+
+def book_order_to_proto(market: Market, order: BookOrder, lots: int) -> pb.BookOrder:
+    """An order of the book showing `lots` (0: it leaves)."""
+    return pb.BookOrder(
+        order_id=order.order_id,
+        side=types_pb2.Side.ValueType(order.side),
+        price=market.format_price(order.price_ticks),
+        quantity=market.format_quantity(lots),
+    )
+
+
+def trade_to_proto(market: Market, trade: PublicTrade) -> pb.Trade:
+    """A public trade."""
+    return pb.Trade(
+        market=trade.market,
+        trade_id=trade.trade_id,
+        price=market.format_price(trade.price_ticks),
+        quantity=market.format_quantity(trade.quantity_lots),
+        taker_side=types_pb2.Side.ValueType(trade.taker_side),
+        time=timestamp(trade.time_ns),
+        seq=trade.seq,
+    )
+
+
+def candle_to_proto(market: Market, candle: Candle) -> pb.Candle:
+    """A candle; those of the feed are in its own units, not in ticks and lots."""
+    if candle.source is CandleSource.INDEX:
+        prices = [feed_decimal(p) for p in (candle.open, candle.high, candle.low, candle.close)]
+        volume = format_units(candle.volume, FEED_DECIMALS)
+        quote_volume = format_units(candle.quote_volume, 2 * FEED_DECIMALS)
+    else:
+        prices = [
+            market.format_price(p) for p in (candle.open, candle.high, candle.low, candle.close)
+        ]
+        volume = market.format_quantity(candle.volume)
+        quote_volume = market.quote.format(candle.quote_volume)
+    return pb.Candle(
+        market=candle.market,
+        interval=pb.CandleInterval.ValueType(candle.interval),
+        source=pb.CandleSource.ValueType(candle.source),
+        open_time=Timestamp(seconds=candle.open_s),
+        open=prices[0],
+        high=prices[1],
+        low=prices[2],
+        close=prices[3],
+        volume=volume,
+        quote_volume=quote_volume,
+        trades=candle.trades,
+        closed=candle.closed,
+        simulated=candle.simulated,
+    )
+
+
+def ticker_to_proto(
+    state: MarketState, figures: DayFigures, price: ExternalPrice | None, time_ns: int
+) -> pb.Ticker:
+    """A market at a glance."""
+    market = state.market
+    message = pb.Ticker(
+        market=market.name,
+        volume=market.format_quantity(figures.volume),
+        quote_volume=market.quote.format(figures.quote_volume),
+        trades=figures.trades,
+        change=market.format_price(figures.change),
+        change_bps=figures.change_bps,
+        time=timestamp(time_ns),
+        status=types_pb2.MarketStatus.ValueType(state.status),
+    )
+    if figures.trades:
+        message.open = market.format_price(figures.open)
+        message.high = market.format_price(figures.high)
+        message.low = market.format_price(figures.low)
+        message.last = market.format_price(figures.last)
+    if bid := state.book.bids.best():
+        message.best_bid = market.format_price(bid[0])
+        message.best_bid_quantity = market.format_quantity(bid[1])
+    if ask := state.book.asks.best():
+        message.best_ask = market.format_price(ask[0])
+        message.best_ask_quantity = market.format_quantity(ask[1])
+    if price is not None:
+        message.index_price = feed_decimal(price.price)
+        message.simulated = price.simulated
+    return message

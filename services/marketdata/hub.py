@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
@@ -36,13 +36,18 @@ class Subscription(Protocol):
 
 
 class Mailbox:
-    """Wakes one stream's reader when any of its subscriptions has something for it."""
+    """Wakes one stream's reader when any of its subscriptions has something for it.
+
+    Iterate over it for the responses; iteration raises `Refused(SLOW_READER)` when the reader fell
+    too far behind.
+    """
 
     def __init__(self) -> None:
         # In the order in which they became ready, each once.
         self._ready: dict[Subscription, None] = {}
         self._wake = asyncio.Event()
         self._failure: Refused | None = None
+        self._ended = False
 
     @property
     def failed(self) -> bool:
@@ -54,25 +59,37 @@ class Mailbox:
         self._ready[subscription] = None
         self._wake.set()
 
+    def forget(self, subscription: Subscription) -> None:
+        """`subscription` was closed: nothing of it is to be read any more."""
+        self._ready.pop(subscription, None)
+
     def fail(self, refused: Refused) -> None:
         """End the stream with `refused` as soon as its reader comes back."""
         self._failure = refused
         self._wake.set()
 
-    async def take(self) -> list[tuple[Subscription, Message]]:
-        """Wait until something is ready; returns a response of each subscription that has one.
+    def end(self) -> None:
+        """End the stream once everything that is ready was read."""
+        self._ended = True
+        self._wake.set()
 
-        Raises `Refused(SLOW_READER)` when the reader fell too far behind.
-        """
+    def __aiter__(self) -> Mailbox:
+        return self
+
+    async def __anext__(self) -> Any:
+        """The next response, of the subscription that has waited longest."""
         while True:
-            await self._wake.wait()
             if self._failure is not None:
                 raise self._failure
+            while self._ready:
+                subscription = next(iter(self._ready))
+                del self._ready[subscription]
+                if (response := subscription.drain()) is not None:
+                    return response
+            if self._ended:
+                raise StopAsyncIteration
             self._wake.clear()
-            taken = [(subscription, subscription.drain()) for subscription in self._ready]
-            self._ready.clear()
-            if responses := [(which, message) for which, message in taken if message is not None]:
-                return responses
+            await self._wake.wait()
 
 
 class Topic(Generic[MessageT]):

@@ -1,21 +1,38 @@
-"""The streams: what each kind of subscription opens with, and how its responses are made."""
+"""The streams of prices, tickers, trades and candles: how each begins, and how it goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import asyncio
+from collections.abc import Collection, Iterable, Sequence
 
 from tidebook.marketdata.v1 import marketdata_pb2 as pb
 
+from kernel.clock import Clock
 from services.marketdata import codec
-from services.marketdata.domain.prices import ExternalPrice
-from services.marketdata.feeds.desk import FeedDesk
-from services.marketdata.hub import KeyedSubscription, Mailbox, Subscription, Topic
+from services.marketdata.catalogue import Catalogue
+from services.marketdata.domain.candles import Candle, CandleSeries, CandleSource
+from services.marketdata.domain.intervals import Interval
+from services.marketdata.domain.prices import ExternalPrice, PriceBoard
+from services.marketdata.domain.ticker import DayFigures
+from services.marketdata.domain.trades import PublicTrade
+from services.marketdata.hub import (
+    KeyedSubscription,
+    Mailbox,
+    QueueSubscription,
+    QueueTopic,
+    Subscription,
+    Topic,
+)
+from services.marketdata.projection import Applied, MarketState, Projection
+
+TICKER_SECONDS = 0.25
 
 
 class PriceStreams:
-    """External prices to their readers."""
+    """External prices: what they are now, then each change; a slow reader skips some."""
 
-    def __init__(self) -> None:
+    def __init__(self, board: PriceBoard) -> None:
+        self._board = board
         self._topic: Topic[pb.Price] = Topic()
 
     def publish(self, prices: Sequence[ExternalPrice]) -> None:
@@ -25,11 +42,11 @@ class PriceStreams:
                 message = codec.price_to_proto(price, price.seq - 1)
                 self._topic.publish(price.market, price.market, message)
 
-    def open(self, mailbox: Mailbox, desk: FeedDesk, markets: Collection[str]) -> Subscription:
-        """The prices of `markets` (empty: all) now, then each change."""
+    def open(self, mailbox: Mailbox, markets: Collection[str]) -> Subscription:
+        """The prices of `markets` (empty: all)."""
         first = [
             (price.market, codec.price_to_proto(price, 0))
-            for price in desk.board
+            for price in self._board
             if not markets or price.market in markets
         ]
         return KeyedSubscription(self._topic, mailbox, markets, _PriceChain().respond, first=first)
@@ -48,3 +65,120 @@ class _PriceChain:
             price.prev_seq = self._last_seq.get(price.market, 0)
             self._last_seq[price.market] = price.seq
         return response
+
+
+class TickerStreams:
+    """Tickers, made at most every `TICKER_SECONDS`; a slow reader skips some."""
+
+    def __init__(self, projection: Projection, board: PriceBoard, clock: Clock) -> None:
+        self._projection = projection
+        self._board = board
+        self._clock = clock
+        self._topic: Topic[pb.Ticker] = Topic()
+        self._dirty: set[str] = set()
+        self._figures: dict[str, DayFigures] = {}
+
+    def ticker(self, state: MarketState) -> pb.Ticker:
+        """A market's ticker now."""
+        name, now_ns = state.market.name, self._clock.now_ns()
+        figures = self._figures.get(name)
+        if state.day.trim(now_ns // 1_000_000_000) or figures is None:
+            figures = self._figures[name] = state.day.figures()
+        return codec.ticker_to_proto(state, figures, self._board.get(name), now_ns)
+
+    def publish(self, applied: Applied) -> None:
+        """A log entry was applied."""
+        self._dirty.update(applied.books, applied.statuses)
+        for trade in applied.trades:
+            self._dirty.add(trade.market)
+            self._figures.pop(trade.market, None)
+
+    def publish_prices(self, prices: Iterable[ExternalPrice]) -> None:
+        """These external prices changed."""
+        self._dirty.update(price.market for price in prices)
+
+    async def run(self) -> None:
+        """Send what changed until cancelled."""
+        while True:
+            await asyncio.sleep(TICKER_SECONDS)
+            dirty, self._dirty = self._dirty, set()
+            if not self._topic:
+                continue
+            for name in dirty:
+                if (state := self._projection.markets.get(name)) is not None:
+                    self._topic.publish(name, name, self.ticker(state))
+
+    def open(self, mailbox: Mailbox, states: Sequence[MarketState]) -> Subscription:
+        """The tickers of some markets."""
+        first = [(state.market.name, self.ticker(state)) for state in states]
+        return KeyedSubscription(
+            self._topic,
+            mailbox,
+            [state.market.name for state in states],
+            lambda tickers: pb.WatchTickersResponse(tickers=tickers),
+            first=first,
+        )
+
+
+class TradeStreams:
+    """Every trade in order; a reader that cannot keep up is ended and resumes."""
+
+    def __init__(self, projection: Projection) -> None:
+        self._projection = projection
+        self._topic: QueueTopic[pb.Trade] = QueueTopic()
+
+    def publish(self, trades: Sequence[PublicTrade]) -> None:
+        """The trades of one log entry, together: resuming after it can then lose none."""
+        if trades and self._topic:
+            markets = self._projection.markets
+            self._topic.publish(
+                [(t.market, codec.trade_to_proto(markets[t.market].market, t)) for t in trades]
+            )
+
+    def open(
+        self, mailbox: Mailbox, markets: Collection[str], missed: Sequence[PublicTrade]
+    ) -> Subscription:
+        """The trades of `markets`, those that a resuming reader missed first."""
+        states = self._projection.markets
+        return QueueSubscription(
+            self._topic,
+            mailbox,
+            markets,
+            lambda trades: pb.WatchTradesResponse(trades=trades),
+            first=[codec.trade_to_proto(states[t.market].market, t) for t in missed],
+        )
+
+
+class CandleStreams:
+    """Candles as they change; a slow reader skips states of an open one, never a closed one."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self._topics: dict[tuple[CandleSource, Interval], Topic[pb.Candle]] = {}
+
+    def publish(self, candles: Iterable[Candle]) -> None:
+        """These candles changed."""
+        for candle in candles:
+            topic = self._topics.get((candle.source, candle.interval))
+            if topic:
+                message = codec.candle_to_proto(self._catalogue.market(candle.market), candle)
+                topic.publish(candle.market, (candle.market, candle.open_s), message)
+
+    def open(
+        self, mailbox: Mailbox, series: Sequence[CandleSeries], source: CandleSource, of: Interval
+    ) -> Subscription:
+        """The newest candle of some series (all of this source), then each change."""
+        newest = [candle for one in series if (candle := one.newest(of)) is not None]
+        return KeyedSubscription(
+            self._topics.setdefault((source, of), Topic()),
+            mailbox,
+            [one.market for one in series],
+            lambda candles: pb.WatchCandlesResponse(candles=candles),
+            first=[
+                (
+                    (candle.market, candle.open_s),
+                    codec.candle_to_proto(self._catalogue.market(candle.market), candle),
+                )
+                for candle in newest
+            ],
+        )

@@ -59,6 +59,7 @@ class FeedDesk:
     def __init__(
         self,
         feed: Feed,
+        board: PriceBoard,
         listener: PriceListener,
         clock: Clock,
         *,
@@ -67,7 +68,7 @@ class FeedDesk:
         stale_ms: int = 5000,
     ) -> None:
         """No `fallback_markets`: no fallback."""
-        self.board = PriceBoard()
+        self.board = board
         self._feed = feed
         self._listener = listener
         self._clock = clock

@@ -397,7 +397,9 @@ class BookUpdate(_message.Message):
     snapshot: _builtins.bool
     """Replaces everything known before."""
     checksum: _builtins.int
-    """Signed CRC-32 of "bid:qty:ask:qty:..." over the best 25 levels, alternating; set when asked for."""
+    """Signed CRC-32 of "bid:qty:ask:qty:..." over the best 25 levels (or the depth, if that is less) as
+    they are after this update, alternating; a side that has ended is skipped. Set when asked for.
+    """
     @_builtins.property
     def bids(self) -> _containers.RepeatedCompositeFieldContainer[Global___Level]:
         """Bids, best first."""
@@ -449,7 +451,7 @@ class BookOrder(_message.Message):
     price: _builtins.str
     """Price."""
     quantity: _builtins.str
-    """Quantity shown; "0" in a delta removes it."""
+    """Quantity shown; "0" in a delta removes it. One that goes to the back is removed and comes again."""
     def __init__(
         self,
         *,
@@ -556,7 +558,7 @@ Global___Trade: _TypeAlias = Trade  # noqa: Y015
 
 @_typing.final
 class Candle(_message.Message):
-    """A candle."""
+    """A candle. An interval without a trade has none."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -572,6 +574,7 @@ class Candle(_message.Message):
     QUOTE_VOLUME_FIELD_NUMBER: _builtins.int
     TRADES_FIELD_NUMBER: _builtins.int
     CLOSED_FIELD_NUMBER: _builtins.int
+    SIMULATED_FIELD_NUMBER: _builtins.int
     market: _builtins.str
     """Market name."""
     interval: Global___CandleInterval.ValueType
@@ -594,6 +597,8 @@ class Candle(_message.Message):
     """Trades."""
     closed: _builtins.bool
     """Nothing will be added."""
+    simulated: _builtins.bool
+    """Some of it comes from recorded or made-up prices."""
     @_builtins.property
     def open_time(self) -> _timestamp_pb2.Timestamp:
         """Begin."""
@@ -613,10 +618,11 @@ class Candle(_message.Message):
         quote_volume: _builtins.str = ...,
         trades: _builtins.int = ...,
         closed: _builtins.bool = ...,
+        simulated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["open_time", b"open_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "closed", b"closed", "high", b"high", "interval", b"interval", "low", b"low", "market", b"market", "open", b"open", "open_time", b"open_time", "quote_volume", b"quote_volume", "source", b"source", "trades", b"trades", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "closed", b"closed", "high", b"high", "interval", b"interval", "low", b"low", "market", b"market", "open", b"open", "open_time", b"open_time", "quote_volume", b"quote_volume", "simulated", b"simulated", "source", b"source", "trades", b"trades", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

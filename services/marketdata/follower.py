@@ -1,0 +1,164 @@
+"""Follows the log: the engine's books first, then every entry after them, without a gap."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import grpc
+import structlog
+from redis.exceptions import RedisError
+from tidebook.engine.v1 import internal_pb2, internal_pb2_grpc, log_pb2
+
+from kernel.clock import Clock
+from mesh.aio import Backoff
+from mesh.log import ChainBroken, LogReader, LogRecord, LogTrimmed
+from mesh.telemetry import SpanRecorder, TraceContext
+from services.marketdata.domain.candles import CandleSource
+from services.marketdata.domain.intervals import Interval
+from services.marketdata.domain.ticker import WINDOW_SECONDS
+from services.marketdata.domain.trades import RECENT_TRADES
+from services.marketdata.history import History
+from services.marketdata.projection import Projection
+from services.marketdata.publisher import Publisher
+from services.marketdata.store import Position, PostgresHistory
+
+# How long after the end of a candle the log is still waited for: an entry gets its time when it is
+# applied, and is in the log a moment later.
+CANDLE_GRACE_NS = 2_000_000_000
+_CLOSE_EVERY_SECONDS = 0.5
+_SPAN = "marketdata.publish"
+
+log = structlog.get_logger()
+
+
+class LogFollower:
+    """Feeds the log into the projection and what comes of it to the publisher."""
+
+    def __init__(
+        self,
+        engine: internal_pb2_grpc.EngineInternalServiceAsyncStub,
+        reader: LogReader,
+        store: PostgresHistory,
+        history: History,
+        projection: Projection,
+        publisher: Publisher,
+        spans: SpanRecorder,
+        clock: Clock,
+    ) -> None:
+        self._engine = engine
+        self._reader = reader
+        self._store = store
+        self._history = history
+        self._projection = projection
+        self._publisher = publisher
+        self._spans = spans
+        self._clock = clock
+        self._seq = 0
+        # Set once the books are in and history has caught up with them.
+        self.ready = asyncio.Event()
+
+    async def run(self) -> None:
+        """Follow until cancelled.
+
+        Raises `ChainBroken` when the log is not what it was and `BookDiverged` when it does not
+        fit the books: then nothing more may be published.
+        """
+        snapshot = await self._snapshot()
+        self._projection.load_books(snapshot)
+        stored = await self._restore_history()
+        start = Position(snapshot.log_seq, snapshot.log_hash)
+        if stored.seq < snapshot.log_seq:
+            start = await self._kept(stored, start)
+        self._seq = start.seq
+        log.info("books_loaded", seq=snapshot.log_seq, history_seq=self._projection.history_seq)
+        if self._seq >= snapshot.log_seq:
+            self.ready.set()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._close_candles())
+            async for records in self._reader.follow(start.seq, after_hash=start.hash):
+                self._take(records)
+                if self._seq >= snapshot.log_seq:
+                    self.ready.set()
+                # While history cannot be written, memory must not grow with the log.
+                await self._history.room()
+
+    async def _snapshot(self) -> internal_pb2.GetBookSnapshotResponse:
+        """The engine's books; waits until it answers."""
+        backoff = Backoff(first_seconds=0.2, most_seconds=3.0)
+        while True:
+            try:
+                return await self._engine.GetBookSnapshot(internal_pb2.GetBookSnapshotRequest())
+            except grpc.aio.AioRpcError as error:
+                log.info("engine_awaited", code=error.code().name, why=error.details())
+                await backoff.wait()
+
+    async def _restore_history(self) -> Position:
+        """Take trades and candles up where they were left."""
+        stored = await self._store.position() or Position(0, b"")
+        if stored.seq > await self._reader.last_seq():
+            raise ChainBroken(f"history is at {stored.seq}, which the log has not reached")
+        self._projection.history_seq = stored.seq
+        newest = await self._store.newest_candles(CandleSource.CLOB)
+        now_s = self._clock.now_ns() // 1_000_000_000
+        for name, state in self._projection.markets.items():
+            state.candles.restore(candle for candle in newest if candle.market == name)
+            minutes = await self._store.candles(
+                CandleSource.CLOB,
+                name,
+                Interval.M1,
+                start_s=now_s - WINDOW_SECONDS,
+                end_s=now_s + WINDOW_SECONDS,
+                limit=2 * WINDOW_SECONDS // 60,
+            )
+            state.day.restore(reversed(minutes))
+            trades = await self._store.trades(
+                name, before_trade_id=(1 << 63) - 1, limit=RECENT_TRADES
+            )
+            complete = len(trades) < RECENT_TRADES
+            state.trades.restore(reversed(trades), 0 if complete else trades[-1].seq)
+        return stored
+
+    async def _kept(self, stored: Position, snapshot: Position) -> Position:
+        """Where to read from: where history ended, if the log still has what comes after it."""
+        try:
+            await self._reader.read(stored.seq, 1)
+        except LogTrimmed:
+            log.error("history_gap", after_seq=stored.seq, until_seq=snapshot.seq)
+            self._projection.history_seq = snapshot.seq
+            return snapshot
+        return stored
+
+    def _take(self, records: Sequence[LogRecord]) -> None:
+        for record in records:
+            read_ns = self._clock.now_ns()
+            entry = log_pb2.LogEntry.FromString(record.payload)
+            live = record.seq > self._projection.book_seq
+            applied = self._projection.apply(entry)
+            self._publisher.on_entry(applied)
+            self._history.advance(Position(record.seq, record.hash))
+            self._seq = record.seq
+            if live:
+                self._record_spans(entry, read_ns)
+
+    def _record_spans(self, entry: log_pb2.LogEntry, read_ns: int) -> None:
+        done_ns = self._clock.now_ns()
+        for command in entry.commands:
+            if command.trace_id:
+                parent = TraceContext(command.trace_id, command.span_id)
+                context = parent.derived(_SPAN, command.command_seq)
+                self._spans.record(
+                    _SPAN, context, command.span_id, read_ns, done_ns, log_seq=entry.seq
+                )
+
+    async def _close_candles(self) -> None:
+        """Close candles by the clock, but only while everything in the log has been read."""
+        while True:
+            await asyncio.sleep(_CLOSE_EVERY_SECONDS)
+            until_ns = self._clock.now_ns() - CANDLE_GRACE_NS
+            try:
+                last_seq = await self._reader.last_seq()
+            except (RedisError, OSError):
+                continue
+            if last_seq == self._seq:
+                self._publisher.on_candles(self._projection.close_candles(until_ns))
