@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 from tidebook.engine.v1 import internal_pb2_grpc, market_pb2_grpc, order_pb2_grpc, position_pb2_grpc
 
@@ -74,6 +75,11 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 
 async def _recover(engine: Engine, host: ServiceHost) -> None:
     await engine.start()
+    # Orders live long and make no cycles: looking through all of them every 700 new objects, as the
+    # defaults would, costs an eighth of the throughput.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     await host.set_serving(True)
 
 

@@ -6,7 +6,7 @@ An answer is made from a command's events and the read model right after it, as
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from tidebook.common.v1.reason_pb2 import Reason as ReasonValue
 from tidebook.engine.v1 import market_pb2, order_pb2, types_pb2
@@ -35,6 +35,15 @@ _PUBLIC_FIELDS = {
     "quantity_lots": "quantity",
     "quote_amount_units": "quote_amount",
     "trigger_price_ticks": "trigger_price",
+}
+# What to tell with a refusal, so that the next order can be right.
+_LIMITS: dict[Reason, tuple[str, Callable[[Market], str]]] = {
+    Reason.PRICE_OUT_OF_RANGE: ("max_price", lambda m: m.format_price(m.max_price_ticks)),
+    Reason.QUANTITY_TOO_SMALL: ("min_quantity", lambda m: m.format_quantity(m.min_quantity_lots)),
+    Reason.QUANTITY_TOO_LARGE: ("max_quantity", lambda m: m.format_quantity(m.max_quantity_lots)),
+    Reason.NOTIONAL_TOO_SMALL: ("min_notional", lambda m: m.quote.format(m.min_notional_units)),
+    Reason.NOTIONAL_TOO_LARGE: ("max_notional", lambda m: m.quote.format(m.max_notional_units)),
+    Reason.TOO_MANY_OPEN_ORDERS: ("max_open_orders", lambda m: str(m.max_open_orders)),
 }
 
 
@@ -154,6 +163,23 @@ class Encoder:
 
     # ------------------------------------------------------------ answers
 
+    def refusal(self, command: c.Command | None, outcome: Outcome) -> Refused | None:
+        """Why a command was refused, with the limit it broke; None if it was not."""
+        if isinstance(outcome, Refused):
+            return outcome
+        first = outcome[0]
+        if not isinstance(first, e.CommandRefused):
+            return None
+        refused = _refusal(first)
+        limit = _LIMITS.get(refused.reason)
+        market_id = command.market_id if isinstance(command, c.PlaceOrder) else 0
+        if limit is not None and market_id in self._texts.by_id:
+            name, value = limit
+            text = value(self._texts.by_id[market_id].market)
+            refused.details[name] = text
+            refused.message += f": {name} is {text}"
+        return refused
+
     def placed(self, events: Sequence[e.Event]) -> order_pb2.PlaceOrderResponse:
         """Answer of an accepted, or repeated, `PlaceOrder`."""
         first = events[0]
@@ -196,7 +222,7 @@ class Encoder:
     ) -> None:
         """Write the result of one command of a batch or stream, in full."""
         result.request_id = request_id
-        refused = refusal_of(outcome)
+        refused = self.refusal(command, outcome)
         if refused is not None:
             write_error(result.error, refused)
             return
@@ -261,23 +287,16 @@ class Encoder:
         ]
 
 
-def refusal_of(outcome: Outcome) -> Refused | None:
-    """Why a command was refused, if it was."""
-    if isinstance(outcome, Refused):
-        return outcome
-    first = outcome[0]
-    if isinstance(first, e.CommandRefused):
-        return Refused(Reason(first.reason), field=_PUBLIC_FIELDS.get(first.field, first.field))
-    return None
-
-
-def accepted(outcome: Outcome) -> Sequence[e.Event]:
+def accepted(events: Sequence[e.Event]) -> Sequence[e.Event]:
     """The events of a command that was not refused; raises `Refused` if it was."""
-    refused = refusal_of(outcome)
-    if refused is not None:
-        raise refused
-    assert not isinstance(outcome, Refused)
-    return outcome
+    first = events[0]
+    if isinstance(first, e.CommandRefused):
+        raise _refusal(first)
+    return events
+
+
+def _refusal(event: e.CommandRefused) -> Refused:
+    return Refused(Reason(event.reason), field=_PUBLIC_FIELDS.get(event.field, event.field))
 
 
 def preview(

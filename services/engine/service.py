@@ -172,11 +172,10 @@ class Engine:
     ) -> T:
         """Apply one command and give its answer; raises `Refused` when it is refused."""
 
-        def answer(_: int, __: c.Command | None, outcome: Outcome) -> T | Refused:
-            try:
-                return encode(accepted(outcome))
-            except Refused as refused:
-                return refused
+        def answer(_: int, command: c.Command | None, outcome: Outcome) -> T | Refused:
+            if isinstance(outcome, Refused):
+                return outcome
+            return self.encoder.refusal(command, outcome) or encode(outcome)
 
         [result] = await self.submit(name, [item], answer, trace=trace)
         if isinstance(result, Refused):
@@ -236,6 +235,8 @@ class Engine:
             "engine.take_over", items, _outcome, received_ns=self.clock.now_ns(), trace=None
         )
         for outcome in await writer.submit(submission):
+            if isinstance(outcome, Refused):
+                raise outcome
             accepted(outcome)
         self._texts.replace(self._projection.markets)
 

@@ -10,10 +10,13 @@ import asyncio
 from collections import deque
 from typing import Any
 
+import structlog
+
 from mesh.telemetry import SpanRecorder
 from services.engine.domain import events as e
 from services.engine.writer import Committed, Submission
 
+log = structlog.get_logger()
 # Batches that may wait to be recorded; a trace is worth less than an order.
 _WAITING_MAX = 1000
 
@@ -47,22 +50,23 @@ class Tracer:
         span, caller = submission.span, submission.trace
         if span is None or caller is None:
             return
-        order_id = 0
-        for events in submission.outcomes:
-            placed = events[0]
-            if isinstance(placed, e.OrderPlaced):
-                order_id = placed.order_id
-                await self._recorder.link_order(order_id, placed.account_id, span.trace_id)
+        placed = [
+            events[0] for events in submission.outcomes if isinstance(events[0], e.OrderPlaced)
+        ]
+        for order in placed:
+            await self._recorder.link_order(order.order_id, order.account_id, span.trace_id)
+        what = {"seq": batch.seq, "commands": len(submission.items), "accepted": len(placed)}
+        if placed:
+            what["first_order_id"] = placed[0].order_id
+        log.debug("commands_durable", name=submission.name, trace_id=span.trace_id.hex(), **what)
         record = self._recorder.record
-        commands = len(submission.items)
         record(
             submission.name,
             span,
             caller.span_id,
             submission.received_ns,
             batch.acked_ns,
-            seq=batch.seq,
-            **({"commands": commands} if commands > 1 else {"order_id": order_id}),
+            **what,
         )
         parent = span.span_id
         record("engine.queue", span.child(), parent, submission.received_ns, batch.taken_ns)

@@ -176,6 +176,15 @@ async def test_scopes_are_required(engine: EngineRig) -> None:
     assert await reader.open_orders() == []
 
 
+async def test_a_refusal_names_the_limit_it_is_about(engine: EngineRig) -> None:
+    alice = await engine.funded(1)
+    refused = await refusal(alice.place(price="1", quantity="0.5"))
+    assert refused.reason is Reason.NOTIONAL_TOO_SMALL
+    assert refused.details == {"min_notional": "1"}
+    refused = await refusal(alice.place(price="1.001"))
+    assert refused.details == {"tick_size": "0.01"}
+
+
 async def test_what_is_not_offered_says_so(engine: EngineRig) -> None:
     alice = await engine.funded(1)
     positions = position_pb2_grpc.PositionServiceStub(engine.public)
