@@ -18,7 +18,7 @@ from services.engine.writer import Committed, Submission
 
 log = structlog.get_logger()
 # Batches that may wait to be recorded; a trace is worth less than an order.
-_WAITING_MAX = 1000
+_WAITING_MAX = 100
 
 
 class Tracer:

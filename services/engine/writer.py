@@ -61,6 +61,7 @@ class Submission(Generic[T]):
     __slots__ = (
         "answer",
         "answers",
+        "failure",
         "future",
         "items",
         "name",
@@ -88,7 +89,27 @@ class Submission(Generic[T]):
         # Events of each command that was applied.
         self.outcomes: list[Sequence[e.Event]] = []
         self.answers: list[T] = []
+        self.failure: Exception | None = None
         self.future: asyncio.Future[list[T]] = asyncio.get_running_loop().create_future()
+
+    def note(self, index: int, command: c.Command | None, outcome: Outcome) -> None:
+        """Work out the answer to one item."""
+        try:
+            self.answers.append(self.answer(index, command, outcome))
+        except Exception as error:
+            # It is in the log whether or not it can be told, and the others want their answers.
+            log.error("answer_failed", submission=self.name, exc_info=error)
+            self.failure = error
+
+    def resolve(self) -> None:
+        """Let the caller have the answers."""
+        # A caller that is gone has cancelled its future.
+        if self.future.done():
+            return
+        if self.failure is not None:
+            self.future.set_exception(self.failure)
+        else:
+            self.future.set_result(self.answers)
 
     @property
     def reducing(self) -> bool:
@@ -290,7 +311,7 @@ class Writer:
             Committed(record.seq, time_ns, taken_ns, applied_ns, acked_ns, batch, changes)
         )
         for submission in batch:
-            _resolve(submission)
+            submission.resolve()
         self._in_flight = ()
 
     def _apply(self, batch: list[Submission[Any]], entry: log_pb2.LogEntry, time_ns: int) -> None:
@@ -330,15 +351,14 @@ class Writer:
         projection = self._projection
         projection.begin_entry(record.seq, time_ns)
         for submission in batch:
-            answer, answers = submission.answer, submission.answers
             outcomes = iter(submission.outcomes)
             for index, item in enumerate(submission.items):
                 if isinstance(item, c.Command):
                     events = next(outcomes)
                     projection.apply(item, events)
-                    answers.append(answer(index, item, events))
+                    submission.note(index, item, events)
                 elif isinstance(item, Refused):
-                    answers.append(answer(index, None, item))
+                    submission.note(index, None, item)
         return projection.end_entry(record.hash)
 
     def _append_is_slow(self) -> bool:
@@ -390,11 +410,5 @@ def _answer_refused(submission: Submission[Any]) -> None:
     """Answer a submission of which nothing is applied."""
     for index, item in enumerate(submission.items):
         assert isinstance(item, Refused), "what was applied is answered with its entry"
-        submission.answers.append(submission.answer(index, None, item))
-    _resolve(submission)
-
-
-def _resolve(submission: Submission[Any]) -> None:
-    # A caller that is gone has cancelled its future.
-    if not submission.future.done():
-        submission.future.set_result(submission.answers)
+        submission.note(index, None, item)
+    submission.resolve()
