@@ -10,6 +10,7 @@ from services.engine.domain import constants as k
 from services.engine.domain import events as e
 from services.engine.domain.exchange import Exchange
 from services.engine.domain.ranges import IdRanges
+from services.engine.domain.record import field_names
 from tests.engine_core.world import ALICE, BOB, MARKET, SECOND, USD, World, configure, place
 
 
@@ -164,7 +165,7 @@ def test_configuration_may_add_markets_and_change_fees() -> None:
     base = configure(taker_fee_bps=30)
     second = c.MarketConfig(
         **{
-            **{name: getattr(base.markets[0], name) for name in base.markets[0].__slots__},
+            **{name: getattr(base.markets[0], name) for name in field_names(c.MarketConfig)},
             "market_id": 2,
             "name": "OTHER",
         }

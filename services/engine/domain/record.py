@@ -5,9 +5,12 @@ from __future__ import annotations
 
 def field_names(kind: type[Record]) -> tuple[str, ...]:
     """Names of the fields of a record class, those of its base classes first."""
-    return tuple(
-        name for parent in reversed(kind.__mro__) for name in parent.__dict__.get("__slots__", ())
-    )
+    names: list[str] = []
+    for parent in reversed(kind.__mro__):
+        # A class compiled by mypyc has no `__slots__`, but a list of all its attributes.
+        own = parent.__dict__.get("__slots__", parent.__dict__.get("__mypyc_attrs__", ()))
+        names += [name for name in own if name not in names and not name.startswith("__")]
+    return tuple(names)
 
 
 class Record:
