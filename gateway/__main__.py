@@ -25,7 +25,7 @@ from gateway.site import Site
 from gateway.transcode import Router, build_routes
 from gateway.upstream import Upstreams
 from gateway.web_security import Origins
-from gateway.ws.connection import Limits, Surroundings
+from gateway.ws.connection import Surroundings, limits_of
 from gateway.ws.endpoint import WebSockets
 from gateway.ws.frames import FrameReader
 from gateway.ws.hub import Hub
@@ -47,38 +47,30 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         resources.push_async_callback(redis.aclose)
         recorder = SpanRecorder("gateway", redis, settings)
         resources.push_async_callback(recorder.close)
-        upstreams = Upstreams(
-            settings,
-            {name: open_channel(settings, name, caller="gateway") for name in UPSTREAM_SERVICES},
-        )
+        channels = {
+            name: open_channel(settings, name, caller="gateway") for name in UPSTREAM_SERVICES
+        }
+        upstreams = Upstreams(settings, channels)
         resources.push_async_callback(upstreams.close)
         http = await resources.enter_async_context(aiohttp.ClientSession())
+
         metrics = Metrics()
-        verifier = TokenVerifier(signing_keys_from(upstreams.channels["auth"]))
+        verifier = TokenVerifier(signing_keys_from(channels["auth"]))
         callers = Callers(settings, verifier, RateLimiter(redis), metrics)
-        trace, dev = TraceServicer(redis, settings.shard), DevServicer(settings, http)
-        api = Api(Router(build_routes(ALL_SERVICES)), upstreams, LocalServices(trace, dev), callers)
-        door = Door(upstreams, callers, recorder)
-        health = Health(upstreams, metrics)
         origins, proxies = Origins(settings.cors_origins), ProxyRules(settings.trusted_proxies)
-        hub = Hub(upstreams.channels["marketdata"])
+        trace, dev = TraceServicer(redis, settings.shard), DevServicer(settings, http)
+        router = Router(build_routes(ALL_SERVICES))
+        api = Api(router, upstreams, LocalServices(trace, dev), callers)
+        door = Door(upstreams, callers, recorder)
+        hub = Hub(channels["marketdata"])
         resources.push_async_callback(hub.close)
-        sockets = WebSockets(
-            Surroundings(
-                hub=hub,
-                orders=order_pb2_grpc.OrderServiceStub(upstreams.channels["engine"]),
-                callers=callers,
-                recorder=recorder,
-                metrics=metrics,
-                reader=FrameReader(),
-                limits=Limits(
-                    subscriptions=settings.ws_max_subscriptions,
-                    messages_per_second=settings.ws_max_messages_per_second,
-                ),
-            ),
-            origins,
-            settings.ws_max_connections,
+        orders = order_pb2_grpc.OrderServiceStub(channels["engine"])
+        around = Surroundings(
+            hub, orders, callers, recorder, metrics, FrameReader(), limits_of(settings)
         )
+        sockets = WebSockets(around, origins, settings.ws_max_connections)
+        health = Health(upstreams, metrics)
+        document = build_document(router.routes, ALL_SERVICES, load_comments(), is_public=is_public)
         app = App(
             api=api,
             site=Site(settings.web_dir),
@@ -86,25 +78,15 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             proxies=proxies,
             metrics=metrics,
             recorder=recorder,
-            pages={
-                **openapi_pages(
-                    build_document(
-                        router.routes, ALL_SERVICES, load_comments(), is_public=is_public
-                    )
-                ),
-                "/ws": sockets.handle,
-                "/healthz": health.healthz,
-                "/readyz": health.readyz,
-                "/metrics": health.metrics,
-            },
+            pages=health.pages() | openapi_pages(document) | {"/ws": sockets.handle},
         )
-        metrics.gauge(
-            "tidebook_http_requests_open", "HTTP requests under way", lambda: app.requests_open
-        )
-        metrics.gauge("tidebook_http_streams_open", "Streams over HTTP", lambda: api.streams_open)
-        metrics.gauge("tidebook_ws_connections", "WebSockets", lambda: len(sockets))
-        metrics.gauge("tidebook_ws_topics", "Shared streams of the WebSockets", lambda: len(hub))
-        metrics.gauge("tidebook_door_calls_open", "Calls in the door", lambda: door.calls_open)
+        gauge = metrics.gauge
+        gauge("tidebook_http_requests_open", "Requests under way", lambda: app.requests_open)
+        gauge("tidebook_http_streams_open", "Streams over HTTP", lambda: api.streams_open)
+        gauge("tidebook_ws_connections", "WebSockets", lambda: len(sockets))
+        gauge("tidebook_ws_topics", "Shared streams of the WebSockets", lambda: len(hub))
+        gauge("tidebook_door_calls_open", "Calls in the door", lambda: door.calls_open)
+
         host = await ServiceHost.start(
             settings,
             service="gateway",
@@ -117,15 +99,17 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         )
         resources.push_async_callback(host.drain)
         await host.set_serving(True)
-        runner, port = await listen(app, settings.http_host, settings.http_port)
+        runner, port = await listen(app, settings)
         resources.push_async_callback(runner.cleanup)
-        log.info("gateway_listens", http_port=port, grpc_port=host.public_port)
         resources.push_async_callback(sockets.drain)
+        log.info("gateway_listens", http_port=port, grpc_port=host.public_port)
         await stop.wait()
+        # What was opened last is closed first: WebSockets, HTTP, the door, then what they stand on.
         health.draining = True
 
 
 def main() -> None:
+    """`tidebook serve gateway`."""
     run_service(run, "gateway")
 
 

@@ -19,6 +19,7 @@ from gateway.site import Site
 from gateway.transcode import TranscodeError
 from gateway.upstream import Upstreams
 from gateway.web_security import Origins, secure
+from mesh.config import Settings
 from mesh.telemetry import SpanRecorder, format_traceparent, set_trace
 
 _NOT_FOUND = 5
@@ -137,6 +138,10 @@ class Health:
         self._known: dict[str, bool] = {}
         self._known_at = 0.0
 
+    def pages(self) -> dict[str, Handler]:
+        """Path -> what answers it."""
+        return {"/healthz": self.healthz, "/readyz": self.readyz, "/metrics": self.metrics}
+
     async def healthz(self, exchange: Exchange) -> web.Response:
         """The process is alive."""
         return web.Response(text="ok\n")
@@ -164,7 +169,7 @@ class Health:
         )
 
 
-async def listen(app: App, host: str, port: int) -> tuple[web.ServerRunner, int]:
+async def listen(app: App, settings: Settings) -> tuple[web.ServerRunner, int]:
     """Start serving: (runner, port). Raises `SystemExit` with one line when the port is taken."""
     server = web.Server(
         app,
@@ -173,8 +178,10 @@ async def listen(app: App, host: str, port: int) -> tuple[web.ServerRunner, int]
         max_line_size=_HEADER_MAX_BYTES,
         max_field_size=_HEADER_MAX_BYTES,
     )
-    runner = web.ServerRunner(server)
+    # Streams would go on for ever: after half of the time to drain they are cancelled.
+    runner = web.ServerRunner(server, shutdown_timeout=settings.drain_seconds / 2)
     await runner.setup()
+    host, port = settings.http_host, settings.http_port
     site = web.TCPSite(runner, host, port)
     try:
         await site.start()

@@ -45,6 +45,7 @@ PUBLIC_METHODS: frozenset[str] = frozenset(
         "/tidebook.auth.v1.AuthService/GetSigningKeys",
         "/tidebook.settlement.v1.LedgerService/GetReconciliation",
         "/tidebook.settlement.v1.LedgerService/GetProof",
+        "/tidebook.gateway.v1.DevService/",
     }
 )
 # A unary call without a deadline ends after this many seconds all the same.

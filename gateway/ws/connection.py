@@ -30,6 +30,7 @@ from gateway.ws.outbox import Outbox
 from gateway.ws.trading import TradeSession
 from kernel.reasons import Reason, Refused
 from mesh.aio import cancel_and_wait
+from mesh.config import Settings
 from mesh.identity import ANONYMOUS, Caller
 from mesh.telemetry import SpanRecorder, format_traceparent
 
@@ -48,6 +49,14 @@ class Limits:
     frame_bytes: int = 64 << 10
     queue_frames: int = 1024
     queue_bytes: int = 4 << 20
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The limits that the settings say."""
+    return Limits(
+        subscriptions=settings.ws_max_subscriptions,
+        messages_per_second=settings.ws_max_messages_per_second,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,194 @@
+"""What browsers meet: cookies, CSRF, CORS, security headers, the page, the documentation."""
+
+from __future__ import annotations
+
+from http.cookies import SimpleCookie
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.gateway.conftest import Start, World
+
+SIGN_IN = {"email": "a@example.org", "password": "correct horse"}
+WANTS_COOKIES = {"X-Tidebook-Session": "cookie"}
+
+
+def cookies_of(answer: aiohttp.ClientResponse) -> SimpleCookie:
+    cookies: SimpleCookie = SimpleCookie()
+    for line in answer.headers.getall("Set-Cookie", []):
+        cookies.load(line)
+    return cookies
+
+
+async def signed_in(http: aiohttp.ClientSession) -> dict[str, str]:
+    async with http.post("/v1/auth/signin", json=SIGN_IN, headers=WANTS_COOKIES) as answer:
+        return {name: morsel.value for name, morsel in cookies_of(answer).items()}
+
+
+def cookie_header(cookies: dict[str, str]) -> dict[str, str]:
+    return {"Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
+
+
+async def test_tokens_are_in_the_body_unless_cookies_are_asked_for(
+    world: World, http: aiohttp.ClientSession
+) -> None:
+    async with http.post("/v1/auth/signin", json=SIGN_IN) as answer:
+        assert (await answer.json())["tokens"]["refreshToken"] == "refresh-0"
+        assert "Set-Cookie" not in answer.headers
+    async with http.post("/v1/auth/signin", json=SIGN_IN, headers=WANTS_COOKIES) as answer:
+        tokens = (await answer.json())["tokens"]
+        assert tokens["accessToken"] == tokens["refreshToken"] == ""
+        assert tokens["accessExpireTime"]
+        cookies = cookies_of(answer)
+    for name in ("tidebook_access", "tidebook_refresh"):
+        assert cookies[name]["httponly"]
+        assert cookies[name]["samesite"] == "Strict"
+    assert not cookies["tidebook_csrf"]["httponly"], "scripts of the page must read it"
+    assert cookies["tidebook_refresh"]["path"] == "/v1/auth"
+    assert world.auth.metadata["grpcgateway-user-agent"].startswith("Python")
+
+
+async def test_cookies_are_secure_behind_a_trusted_https_proxy(start_world: Start) -> None:
+    forwarded = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "6.6.6.6, 9.9.9.9"}
+    for trusted, secure, seen in (("127.0.0.1", True, "9.9.9.9"), ("", False, "127.0.0.1")):
+        world = await start_world(trusted_proxies=trusted)
+        async with (
+            aiohttp.ClientSession(world.url) as http,
+            http.post("/v1/auth/signin", json=SIGN_IN, headers=WANTS_COOKIES | forwarded) as answer,
+        ):
+            assert bool(cookies_of(answer)["tidebook_access"]["secure"]) is secure
+            assert ("Strict-Transport-Security" in answer.headers) is secure
+        assert world.auth.metadata["x-forwarded-for"] == seen
+
+
+async def test_a_cookie_call_that_changes_something_needs_the_csrf_token(
+    http: aiohttp.ClientSession,
+) -> None:
+    cookies = await signed_in(http)
+    order = {"market": "A", "side": 1, "type": 1}
+    headers = cookie_header(cookies)
+    async with http.get("/v1/auth/me", headers=headers) as answer:
+        assert answer.status == 200, "reading needs none"
+    wrong: list[dict[str, str]] = [{}, {"X-CSRF-Token": "guess"}, {"X-CSRF-Token": ""}]
+    for more in wrong:
+        async with http.post("/v1/orders", json=order, headers=headers | more) as answer:
+            assert answer.status == 403
+            assert (await answer.json())["details"][0]["reason"] == "CSRF_FAILED"
+    good = headers | {"X-CSRF-Token": cookies["tidebook_csrf"]}
+    async with http.post("/v1/orders", json=order, headers=good) as answer:
+        assert answer.status == 200
+
+
+async def test_a_bearer_header_needs_no_csrf_token(
+    world: World, http: aiohttp.ClientSession
+) -> None:
+    cookies = cookie_header(await signed_in(http))
+    order = {"market": "A", "side": 1, "type": 1}
+    async with http.post("/v1/orders", json=order, headers=cookies | world.bearer()) as answer:
+        assert answer.status == 200
+
+
+async def test_refresh_takes_the_cookie_and_renews_it(http: aiohttp.ClientSession) -> None:
+    cookies = await signed_in(http)
+    headers = cookie_header(cookies)
+    async with http.post("/v1/auth/refresh", headers=headers) as answer:
+        assert answer.status == 403
+    headers["X-CSRF-Token"] = cookies["tidebook_csrf"]
+    async with http.post("/v1/auth/refresh", headers=headers) as answer:
+        assert answer.status == 200
+        assert (await answer.json())["tokens"]["refreshToken"] == ""
+        assert cookies_of(answer)["tidebook_refresh"].value == "refresh-1"
+    async with http.post("/v1/auth/refresh", headers=headers) as answer:
+        assert (await answer.json())["details"][0]["reason"] == "SESSION_REVOKED"
+
+
+async def test_signing_out_clears_the_cookies(http: aiohttp.ClientSession) -> None:
+    cookies = await signed_in(http)
+    headers = cookie_header(cookies) | {"X-CSRF-Token": cookies["tidebook_csrf"]}
+    async with http.post("/v1/auth/signout", json={}, headers=headers) as answer:
+        assert answer.status == 200
+        cleared = cookies_of(answer)
+    assert all(morsel["max-age"] == "0" for morsel in cleared.values())
+    assert set(cleared) == {"tidebook_access", "tidebook_refresh", "tidebook_csrf"}
+
+
+async def test_only_listed_origins_may_read_across_origins(start_world: Start) -> None:
+    world = await start_world(cors_origins="https://friend.example")
+    preflight = {"Access-Control-Request-Method": "POST"}
+    async with aiohttp.ClientSession(world.url) as http:
+        for origin, allowed in (("https://friend.example", True), ("https://evil.example", False)):
+            headers = {"Origin": origin}
+            async with http.options("/v1/orders", headers=headers | preflight) as answer:
+                assert (answer.status == 204) is allowed
+                assert ("Access-Control-Allow-Origin" in answer.headers) is allowed
+            async with http.get("/v1/markets", headers=headers) as answer:
+                assert ("Access-Control-Allow-Origin" in answer.headers) is allowed
+
+
+@pytest.mark.parametrize("path", ["/v1/markets", "/v1/nothing", "/", "/healthz", "/docs"])
+async def test_every_response_has_the_security_headers(
+    http: aiohttp.ClientSession, path: str
+) -> None:
+    async with http.get(path) as answer:
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        assert "unsafe-inline" not in answer.headers["Content-Security-Policy"].split("style")[0]
+        assert answer.headers["X-Frame-Options"] == "DENY"
+
+
+async def test_the_page_and_its_routes_are_served(
+    world: World, http: aiohttp.ClientSession
+) -> None:
+    async with http.get("/") as answer:
+        assert "make web" in await answer.text()
+    folder: Path = world.settings.web_dir
+    (folder / "assets").mkdir(parents=True)
+    (folder / "index.html").write_text("<title>the page</title>")
+    (folder / "assets" / "app-1.js").write_text("let x = 1;" * 500)
+    (folder.parent / "secret.txt").write_text("secret")
+    for path in ("/", "/markets/BTC_USDC"):
+        async with http.get(path) as answer:
+            assert "the page" in await answer.text()
+            assert answer.headers["Cache-Control"] == "no-cache"
+    async with http.get("/assets/app-1.js") as answer:
+        assert "immutable" in answer.headers["Cache-Control"]
+        assert answer.headers["Content-Encoding"] == "gzip"
+        etag = answer.headers["ETag"]
+    async with http.get("/assets/app-1.js", headers={"If-None-Match": etag}) as answer:
+        assert answer.status == 304
+    for path in ("/assets/missing.js", "/%2e%2e/secret.txt", "/..%2fsecret.txt"):
+        async with http.get(path) as answer:
+            assert answer.status == 404
+            assert (await answer.json())["code"] == 5
+    async with http.post("/") as answer:
+        assert answer.status == 404
+
+
+async def test_documentation_needs_nothing_from_elsewhere(
+    http: aiohttp.ClientSession, world: World
+) -> None:
+    for path in ("/docs", "/docs/docs.js", "/docs/style.css"):
+        async with http.get(path) as answer:
+            assert answer.status == 200
+            assert "https://" not in await answer.text()
+    async with http.get("/openapi.json") as answer:
+        document = await answer.json()
+    assert document["openapi"] == "3.1.0"
+    place = document["paths"]["/v1/orders"]["post"]
+    assert place["operationId"] == "OrderService_PlaceOrder"
+    assert "client_order_id" in place["description"]
+    schema = document["components"]["schemas"]["engine.v1.PlaceOrderRequest"]
+    assert schema["required"] == ["market", "side", "type"]
+    assert schema["properties"]["market"]["pattern"] == "^[A-Z0-9_]{1,32}$"
+
+
+async def test_metrics_count_by_route(http: aiohttp.ClientSession) -> None:
+    for path in ("/v1/markets/NOPE", "/v1/made/up"):
+        async with http.get(path):
+            pass
+    async with http.get("/metrics") as answer:
+        text = await answer.text()
+    assert 'requests_total{route="GET /v1/markets/{market}",status="404"} 1' in text
+    assert "made" not in text, "labels are routes and never paths"
+    assert 'request_seconds_bucket{route="GET /v1/markets/{market}",le="+Inf"} 1' in text
