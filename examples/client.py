@@ -11,7 +11,7 @@ import datetime as dt
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -71,12 +71,18 @@ class HttpApi:
         await self._session.close()
 
     async def call(
-        self, method: str, path: str, body: Json | None = None, *, token: str = "", **query: str
+        self,
+        method: str,
+        path: str,
+        body: Json | None = None,
+        *,
+        token: str = "",
+        query: Mapping[str, str] | None = None,
     ) -> Json:
         """One call; raises `ApiError`, or `aiohttp.ClientError` when there is nobody."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         async with self._session.request(
-            method, self.endpoints.http + path, json=body, headers=headers, params=query
+            method, self.endpoints.http + path, json=body, headers=headers, params=query or {}
         ) as response:
             answer: Json = await response.json(content_type=None)
             if response.status >= 400:
