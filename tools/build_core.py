@@ -1,4 +1,4 @@
-"""Compile the engine's core with mypyc, in place: `python tools/build_core.py` (`--clean` undoes it).
+"""Compile the engine's core with mypyc, in place: `python tools/build_core.py [--clean]`.
 
 Optional. The same source runs uncompiled, several times slower; without a C compiler there is
 nothing to do. Python prefers a compiled module to its source, so build again after every change of
