@@ -15,34 +15,19 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
 from decimal import Decimal
-from typing import TypeVar
 
 import aiohttp
 import grpc
-from google.protobuf import json_format
-from google.protobuf.message import Message
 from tidebook.common.v1 import reason_pb2
-from tidebook.engine.v1 import market_pb2, order_pb2, order_pb2_grpc, types_pb2
-from tidebook.gateway.v1 import gateway_pb2
+from tidebook.engine.v1 import market_pb2, order_pb2, types_pb2
 from tidebook.marketdata.v1 import marketdata_pb2
-from tidebook.settlement.v1 import history_pb2, ledger_pb2
+from tidebook.settlement.v1 import ledger_pb2
 
-from examples.checks import (
-    CheckFailed,
-    Report,
-    check_fill,
-    eventually,
-    expected_funds,
-    funds_in,
-    waterfall,
-)
 from examples.client import (
     ApiError,
     Endpoints,
     HttpApi,
-    Json,
     KeyHolder,
     Person,
     bearer,
@@ -50,45 +35,33 @@ from examples.client import (
     grpc_channel,
     reason_of,
 )
-from examples.listeners import GrpcListener, SocketListener
+from examples.proving import proofs
+from examples.proving.checks import (
+    CheckFailed,
+    Report,
+    check_fill,
+    eventually,
+)
+from examples.proving.stage import (
+    ANN_DEPOSITS,
+    BOB_DEPOSITS,
+    MARKET,
+    TIMEOUT_SECONDS,
+    Stage,
+    parse,
+    plain,
+)
 
-M = TypeVar("M", bound=Message)
-
-MARKET = "BTC_USDC"
 BUY, SELL = types_pb2.SIDE_BUY, types_pb2.SIDE_SELL
 LIMIT, AT_MARKET = types_pb2.ORDER_TYPE_LIMIT, types_pb2.ORDER_TYPE_MARKET
 GTC, IOC = types_pb2.TIME_IN_FORCE_GTC, types_pb2.TIME_IN_FORCE_IOC
 FILLED, CANCELLED = types_pb2.ORDER_STATUS_FILLED, types_pb2.ORDER_STATUS_CANCELLED
-ANN_DEPOSITS = {"BTC": Decimal("0.5"), "USDC": Decimal(20_000)}
-BOB_DEPOSITS = {"USDC": Decimal(50_000)}
-# The parts that must have worked on an order for its trace to be whole.
-TRACED = frozenset({"gateway", "engine", "settlement", "marketdata"})
 # Other traders may be quicker; then the two meet again.
 MEETINGS = 5
-_TIMEOUT = 30.0
 
 
-def parse(message: type[M], answer: Json) -> M:
-    """An answer of the HTTP API as the message it is; unknown fields are an error."""
-    return json_format.ParseDict(answer, message())
-
-
-class FirstTrade:
-    """Ann, Bob, what they hear, and what they do."""
-
-    def __init__(
-        self, http: HttpApi, channel: grpc.aio.Channel, ann: Person, bob: KeyHolder, report: Report
-    ) -> None:
-        self.http = http
-        self.channel = channel
-        self.ann = ann
-        self.bob = bob
-        self.report = report
-        self.orders = order_pb2_grpc.OrderServiceStub(channel)
-        self.socket = SocketListener(http, ann, MARKET)
-        self.streams = GrpcListener(channel, bob, MARKET)
-        self.market = market_pb2.Market()
-        self.bob_fills: list[order_pb2.Fill] = []
+class FirstTrade(Stage):
+    """The story, from the first order to the last cancel."""
 
     async def run(self) -> None:
         """The whole story; raises `CheckFailed`."""
@@ -105,90 +78,12 @@ class FirstTrade:
             await self.batch_on_a_stream()
             await self.orders_on_the_socket()
             await self.cancel_what_rests()
-            await self.streams_agree()
-            await self.ledger_agrees()
-            await self.reconciliation_is_zero()
-            await self.trace(order_id)
+            await proofs.streams_agree(self)
+            await proofs.ledger_agrees(self)
+            await proofs.reconciliation_is_zero(self)
+            await proofs.trace_is_whole(self, order_id)
             for task in listening:
                 task.cancel()
-
-    # Ways to call.
-
-    async def as_ann(
-        self, answer: type[M], method: str, path: str, body: Json | None = None, **query: str
-    ) -> M:
-        """A call of Ann's over HTTP."""
-        token = await self.ann.token()
-        return parse(answer, await self.http.call(method, path, body, token=token, query=query))
-
-    async def public(self, answer: type[M], path: str, **query: str) -> M:
-        """A GET that needs no token."""
-        return parse(answer, await self.http.call("GET", path, query=query))
-
-    async def place_as_ann(self, **order: str) -> order_pb2.PlaceOrderResponse:
-        body: Json = {"market": MARKET, **order}
-        return await self.as_ann(order_pb2.PlaceOrderResponse, "POST", "/v1/orders", body)
-
-    async def place_as_bob(
-        self, order: order_pb2.PlaceOrderRequest
-    ) -> order_pb2.PlaceOrderResponse:
-        order.market = MARKET
-        answer = await self.orders.PlaceOrder(
-            order, metadata=await bearer(self.bob), timeout=_TIMEOUT
-        )
-        self.bob_traded(answer)
-        return answer
-
-    def bob_traded(self, answer: order_pb2.PlaceOrderResponse) -> None:
-        """Check an order of Bob's against its own fills, and remember those."""
-        order, fills = answer.order, answer.fills
-        for fill in fills:
-            check_fill(self.market, fill)
-        self.report.equal(
-            f"order {order.order_id} says what its {len(fills)} fills add up to",
-            (order.filled_quantity, order.filled_notional, order.fees),
-            tuple(
-                _text(sum((Decimal(getattr(fill, name)) for fill in fills), Decimal(0)))
-                for name in ("quantity", "notional", "fee")
-            ),
-        )
-        self.bob_fills += fills
-
-    async def check_balances(self, when: str) -> None:
-        """What both own, to the last unit, once their streams have told them of every fill."""
-
-        async def anns() -> bool | None:
-            account = await self.as_ann(order_pb2.GetAccountResponse, "GET", "/v1/account")
-            mirror = self.socket.account
-            expected = expected_funds(
-                self.market, ANN_DEPOSITS, mirror.fills.values(), mirror.open_orders.values()
-            )
-            # The stream may be a moment behind, and others may trade with her meanwhile.
-            return funds_in(account.balances) == expected or None
-
-        try:
-            await eventually("", anns, seconds=10)
-        except CheckFailed:
-            account = await self.as_ann(order_pb2.GetAccountResponse, "GET", "/v1/account")
-            mirror = self.socket.account
-            self.report.equal(
-                f"Ann's (free, held) {when}",
-                funds_in(account.balances),
-                expected_funds(
-                    self.market, ANN_DEPOSITS, mirror.fills.values(), mirror.open_orders.values()
-                ),
-            )
-        self.report.true(f"Ann has exactly what her deposits and fills leave, {when}", True)
-        account = await self.orders.GetAccount(
-            order_pb2.GetAccountRequest(), metadata=await bearer(self.bob), timeout=_TIMEOUT
-        )
-        self.report.equal(
-            f"Bob's (free, held) {when}",
-            funds_in(account.balances),
-            expected_funds(self.market, BOB_DEPOSITS, self.bob_fills, ()),
-        )
-
-    # The story.
 
     async def begin(self) -> None:
         self.report.step("The market, the feed and the streams")
@@ -197,7 +92,11 @@ class FirstTrade:
         self.report.equal("its status", self.market.status, types_pb2.MARKET_STATUS_TRADING)
 
         async def begun() -> bool | None:
-            return (self.socket.has_begun and self.streams.has_begun) or None
+            return (
+                self.socket.has_begun
+                and self.streams.has_begun
+                and MARKET in self.streams.prices.newest
+            ) or None
 
         await eventually("all streams begin", begun)
         price = self.streams.prices.newest[MARKET]
@@ -296,7 +195,7 @@ class FirstTrade:
 
     async def market_orders(self) -> None:
         self.report.step("MARKET orders by base and by quote amount, over gRPC and over HTTP")
-        bid = _text(Decimal(_mid(self.streams.prices.newest[MARKET], self.market)) - 5)
+        bid = plain(Decimal(_mid(self.streams.prices.newest[MARKET], self.market)) - 5)
         await self.place_as_ann(
             side="SIDE_BUY", type="ORDER_TYPE_LIMIT", price=bid, quantity="0.01"
         )
@@ -362,7 +261,7 @@ class FirstTrade:
             await self.orders.CancelOrder(
                 order_pb2.CancelOrderRequest(order_id=offer),
                 metadata=await bearer(self.bob),
-                timeout=_TIMEOUT,
+                timeout=TIMEOUT_SECONDS,
             )
             raise CheckFailed("Bob cancelled Ann's order")
         except grpc.aio.AioRpcError as error:
@@ -387,7 +286,7 @@ class FirstTrade:
             await call.write(
                 order_pb2.TradeStreamRequest(commands=commands, cancel_on_disconnect=True)
             )
-            answer = await asyncio.wait_for(call.read(), _TIMEOUT)
+            answer = await asyncio.wait_for(call.read(), TIMEOUT_SECONDS)
             assert isinstance(answer, order_pb2.TradeStreamResponse)
             self.report.equal(
                 "one result per command, in order; one refused does not stop the others",
@@ -406,7 +305,7 @@ class FirstTrade:
             answer = await self.orders.ListOpenOrders(
                 order_pb2.ListOpenOrdersRequest(),
                 metadata=await bearer(self.bob),
-                timeout=_TIMEOUT,
+                timeout=TIMEOUT_SECONDS,
             )
             return len(answer.orders) == count or None
 
@@ -441,171 +340,15 @@ class FirstTrade:
                 self.report.equal("cancelled once more", error.reason, "ORDER_ALREADY_CLOSED")
         await self.check_balances("with nothing held")
 
-    async def streams_agree(self) -> None:
-        self.report.step("The streams, message by message without a gap, lead to the same state")
-        for listener, name in ((self.socket, "WebSocket"), (self.streams, "gRPC")):
-
-            async def same_book(listener: SocketListener | GrpcListener = listener) -> bool | None:
-                # Asked for until both speak of one moment: the book moves all the time.
-                answer = await self.public(
-                    marketdata_pb2.GetBookResponse, f"/v1/marketdata/{MARKET}/book", depth="20"
-                )
-                levels = tuple(
-                    [(level.price, level.quantity) for level in side]
-                    for side in (answer.book.bids, answer.book.asks)
-                )
-                return levels == listener.book.levels(20) or None
-
-            await eventually(f"{name}: the mirrored book is the book", same_book)
-            self.report.true(
-                f"{name}: book ({listener.book.messages} updates, {listener.book.checksums}"
-                f" checksums), prices ({listener.prices.messages}), account"
-                f" ({listener.account.messages}), {len(listener.trades.trades)} trades",
-                True,
-            )
-        mirrored = {key[1]: fill for key, fill in self.streams.account.fills.items()}
-        self.report.equal(
-            "Bob's stream tells of the fills that his calls told of",
-            mirrored,
-            {fill.trade_id: fill for fill in self.bob_fills},
-        )
-        await self.tape_has([*self.bob_fills, *self.socket.account.fills.values()])
-
-    async def tape_has(self, fills: Sequence[order_pb2.Fill]) -> None:
-        wanted = {fill.trade_id: (fill.price, fill.quantity) for fill in fills}
-        for listener, name in ((self.socket, "WebSocket"), (self.streams, "gRPC")):
-
-            async def told(listener: SocketListener | GrpcListener = listener) -> bool | None:
-                tape = listener.trades.trades
-                return wanted.keys() <= tape.keys() or None
-
-            await eventually(f"{name}: the tape has the trades", told)
-            tape = listener.trades.trades
-            self.report.equal(
-                f"{name}: the public tape has their trades",
-                {trade_id: (tape[trade_id].price, tape[trade_id].quantity) for trade_id in wanted},
-                wanted,
-            )
-
-    async def ledger_agrees(self) -> None:
-        self.report.step("Settlement has written the same into the ledger and the history")
-        account = await self.as_ann(order_pb2.GetAccountResponse, "GET", "/v1/account")
-
-        async def settled() -> ledger_pb2.ListBalancesResponse | None:
-            answer = await self.as_ann(ledger_pb2.ListBalancesResponse, "GET", "/v1/balances")
-            return answer if answer.log_seq >= self.socket.account.seq else None
-
-        balances = await eventually("settlement catches up", settled)
-        self.report.equal(
-            "Ann's balances in the ledger", funds_in(balances.balances), funds_in(account.balances)
-        )
-        sums: dict[str, Decimal] = {}
-        page = ""
-        while True:
-            entries = await self.as_ann(
-                ledger_pb2.ListLedgerEntriesResponse,
-                "GET",
-                "/v1/ledger",
-                pageSize="7",
-                pageToken=page,
-            )
-            for entry in entries.entries:
-                sums[entry.asset] = sums.get(entry.asset, Decimal(0)) + Decimal(entry.amount)
-            page = entries.next_page_token
-            if not page:
-                break
-        self.report.equal(
-            "her ledger entries, added up",
-            sums,
-            {asset: free + held for asset, (free, held) in funds_in(balances.balances).items()},
-        )
-        history = await self.as_ann(history_pb2.ListFillsResponse, "GET", "/v1/history/fills")
-        self.report.equal(
-            "her fills in the history are those of the stream",
-            {fill.trade_id: _gist(fill) for fill in history.fills},
-            {fill.trade_id: _gist(fill) for fill in self.socket.account.fills.values()},
-        )
-        orders = await self.as_ann(history_pb2.ListOrdersResponse, "GET", "/v1/history/orders")
-        self.report.true(
-            f"none of her {len(orders.orders)} orders in the history is open",
-            all(order.status in (FILLED, CANCELLED) for order in orders.orders),
-        )
-
-    async def reconciliation_is_zero(self) -> None:
-        self.report.step("The books of the whole exchange")
-        books = await self.public(ledger_pb2.GetReconciliationResponse, "/v1/reconciliation")
-        for asset in books.assets:
-            owned = sum(
-                Decimal(part)
-                for part in (
-                    asset.clients_free,
-                    asset.clients_held,
-                    asset.fees,
-                    asset.insurance,
-                    asset.house,
-                )
-            )
-            self.report.equal(
-                f"{asset.asset}: clients + held + fees + insurance + house",
-                owned,
-                Decimal(asset.deposits) - Decimal(asset.withdrawals),
-            )
-            self.report.equal(f"{asset.asset}: difference", asset.difference, "0")
-        self.report.true(f"balanced at log position {books.log_seq}", books.balanced)
-
-    async def trace(self, order_id: int) -> None:
-        self.report.step(f"The trace of Ann's order {order_id}")
-
-        async def whole() -> gateway_pb2.GetOrderTraceResponse | None:
-            try:
-                answer = await self.as_ann(
-                    gateway_pb2.GetOrderTraceResponse, "GET", f"/v1/traces/{order_id}"
-                )
-            except ApiError as error:
-                if error.reason != "ORDER_NOT_FOUND":
-                    raise
-                return None
-            return answer if {span.service for span in answer.spans} >= TRACED else None
-
-        trace = await eventually(f"spans of {', '.join(sorted(TRACED))}", whole)
-        for line in waterfall(trace):
-            self.report.say(line)
-        ids = {span.span_id for span in trace.spans}
-        roots = [span for span in trace.spans if span.parent_span_id not in ids]
-        self.report.equal(
-            "one root, and it is the gateway's", [span.service for span in roots], ["gateway"]
-        )
-        self.report.true(
-            "no span ends before it begins", all(span.duration_ns >= 0 for span in trace.spans)
-        )
-
 
 def _mid(price: marketdata_pb2.Price, market: market_pb2.Market) -> str:
     """The feed's price on the market's tick."""
     tick = Decimal(market.tick_size)
-    return _text((Decimal(price.price) / tick).to_integral_value() * tick)
+    return plain((Decimal(price.price) / tick).to_integral_value() * tick)
 
 
 def _spent(answer: order_pb2.PlaceOrderResponse) -> Decimal:
     return Decimal(answer.order.filled_notional) + Decimal(answer.order.fees)
-
-
-def _text(number: Decimal) -> str:
-    """A number as the exchange writes it: plain, without trailing zeros."""
-    text = format(number, "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _gist(fill: order_pb2.Fill) -> tuple[object, ...]:
-    return (
-        fill.order_id,
-        fill.side,
-        fill.price,
-        fill.quantity,
-        fill.notional,
-        fill.fee,
-        fill.maker,
-    )
 
 
 async def sign_up(http: HttpApi, report: Report) -> tuple[Person, Person]:

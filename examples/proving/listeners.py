@@ -14,8 +14,8 @@ from tidebook.engine.v1 import order_pb2, order_pb2_grpc
 from tidebook.gateway.v1 import gateway_pb2
 from tidebook.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 
-from examples.checks import AccountMirror, BookMirror, CheckFailed, PriceMirror, TradeMirror
 from examples.client import HttpApi, TokenSource, bearer
+from examples.proving.checks import AccountMirror, BookMirror, CheckFailed, PriceMirror, TradeMirror
 
 
 class Listener:

@@ -10,7 +10,7 @@ import asyncio
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from decimal import Decimal
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from tidebook.engine.v1 import market_pb2, order_pb2, types_pb2
 from tidebook.gateway.v1 import gateway_pb2
@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 _CHECKSUM_LEVELS = 25
 _BAR_WIDTH = 40
+_SHOWN_MAX = 100
 # Fees are counted in the smallest unit of the quote asset.
 QUOTE_UNIT = Decimal("0.00000001")
 
@@ -46,7 +47,7 @@ class Report:
         self.checks += 1
         if actual != expected:
             raise CheckFailed(f"{what}\n    expected {expected!r}\n    actual   {actual!r}")
-        self.say(f"ok  {what}: {actual}")
+        self.say(f"ok  {what}{_shown(actual)}")
 
     def true(self, what: str, holds: bool, detail: object = "") -> None:
         """Fails unless it holds."""
@@ -54,6 +55,12 @@ class Report:
         if not holds:
             raise CheckFailed(f"{what} does not hold: {detail}")
         self.say(f"ok  {what}")
+
+
+def _shown(value: object) -> str:
+    """What was compared, if it fits into the line."""
+    text = str(value)
+    return f": {text}" if len(text) <= _SHOWN_MAX else ""
 
 
 async def eventually(
@@ -77,12 +84,19 @@ def fee_of(notional: Decimal, fee_bps: int) -> Decimal:
     return Decimal(-(-units * fee_bps // 10_000)) * QUOTE_UNIT
 
 
-Pair = tuple[Decimal, Decimal]
+class Pair(NamedTuple):
+    """What an account has of an asset."""
+
+    free: Decimal
+    held: Decimal
+
+    def __repr__(self) -> str:
+        return f"{self.free} free + {self.held} held"
 
 
 def funds_in(balances: Iterable[order_pb2.Balance | ledger_pb2.LedgerBalance]) -> dict[str, Pair]:
     """Asset -> (free, held), assets with nothing left out."""
-    found = {b.asset: (Decimal(b.free), Decimal(b.held)) for b in balances}
+    found = {b.asset: Pair(Decimal(b.free), Decimal(b.held)) for b in balances}
     return {asset: pair for asset, pair in found.items() if any(pair)}
 
 
@@ -113,7 +127,7 @@ def expected_funds(
                 / lot
                 * (a_lot + fee_of(a_lot, max(market.maker_fee_bps, market.taker_fee_bps)))
             )
-    pairs = {asset: (total[asset] - held[asset], held[asset]) for asset in total}
+    pairs = {asset: Pair(total[asset] - held[asset], held[asset]) for asset in total}
     return {asset: pair for asset, pair in pairs.items() if any(pair)}
 
 
