@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -75,16 +74,12 @@ async def test_each_wrong_field_has_its_reason_on_a_stream_and_changes_nothing(
     assert after.state_hash == before.state_hash
 
 
-@pytest.mark.parametrize(
-    ("fields", "reason"), [(fields, reason) for fields, reason, _ in WRONG[::4]]
-)
-async def test_each_wrong_field_is_a_typed_refusal_of_a_call(
-    engine: EngineRig, fields: dict[str, Any], reason: Reason
-) -> None:
+async def test_each_wrong_field_is_a_typed_refusal_of_a_call(engine: EngineRig) -> None:
     alice = await engine.funded(1)
-    refused = await refusal(alice.place(**fields))
-    # The validation at the edge may speak first; it only knows one reason.
-    assert refused.reason in (reason, Reason.INVALID_ARGUMENT)
+    for fields, reason, _ in WRONG:
+        refused = await refusal(alice.place(**fields))
+        # The validation at the edge may speak first; it only knows one reason.
+        assert refused.reason in (reason, Reason.INVALID_ARGUMENT), fields
 
 
 async def test_orders_are_named_by_one_id(engine: EngineRig) -> None:
