@@ -62,7 +62,7 @@ async def sign_up(page: Page, exchange: Exchange) -> str:
     await page.get_by_label("Password").fill(PASSWORD)
     await page.get_by_role("button", name="Create account").click()
     await page.get_by_role("textbox", name="Code").fill(await code_for(exchange, email))
-    await page.get_by_role("button", name="Sign in").click()
+    await page.get_by_role("button", name="Sign in", exact=True).click()
     await expect(page.get_by_role("region", name="Place an order")).to_be_visible()
     return email
 

@@ -36,9 +36,9 @@ function Balances({ account, markets }: Props) {
           <thead>
             <tr>
               <th>Asset</th>
-              <th>Available</th>
-              <th>In orders</th>
-              <th>Total</th>
+              <th className="number">Available</th>
+              <th className="number">In orders</th>
+              <th className="number">Total</th>
             </tr>
           </thead>
           <tbody>
@@ -121,9 +121,11 @@ function OpenOrders({ account, byName }: Rows) {
             <tr>
               <th>Market</th>
               <th>Side</th>
-              <th>Price</th>
-              <th>Filled / quantity</th>
-              <th />
+              <th className="number">Price</th>
+              <th className="number">Filled / quantity</th>
+              <th>
+                <span className="hidden">Action</span>
+              </th>
             </tr>
           </thead>
           <tbody>
@@ -169,9 +171,9 @@ function Fills({ account, byName }: Rows) {
             <tr>
               <th>Market</th>
               <th>Side</th>
-              <th>Price</th>
-              <th>Quantity</th>
-              <th>Fee</th>
+              <th className="number">Price</th>
+              <th className="number">Quantity</th>
+              <th className="number">Fee</th>
             </tr>
           </thead>
           <tbody>

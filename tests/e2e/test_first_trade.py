@@ -1,0 +1,96 @@
+"""The examples of the README, run against a whole system the way a reader would run them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from examples.client import Endpoints, HttpApi, Person, faucet, grpc_channel
+from tests.support import Exchange, eventually
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+RUN_SECONDS = 90.0
+
+
+async def run_example(name: str, *arguments: str, **environment: str) -> tuple[int, str]:
+    """Run a script of `examples/` to its end: (exit code, output)."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(EXAMPLES / name),
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=os.environ | environment,
+    )
+    try:
+        async with asyncio.timeout(RUN_SECONDS):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return process.returncode or 0, output.decode()
+
+
+def arguments_of(exchange: Exchange) -> tuple[str, ...]:
+    return (
+        *("--http", exchange.http_url),
+        *("--grpc", exchange.grpc_address),
+        *("--mailbox", exchange.mailbox_url),
+    )
+
+
+async def test_the_first_trade_holds_every_time(exchange: Exchange) -> None:
+    for _ in range(2):
+        code, output = await run_example("first_trade.py", *arguments_of(exchange))
+        assert code == 0, output
+        assert "checks held" in output
+
+
+async def test_the_first_trade_says_what_failed_and_exits_with_1() -> None:
+    code, output = await run_example("first_trade.py", "--http", "http://127.0.0.1:1")
+    assert code == 1
+    assert "FAILED: Cannot connect" in output
+
+
+async def test_the_bots_quote_every_spot_market_on_both_sides(exchange: Exchange) -> None:
+    endpoints = Endpoints(exchange.http_url, exchange.grpc_address, exchange.mailbox_url)
+    async with HttpApi(endpoints) as http:
+
+        async def quoted() -> None:
+            tickers = (await http.call("GET", "/v1/marketdata/tickers"))["tickers"]
+            spot = [ticker for ticker in tickers if ticker["market"].count("_") == 1]
+            assert len(spot) == 5
+            assert all(ticker["bestBid"] and ticker["bestAsk"] for ticker in spot)
+
+        await eventually(quoted, timeout_s=30)
+
+
+async def test_the_simple_bot_buys_and_prints_its_fills(exchange: Exchange) -> None:
+    endpoints = Endpoints(exchange.http_url, exchange.grpc_address, exchange.mailbox_url)
+    async with HttpApi(endpoints) as http, grpc_channel(endpoints.grpc) as channel:
+        person = await Person.sign_up(http, name="reader")
+        await faucet(channel, person, "USDC", "1000")
+        key = await person.make_api_key("simple bot", ["SCOPE_READ", "SCOPE_TRADE"])
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-u", str(EXAMPLES / "simple_bot.py")),
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ
+        | {
+            "TIDEBOOK_GRPC": exchange.grpc_address,
+            "API_KEY_ID": key.api_key_id,
+            "API_KEY_SECRET": key.secret,
+        },
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(30):
+            first = (await process.stdout.readline()).decode()
+            assert first.startswith("order "), first
+            second = (await process.stdout.readline()).decode()
+            assert second.startswith("filled 0.00"), second
+    finally:
+        process.kill()
+        await process.wait()
