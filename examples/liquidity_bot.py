@@ -67,6 +67,7 @@ TAKER_EVERY_SECONDS = 2.5
 RECONCILE_SECONDS = 15.0
 REFILL_SECONDS = 60.0
 ANSWER_SECONDS = 15.0
+MOST_WAIT_SECONDS = 3.0
 
 # The exchange or the way to it is at fault: begin again. Any other refusal concerns one order.
 _BROKEN = {
@@ -377,7 +378,7 @@ async def run(options: Options, stop: asyncio.Event) -> None:
         log.warning("interrupted", why=why, again_in_s=wait_seconds)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), wait_seconds * random.uniform(0.7, 1.3))
-        wait_seconds = min(wait_seconds * 2, 10.0)
+        wait_seconds = min(wait_seconds * 2, MOST_WAIT_SECONDS)
 
 
 async def _end_of(life: asyncio.Task[None], options: Options) -> str | None:
