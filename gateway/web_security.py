@@ -8,6 +8,8 @@ from gateway.exchange import Exchange
 
 # On every response.
 HEADERS: dict[str, str] = {
+    # Not which library of which version this is.
+    "Server": "tidebook",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",

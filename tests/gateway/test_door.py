@@ -20,6 +20,7 @@ from tidebook.engine.v1 import (
     market_pb2_grpc,
     order_pb2,
     order_pb2_grpc,
+    types_pb2,
 )
 from tidebook.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from tidebook.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
