@@ -64,17 +64,20 @@ class ServiceHost:
         generic: Sequence[grpc.GenericRpcHandler] = (),
         verifier: TokenVerifier | None = None,
         checked_by_handler: frozenset[str] = frozenset(),
+        serving: bool = True,
     ) -> ServiceHost:
         """Listen and serve.
 
         The public listener serves `public` and `generic` (handlers for whatever methods they know,
         bytes in and out); the internal one, which services in `ALLOWED_CALLERS` have, `public` and
         `internal`. Requests are held to the rules of their protos, but for methods (full names) in
-        `checked_by_handler`: batches of which a bad item must be refused alone. Raises
+        `checked_by_handler`: batches of which a bad item must be refused alone. With `serving`
+        False health checks say no from the first moment on, until `set_serving`. Raises
         `SystemExit` with one clear line when a port cannot be had.
         """
         host = cls(settings, service, checked_by_handler)
         try:
+            await host.set_serving(serving)
             await host._start(public, internal, generic, verifier)
         except BaseException:
             await host._stop_servers(0)

@@ -58,10 +58,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         ],
         verifier=verifier,
         checked_by_handler=CHECKED_BY_HANDLER,
+        serving=False,
     )
     starting = None
     try:
-        await host.set_serving(False)
         starting = supervise(_recover(engine, host), "recovery")
         await stop.wait()
     finally:

@@ -199,8 +199,6 @@ class EngineRig:
             return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
         await eventually(healthy, timeout_s=30.0)
-        # Health is set a moment later than the listener; this one only answers after recovery.
-        await eventually(self.state, timeout_s=30.0)
 
     def trader(self, account_id: int, scopes: str = "read trade") -> Trader:
         """An account, by token."""
