@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -35,12 +36,12 @@ async def everything_stored(auth: Auth) -> str:
         await connection.close()
     client = open_redis(auth.settings)
     try:
-        keys = [bytes(key) for key in await client.keys("*")]
+        keys: list[Any] = await client.keys("*")
         parts += [key.decode() for key in keys]
         for key in keys:
             if await client.type(key) == b"hash":
-                values = (await client.hgetall(key)).values()
-                parts += [bytes(value).decode("latin-1") for value in values]
+                fields: dict[Any, Any] = await client.hgetall(key)
+                parts += [value.decode("latin-1") for value in fields.values()]
     finally:
         await client.aclose()
     return "\n".join(parts)
