@@ -25,7 +25,7 @@ async def test_a_trade_settles_as_the_core_says(
     assert await settlement.count("fills") == 4
     kinds = await settlement.pool.fetch("select kind, count(*) from ledger_transactions group by 1")
     # Four deposits, three holds, two trades, and the release of what the cancelled order held.
-    assert dict(kinds) == {1: 4, 5: 3, 8: 2, 6: 1}
+    assert {row[0]: row[1] for row in kinds} == {1: 4, 5: 3, 8: 2, 6: 1}
 
 
 async def _at(settlement: Settlement, seq: int) -> bool:

@@ -12,11 +12,18 @@ from decimal import Decimal
 
 from mesh.log import GENESIS_HASH
 from services.settlement.domain.batch import Batch, NewOrder, OrderChange, TransferOutcome
-from services.settlement.domain.facts import OrderStatus
+from services.settlement.domain.facts import OrderStatus, TransferKind
 from services.settlement.domain.ledger import LedgerAccount, LedgerKind, PoisonEntry
 from services.settlement.store.database import Connection, Superseded
+from services.settlement.store.transfers import TransferStatus
 
-_CLIENT_KINDS = (LedgerKind.CLIENT_FREE, LedgerKind.CLIENT_HELD)
+_TRANSFER_STATUS = {
+    TransferKind.DEPOSIT: TransferStatus.COMPLETED,
+    # Out of the engine's reach, but it can still be called back.
+    TransferKind.WITHDRAWAL: TransferStatus.HELD,
+    TransferKind.WITHDRAWAL_CANCELLED: TransferStatus.CANCELLED,
+    TransferKind.SHARD: TransferStatus.COMPLETED,
+}
 _ENTRY_COLUMNS = (
     "shard",
     "entry_id",
@@ -359,15 +366,20 @@ async def _write_transfers(connection: Connection, outcomes: list[TransferOutcom
             )
             continue
         await connection.execute(
-            # Kinds: 1 deposit, 2 withdrawal, 3 its reversal. The log is the last word, also over a
-            # failure that was reported before.
-            "update transfers set updated_ns = $2, failure = $4, log_seq = $3, status = case"
-            "  when $4 <> 0 then case when $5 = 3 then status else 3 end"
-            "  when $5 = 1 then 2 when $5 = 2 then 5 else 4 end"
-            " where transfer_id = $1",
+            # The log is the last word, also over a failure that was reported before.
+            "update transfers set updated_ns = $2, log_seq = $3, failure = $4,"
+            " status = coalesce($5, status) where transfer_id = $1",
             row["transfer_id"],
             outcome.time_ns,
             outcome.log_seq,
             outcome.refusal,
-            row["kind"],
+            _transfer_status(TransferKind(row["kind"]), outcome.refusal),
         )
+
+
+def _transfer_status(kind: TransferKind, refusal: int) -> TransferStatus | None:
+    """What a transfer is after the engine's word on this message of it; None for no change."""
+    if refusal:
+        # Money that could not be given back stays held, and the failure says why.
+        return None if kind is TransferKind.WITHDRAWAL_CANCELLED else TransferStatus.FAILED
+    return _TRANSFER_STATUS[kind]

@@ -1,0 +1,178 @@
+"""Money in and out: idempotent, limited, and never lost or doubled between two services."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+from tidebook.settlement.v1 import ledger_pb2
+
+from kernel.reasons import Reason, Refused
+from mesh.config import Settings
+from mesh.status import refused_from
+from tests.settlement.rig import Rig, settlement_rig
+from tests.support import eventually
+
+
+@pytest_asyncio.fixture
+async def rig(settings: Settings, redis: Redis) -> AsyncIterator[Rig]:
+    async with settlement_rig(settings, redis) as rig:
+        yield rig
+
+
+async def test_a_deposit_is_completed_by_the_log(rig: Rig) -> None:
+    client = rig.client(7)
+    transfer = await client.deposit("USDC", "1000.5")
+    assert transfer.status == ledger_pb2.TRANSFER_STATUS_COMPLETED
+    assert transfer.simulated and transfer.log_seq == rig.engine.maker.seq
+    assert await client.balances() == {"USDC": ("1000.5", "0")}
+
+
+async def test_repeating_a_request_gives_the_first_answer_and_no_more_money(rig: Rig) -> None:
+    client = rig.client(7)
+    first = await client.deposit("USDC", "100")
+    again = await client.deposit("USDC", "100")
+    assert again == first
+    assert await client.balances() == {"USDC": ("100", "0")}
+    with pytest.raises(grpc.aio.AioRpcError) as conflict:
+        await client.deposit("USDC", "101")
+    assert refused_from(conflict.value).reason is Reason.IDEMPOTENCY_CONFLICT
+    # The same id of another account is another request.
+    assert (await rig.client(8).deposit("USDC", "101")).amount == "101"
+
+
+@pytest.mark.parametrize(
+    ("asset", "amount", "reason"),
+    [
+        ("USDC", "0", Reason.AMOUNT_INVALID),
+        ("USDC", "0.0000001", Reason.AMOUNT_TOO_PRECISE),
+        ("USDC", "100000.000001", Reason.FAUCET_LIMIT_REACHED),
+        ("XRP", "1", Reason.ASSET_NOT_FOUND),
+    ],
+)
+async def test_a_bad_deposit_is_refused(rig: Rig, asset: str, amount: str, reason: Reason) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await rig.client(7).deposit(asset, amount)
+    assert refused_from(refused.value).reason is reason
+    assert rig.engine.calls == []
+
+
+async def test_the_faucet_has_a_daily_limit_per_account_and_asset(rig: Rig) -> None:
+    client = rig.client(7)
+    for number in range(5):
+        await client.deposit("USDC", "100000", f"d{number}")
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await client.deposit("USDC", "1", "one more")
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT  # a space in the id
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await client.deposit("USDC", "1", "one-more")
+    assert refused_from(refused.value).reason is Reason.FAUCET_LIMIT_REACHED
+    assert (await client.deposit("BTC", "5", "coins")).amount == "5"
+    assert (await rig.client(8).deposit("USDC", "1", "d0")).amount == "1"
+    # What was given is still given.
+    assert (await client.deposit("USDC", "100000", "d0")).transfer_id
+
+
+async def test_a_message_that_gets_lost_is_sent_again(rig: Rig) -> None:
+    """The relay's call dies before the engine acts, then after it acted: one deposit in all."""
+    engine = rig.engine
+
+    async def lost() -> None:
+        if len(engine.calls) == 1:
+            raise Refused(Reason.UNAVAILABLE)
+
+    async def answer_lost() -> None:
+        if len(engine.calls) == 2:
+            raise Refused(Reason.INTERNAL)
+
+    engine.before, engine.after = lost, answer_lost
+    client = rig.client(7)
+    await client.deposit("USDC", "100")
+    await eventually(lambda: _completed(rig, 7))
+    assert await client.balances() == {"USDC": ("100", "0")}
+    assert len(engine.calls) >= 2 and len(set(engine.calls)) == 1
+
+
+async def test_a_deposit_survives_a_restart_between_request_and_relay(rig: Rig) -> None:
+    engine = rig.engine
+
+    async def down() -> None:
+        raise Refused(Reason.UNAVAILABLE)
+
+    async def up() -> None:
+        pass
+
+    engine.before = down
+    transfer = await rig.client(7).deposit("USDC", "100")
+    assert transfer.status == ledger_pb2.TRANSFER_STATUS_PENDING
+    await rig.stop()
+    engine.before = up
+    await rig.start()
+    await eventually(lambda: _completed(rig, 7), timeout_s=40.0)
+    assert await rig.client(7).balances() == {"USDC": ("100", "0")}
+
+
+async def test_a_withdrawal_is_held_paid_and_then_final(rig: Rig) -> None:
+    client = rig.client(7)
+    await client.deposit("USDC", "100")
+    held = await client.withdraw("USDC", "60")
+    assert held.status == ledger_pb2.TRANSFER_STATUS_HELD
+    assert await client.balances() == {"USDC": ("40", "0")}
+    await eventually(lambda: _completed(rig, 7))
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await _cancel(rig, 7, held.transfer_id)
+    assert refused_from(refused.value).reason is Reason.TRANSFER_NOT_CANCELLABLE
+    books = await client.call(
+        client.ledger.GetReconciliation, ledger_pb2.GetReconciliationRequest()
+    )
+    (usdc,) = (asset for asset in books.assets if asset.asset == "USDC")
+    assert (usdc.deposits, usdc.withdrawals, usdc.clients_free) == ("100", "60", "40")
+    assert books.balanced and usdc.difference == "0"
+
+
+async def test_a_withdrawal_called_back_gives_the_money_back_once(rig: Rig) -> None:
+    client = rig.client(7)
+    await client.deposit("USDC", "100")
+    held = await client.withdraw("USDC", "60")
+    cancelled = await _cancel(rig, 7, held.transfer_id)
+    assert cancelled.status == ledger_pb2.TRANSFER_STATUS_CANCELLED
+    assert (await _cancel(rig, 7, held.transfer_id)).status == cancelled.status
+    assert await client.balances() == {"USDC": ("100", "0")}
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await _cancel(rig, 8, held.transfer_id)
+    assert refused_from(refused.value).reason is Reason.TRANSFER_NOT_FOUND
+
+
+async def test_a_withdrawal_beyond_the_balance_fails_and_moves_nothing(rig: Rig) -> None:
+    client = rig.client(7)
+    await client.deposit("USDC", "100")
+    failed = await client.withdraw("USDC", "100.01")
+    assert failed.status == ledger_pb2.TRANSFER_STATUS_FAILED
+    assert failed.failure == "INSUFFICIENT_BALANCE"
+    assert await client.balances() == {"USDC": ("100", "0")}
+
+
+async def test_money_needs_the_right_scope(rig: Rig) -> None:
+    client = rig.client(7, scopes="read")
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await client.deposit("USDC", "1")
+    assert refused_from(refused.value).reason is Reason.SCOPE_MISSING
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await rig.client(7, scopes="read trade").withdraw("USDC", "1")
+    assert refused_from(refused.value).reason is Reason.SCOPE_MISSING
+
+
+async def _completed(rig: Rig, account_id: int) -> bool:
+    transfers = await rig.client(account_id).transfers()
+    return all(t.status == ledger_pb2.TRANSFER_STATUS_COMPLETED for t in transfers)
+
+
+async def _cancel(rig: Rig, account_id: int, transfer_id: int) -> ledger_pb2.Transfer:
+    client = rig.client(account_id)
+    request = ledger_pb2.CancelWithdrawalRequest(transfer_id=transfer_id)
+    answer = await client.call(client.ledger.CancelWithdrawal, request)
+    transfer: ledger_pb2.Transfer = answer.transfer
+    return transfer
