@@ -58,6 +58,7 @@ class MarketDataServicer(rpc.MarketDataServiceServicer):
     ) -> AsyncIterator[pb.WatchPricesResponse]:
         mailbox = Mailbox()
         with closing(self._data.watch_prices(request, mailbox)):
+            await _confirm(context)
             async for response in mailbox:
                 yield response
 
@@ -66,6 +67,7 @@ class MarketDataServicer(rpc.MarketDataServiceServicer):
     ) -> AsyncIterator[pb.WatchTickersResponse]:
         mailbox = Mailbox()
         with closing(self._data.watch_tickers(request, mailbox)):
+            await _confirm(context)
             async for response in mailbox:
                 yield response
 
@@ -74,6 +76,7 @@ class MarketDataServicer(rpc.MarketDataServiceServicer):
     ) -> AsyncIterator[pb.WatchBookResponse]:
         mailbox = Mailbox()
         with closing(self._data.watch_book(request, mailbox)):
+            await _confirm(context)
             async for response in mailbox:
                 yield response
 
@@ -82,6 +85,7 @@ class MarketDataServicer(rpc.MarketDataServiceServicer):
     ) -> AsyncIterator[pb.WatchOrderBookResponse]:
         mailbox = Mailbox()
         with closing(self._data.watch_order_book(request, mailbox)):
+            await _confirm(context)
             async for response in mailbox:
                 yield response
 
@@ -90,6 +94,7 @@ class MarketDataServicer(rpc.MarketDataServiceServicer):
     ) -> AsyncIterator[pb.WatchTradesResponse]:
         mailbox = Mailbox()
         with closing(self._data.watch_trades(request, mailbox)):
+            await _confirm(context)
             async for response in mailbox:
                 yield response
 
@@ -98,6 +103,7 @@ class MarketDataServicer(rpc.MarketDataServiceServicer):
     ) -> AsyncIterator[pb.WatchCandlesResponse]:
         mailbox = Mailbox()
         with closing(self._data.watch_candles(request, mailbox)):
+            await _confirm(context)
             async for response in mailbox:
                 yield response
 
@@ -106,6 +112,7 @@ class MarketDataServicer(rpc.MarketDataServiceServicer):
     ) -> AsyncIterator[pb.SubscribeResponse]:
         mailbox = Mailbox()
         with closing(SubscribeSession(self._data, mailbox)) as session:
+            await _confirm(context)
             reading = asyncio.create_task(session.read(requests))
             try:
                 async for response in mailbox:
@@ -114,3 +121,8 @@ class MarketDataServicer(rpc.MarketDataServiceServicer):
                 await reading
             finally:
                 await cancel_and_wait(reading)
+
+
+async def _confirm(context: Context) -> None:
+    """Tell the client that its stream is in force, though there may be nothing to send yet."""
+    await context.send_initial_metadata(())

@@ -1,0 +1,92 @@
+"""A market data service in this process, beside a real engine, PostgreSQL and Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tidebook.marketdata.v1 import marketdata_pb2_grpc as rpc
+
+from mesh.config import Settings
+from ops.migrate import migrate
+from services.marketdata.__main__ import run
+from tests.support.engine import EngineRig, engine_rig
+from tests.support.ports import free_ports
+from tests.support.waiting import eventually
+
+
+class MarketDataRig:
+    """The service, to be started and stopped, always on the same data and ports."""
+
+    def __init__(self, engine: EngineRig, settings: Settings) -> None:
+        self.engine = engine
+        self.settings = settings
+        self._stop = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.channel = grpc.aio.insecure_channel(
+            f"127.0.0.1:{settings.marketdata_port}",
+            options=[
+                ("grpc.initial_reconnect_backoff_ms", 50),
+                ("grpc.max_reconnect_backoff_ms", 100),
+            ],
+        )
+        self.stub = rpc.MarketDataServiceStub(self.channel)
+
+    async def start(self, *, wait: bool = True) -> None:
+        """Run it; returns when it listens and, with `wait`, has the books."""
+        self._stop = asyncio.Event()
+        self._task = asyncio.create_task(run(self.settings, self._stop))
+        await eventually(self.health, timeout_s=20)
+        if wait:
+            await eventually(self.is_serving, timeout_s=20)
+
+    async def stop(self) -> None:
+        """Drain it."""
+        if self._task is not None:
+            self._stop.set()
+            await self._task
+            self._task = None
+
+    async def crash(self) -> None:
+        """End it without a drain or a last write."""
+        assert self._task is not None
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self._task = None
+
+    async def health(self) -> int:
+        """What its health check answers; raises while it does not listen."""
+        if self._task is not None and self._task.done():
+            self._task.result()
+        stub = health_pb2_grpc.HealthStub(self.channel)
+        answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=2)
+        return int(answer.status)
+
+    async def is_serving(self) -> bool:
+        return bool(await self.health() == health_pb2.HealthCheckResponse.SERVING)
+
+
+@contextlib.asynccontextmanager
+async def market_data_rig(
+    data_dir: Path, redis_url: str, postgres_url: str, **settings: Any
+) -> AsyncIterator[MarketDataRig]:
+    """Engine (started) and market data (not yet)."""
+    await migrate(postgres_url, ("marketdata",))
+    values: dict[str, Any] = {
+        "postgres_url": postgres_url,
+        "marketdata_port": free_ports([0, 100]),
+        "feed": "synthetic:7",
+    }
+    async with engine_rig(data_dir, redis_url, **(values | settings)) as engine:
+        rig = MarketDataRig(engine, engine.settings)
+        try:
+            yield rig
+        finally:
+            await rig.stop()
+            await rig.channel.close()

@@ -1,0 +1,302 @@
+"""The whole service on real sockets, with a real engine writing the log."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from tidebook.engine.v1 import types_pb2
+from tidebook.marketdata.v1 import marketdata_pb2 as pb
+
+from kernel.reasons import Reason
+from mesh.channel import cancelling
+from mesh.postgres import plain_url
+from mesh.status import refused_from
+from services.marketdata.domain.depth import checksum
+from tests.marketdata.rig import MarketDataRig
+from tests.support.engine import Trader
+from tests.support.waiting import eventually
+
+BTC = "BTC_USDC"
+
+
+async def trade(maker: Trader, taker: Trader, price: str, quantity: str) -> None:
+    """One trade at `price`, bought by the taker."""
+    await maker.place(side="sell", price=price, quantity=quantity)
+    await taker.place(side="buy", price=price, quantity=quantity)
+
+
+async def next_of(call: Any) -> Any:
+    return await asyncio.wait_for(call.read(), 10)
+
+
+async def test_a_book_stream_opens_with_a_snapshot_and_links_every_change(
+    running: MarketDataRig,
+) -> None:
+    alice = await running.engine.funded(1)
+    first = await alice.place(side="buy", price="100", quantity="2")
+    request = pb.WatchBookRequest(markets=[BTC], depth=2, rate=pb.BOOK_RATE_RAW, checksum=True)
+    await eventually(lambda: best_bid(running, "100"))
+    async with cancelling(running.stub.WatchBook(request)) as call:
+        snapshot = (await next_of(call)).books[0]
+        assert snapshot.snapshot and snapshot.prev_seq == 0
+        assert levels(snapshot.bids) == [("100", "2")]
+        await alice.place(side="buy", price="101", quantity="1")
+        delta = (await next_of(call)).books[0]
+        assert not delta.snapshot and delta.prev_seq == snapshot.seq
+        assert levels(delta.bids) == [("101", "1")]
+        assert delta.checksum == checksum([("101", "1"), ("100", "2")], [])
+        await alice.cancel(first.order.order_id)
+        removal = (await next_of(call)).books[0]
+        assert removal.prev_seq == delta.seq
+        assert levels(removal.bids) == [("100", "0")]
+
+
+async def best_bid(rig: MarketDataRig, price: str) -> bool:
+    book = (await rig.stub.GetBook(pb.GetBookRequest(market=BTC))).book
+    return bool(book.bids) and book.bids[0].price == price
+
+
+def levels(side: Any) -> list[tuple[str, str]]:
+    return [(level.price, level.quantity) for level in side]
+
+
+async def test_an_order_book_stream_shows_orders_in_the_order_of_their_queues(
+    running: MarketDataRig,
+) -> None:
+    alice = await running.engine.funded(1)
+    for quantity in ("1", "2"):
+        await alice.place(side="sell", price="110", quantity=quantity)
+    await alice.place(side="sell", price="109", quantity="3")
+    await eventually(lambda: best_ask(running, "109"))
+    request = pb.WatchOrderBookRequest(markets=[BTC])
+    async with cancelling(running.stub.WatchOrderBook(request)) as call:
+        book = (await next_of(call)).books[0]
+        assert [(o.price, o.quantity) for o in book.orders] == [
+            ("109", "3"),
+            ("110", "1"),
+            ("110", "2"),
+        ]
+
+
+async def best_ask(rig: MarketDataRig, price: str) -> bool:
+    book = (await rig.stub.GetBook(pb.GetBookRequest(market=BTC))).book
+    return bool(book.asks) and book.asks[0].price == price
+
+
+async def test_trades_are_streamed_listed_and_resumed_from_a_position(
+    running: MarketDataRig,
+) -> None:
+    alice, bob = await running.engine.funded(1), await running.engine.funded(2)
+    request = pb.WatchTradesRequest(markets=[BTC])
+    async with cancelling(running.stub.WatchTrades(request)) as call:
+        await call.wait_for_connection()
+        await trade(alice, bob, "100", "1")
+        seen = list((await next_of(call)).trades)
+        assert [(t.trade_id, t.price, t.quantity) for t in seen] == [(1, "100", "1")]
+        assert seen[0].taker_side == types_pb2.SIDE_BUY
+    await trade(alice, bob, "101", "1")
+    await trade(alice, bob, "102", "1")
+    request = pb.WatchTradesRequest(markets=[BTC], resume_from_seq=seen[0].seq)
+    async with cancelling(running.stub.WatchTrades(request)) as call:
+        missed: list[pb.Trade] = []
+        while len(missed) < 2:
+            missed += (await next_of(call)).trades
+        assert [t.trade_id for t in missed] == [2, 3]
+    page = await running.stub.ListTrades(pb.ListTradesRequest(market=BTC, page_size=2))
+    assert [t.trade_id for t in page.trades] == [3, 2]
+    rest = await running.stub.ListTrades(
+        pb.ListTradesRequest(market=BTC, page_size=2, page_token=page.next_page_token)
+    )
+    assert [t.trade_id for t in rest.trades] == [1]
+    assert not rest.next_page_token
+
+
+async def test_a_ticker_shows_the_day_the_best_prices_and_the_simulated_index(
+    running: MarketDataRig,
+) -> None:
+    alice, bob = await running.engine.funded(1), await running.engine.funded(2)
+    await trade(alice, bob, "100", "1")
+    await trade(alice, bob, "110", "0.5")
+    await alice.place(side="buy", price="99", quantity="3")
+
+    async def shown() -> None:
+        request = pb.GetTickerRequest(market=BTC)
+        ticker = (await running.stub.GetTicker(request)).ticker
+        assert (ticker.open, ticker.high, ticker.low, ticker.last) == ("100", "110", "100", "110")
+        assert (ticker.volume, ticker.quote_volume, ticker.trades) == ("1.5", "155", 2)
+        assert (ticker.change, ticker.change_bps) == ("10", 1000)
+        assert (ticker.best_bid, ticker.best_bid_quantity, ticker.best_ask) == ("99", "3", "")
+        assert ticker.index_price and ticker.simulated
+        assert ticker.status == types_pb2.MARKET_STATUS_TRADING
+
+    await eventually(shown)
+
+
+async def test_candles_have_no_hole_and_no_double_over_restarts(rig: MarketDataRig) -> None:
+    await rig.engine.start()
+    await rig.start()
+    alice, bob = await rig.engine.funded(1), await rig.engine.funded(2)
+    await trade(alice, bob, "100", "1")
+    await rig.stop()
+    await trade(alice, bob, "101", "1")
+    await rig.start()
+    await trade(alice, bob, "99", "1")
+    await eventually(lambda: traded(rig, 3))
+    # Whatever was not written yet is read from the log again.
+    await rig.crash()
+    await trade(alice, bob, "102", "1")
+    await rig.start()
+    await eventually(lambda: traded(rig, 4))
+    for interval in (pb.CANDLE_INTERVAL_1S, pb.CANDLE_INTERVAL_1M, pb.CANDLE_INTERVAL_1D):
+        request = pb.ListCandlesRequest(market=BTC, interval=interval)
+        candles = (await rig.stub.ListCandles(request)).candles
+        assert sum(candle.trades for candle in candles) == 4
+        assert sum(float(candle.volume) for candle in candles) == 4
+        times = [candle.open_time.seconds for candle in candles]
+        assert times == sorted(set(times), reverse=True)
+        assert max(float(candle.high) for candle in candles) == 102
+        assert min(float(candle.low) for candle in candles) == 99
+        assert (candles[-1].open, candles[0].close) == ("100", "102")
+        assert not any(candle.simulated for candle in candles)
+
+
+async def traded(rig: MarketDataRig, count: int) -> bool:
+    page = await rig.stub.ListTrades(pb.ListTradesRequest(market=BTC))
+    return [t.trade_id for t in page.trades] == list(range(count, 0, -1))
+
+
+async def test_a_candle_stream_closes_candles_by_the_clock(running: MarketDataRig) -> None:
+    alice, bob = await running.engine.funded(1), await running.engine.funded(2)
+    request = pb.WatchCandlesRequest(markets=[BTC], interval=pb.CANDLE_INTERVAL_1S)
+    async with cancelling(running.stub.WatchCandles(request)) as call:
+        await call.wait_for_connection()
+        await trade(alice, bob, "100", "1")
+        opened = (await next_of(call)).candles[0]
+        assert (opened.close, opened.volume, opened.closed) == ("100", "1", False)
+        closed = (await next_of(call)).candles[0]
+        assert closed.closed and closed.open_time == opened.open_time
+
+
+async def test_prices_come_before_the_engine_and_books_after_it(rig: MarketDataRig) -> None:
+    await rig.start(wait=False)
+    async with cancelling(rig.stub.WatchPrices(pb.WatchPricesRequest())) as call:
+        price = (await next_of(call)).prices[0]
+        assert price.simulated and price.source == pb.FEED_KIND_SYNTHETIC
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await rig.stub.GetBook(pb.GetBookRequest(market=BTC))
+    assert refused_from(refused.value).reason is Reason.UNAVAILABLE
+    assert not await rig.is_serving()
+    await rig.engine.start()
+    await eventually(rig.is_serving, timeout_s=20)
+    assert (await rig.stub.GetBook(pb.GetBookRequest(market=BTC))).book.snapshot
+
+
+async def test_a_subscribe_stream_changes_its_set_while_it_runs(running: MarketDataRig) -> None:
+    alice = await running.engine.funded(1)
+    book = pb.WatchBookRequest(markets=[BTC], rate=pb.BOOK_RATE_RAW)
+    async with cancelling(running.stub.Subscribe()) as call:
+        await call.write(pb.SubscribeRequest(request_id=1, book=book))
+        assert (await next_of(call)).acknowledged == 1
+        assert (await next_of(call)).book.books[0].snapshot
+        await call.write(pb.SubscribeRequest(request_id=2, book=book))
+        assert (await next_of(call)).refused.error.reason == Reason.ALREADY_EXISTS
+        unknown = pb.WatchTradesRequest(markets=["NO_SUCH"])
+        await call.write(pb.SubscribeRequest(request_id=3, trades=unknown))
+        refused = (await next_of(call)).refused
+        assert (refused.request_id, refused.error.reason) == (3, Reason.MARKET_NOT_FOUND)
+        await call.write(pb.SubscribeRequest(request_id=4, unsubscribe=True, book=book))
+        assert (await next_of(call)).acknowledged == 4
+        await alice.place(side="buy", price="100", quantity="2")
+        tickers = pb.WatchTickersRequest(markets=[BTC])
+        await call.write(pb.SubscribeRequest(request_id=5, tickers=tickers))
+        assert (await next_of(call)).acknowledged == 5
+        assert (await next_of(call)).tickers.tickers[0].market == BTC
+        await call.done_writing()
+        while (last := await next_of(call)) is not grpc.aio.EOF:
+            assert last.WhichOneof("message") == "tickers"
+
+
+async def test_a_bad_request_on_a_subscribe_stream_ends_it_with_its_reason(
+    running: MarketDataRig,
+) -> None:
+    async with cancelling(running.stub.Subscribe()) as call:
+        await call.write(pb.SubscribeRequest(request_id=1))
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await next_of(call)
+    assert refused_from(refused.value).reason is Reason.INVALID_ARGUMENT
+
+
+async def test_a_drain_ends_streams_with_draining(running: MarketDataRig) -> None:
+    calls = [
+        running.stub.WatchPrices(pb.WatchPricesRequest()),
+        running.stub.WatchBook(pb.WatchBookRequest(markets=[BTC])),
+    ]
+    subscribing = running.stub.Subscribe()
+    trades = pb.WatchTradesRequest(markets=[BTC])
+    await subscribing.write(pb.SubscribeRequest(request_id=1, trades=trades))
+    for call in (*calls, subscribing):
+        await next_of(call)
+    stopping = asyncio.create_task(running.stop())
+    for call in (*calls, subscribing):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            while True:
+                await next_of(call)
+        assert refused_from(refused.value).reason is Reason.DRAINING
+    await stopping
+
+
+async def test_every_traced_command_gets_a_publish_span(running: MarketDataRig) -> None:
+    alice = await running.engine.funded(1)
+    placed = await alice.place(side="buy", price="100", quantity="2")
+    from mesh.redis import open_redis
+    from mesh.telemetry import read_order_trace
+
+    redis = open_redis(running.settings)
+
+    async def published() -> None:
+        _, spans = await read_order_trace(redis, placed.order.order_id)
+        ours = [span for span in spans if span.name == "marketdata.publish"]
+        assert len(ours) == 1
+        assert ours[0].service == "marketdata"
+        assert 0 < ours[0].start_ns <= ours[0].end_ns
+        assert ours[0].parent_span_id in {span.span_id for span in spans if span not in ours}
+
+    try:
+        await eventually(published)
+    finally:
+        await redis.aclose()
+
+
+async def test_requests_that_break_the_contract_are_refused(running: MarketDataRig) -> None:
+    for request, reason in (
+        (pb.GetBookRequest(market="NO_SUCH"), Reason.MARKET_NOT_FOUND),
+        (pb.GetBookRequest(market=BTC, depth=1001), Reason.INVALID_ARGUMENT),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await running.stub.GetBook(request)
+        assert refused_from(refused.value).reason is reason
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await running.stub.ListTrades(pb.ListTradesRequest(market=BTC, page_token="x"))
+    assert refused_from(refused.value).reason is Reason.INVALID_ARGUMENT
+
+
+async def test_history_survives_a_store_that_is_away_for_a_while(running: MarketDataRig) -> None:
+    import asyncpg
+
+    alice, bob = await running.engine.funded(1), await running.engine.funded(2)
+    admin = await asyncpg.connect(plain_url(running.settings.postgres_url or ""))
+    try:
+        await admin.execute("alter table marketdata.trades rename to gone")
+        await trade(alice, bob, "100", "1")
+        await eventually(lambda: traded(running, 1))
+        await admin.execute("alter table marketdata.gone rename to trades")
+
+        async def stored() -> bool:
+            return bool(await admin.fetchval("select count(*) = 1 from marketdata.trades"))
+
+        await eventually(stored, timeout_s=15)
+    finally:
+        await admin.close()
