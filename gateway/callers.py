@@ -36,7 +36,7 @@ class Callers:
         self._metrics = metrics
         self._per_ip = Limit.parse("ip", settings.rate_limit_ip)
         self._per_account = Limit.parse("account", settings.rate_limit_account)
-        self._guesses = Limit.parse("auth", settings.rate_limit_auth)
+        self._guesses = Limit.parse("auth", settings.auth_rate_limit)
 
     async def verify(self, authorization: str) -> Caller:
         """The caller of a header `Bearer TOKEN`; raises `Refused` when the token is not good."""

@@ -20,10 +20,11 @@ from mesh.config import Settings
 from mesh.status import RETRY_AFTER_MS
 from services.auth.vault import Vault
 
-# Bots, tests and a room of people trying a demo all come from one address.
-_OUTSIDE_PRODUCTION = 100
+# Codes mailed to one address. Nobody is bothered outside production, where mails go nowhere.
 _CODES = ("2/minute", "6/hour")
-_TOKENS = "300/minute"
+_CODES_OUTSIDE_PRODUCTION = ("600/minute",)
+# Refreshes and API key exchanges of one machine.
+_TOKENS = "1200/minute"
 _VAULT_PURPOSE = "rate-limit"
 
 
@@ -39,13 +40,13 @@ class RateLimits:
             key_prefix="tidebook:auth:limits",
             **shared,
         )
-        factor = 1 if settings.mode == "production" else _OUTSIDE_PRODUCTION
+        codes = _CODES if settings.mode == "production" else _CODES_OUTSIDE_PRODUCTION
         self._windows = MovingWindowRateLimiter(storage)
         self._failures = FixedWindowRateLimiter(storage)
         self._vault = vault
-        self._attempts = _item(settings.rate_limit_auth, factor)
-        self._codes = [_item(text, factor) for text in _CODES]
-        self._tokens = _item(_TOKENS, factor)
+        self._attempts = parse(settings.auth_rate_limit)
+        self._codes = [parse(text) for text in codes]
+        self._tokens = parse(_TOKENS)
         self._lock = RateLimitItemPerSecond(
             settings.signin_max_failures, settings.signin_lock_seconds, namespace="failures"
         )
@@ -87,11 +88,6 @@ class RateLimits:
     def _name(self, who: str) -> str:
         # Addresses of people do not belong in the names of keys.
         return self._vault.mac(_VAULT_PURPOSE, who).hex()[:32]
-
-
-def _item(text: str, factor: int) -> RateLimitItem:
-    item = parse(text)
-    return type(item)(item.amount * factor, item.multiples, item.namespace)
 
 
 def _refused(reason: Reason, message: str, until: float) -> Refused:
