@@ -17,6 +17,8 @@ from google.protobuf.message_factory import GetMessageClass
 from gateway.transcode import fields
 from gateway.transcode.errors import TranscodeError
 
+# Messages may be nested this deep in JSON.
+MAX_DEPTH = 32
 # What ParseDict and the well-known types raise on bad input.
 _BAD_INPUT = (ParseError, ValueError, TypeError, AttributeError, OverflowError, RecursionError)
 
@@ -34,9 +36,9 @@ def merge(data: Any, message: Message) -> None:
     if not isinstance(data, dict):
         raise TranscodeError.invalid("the body must be a JSON object")
     try:
-        ParseDict(data, message)
+        ParseDict(data, message, max_recursion_depth=MAX_DEPTH)
     except _BAD_INPUT as error:
-        raise _located(data, cast(Descriptor, message.DESCRIPTOR), error) from error
+        raise _located(data, cast(Descriptor, message.DESCRIPTOR)) from error
 
 
 def merge_field(data: Any, message: Message, field: FieldDescriptor) -> None:
@@ -55,48 +57,67 @@ def dump(message: Message) -> bytes:
     return orjson.dumps(to_dict(message))
 
 
-def _located(data: dict[str, Any], descriptor: Descriptor, error: Exception) -> TranscodeError:
+def _located(data: dict[str, Any], descriptor: Descriptor) -> TranscodeError:
     """The 400 for input that did not parse: finds the field by reading each on its own."""
     path: list[str] = []
     found = _descend(data, descriptor, path)
     if found:
         return TranscodeError.invalid(found, field=".".join(path))
-    # Each field alone is good: two of one oneof, or one field under both of its names.
-    return TranscodeError.invalid(_first_line(error))
+    # Each field alone is good, so it is two of them together.
+    return TranscodeError.invalid("the body has two fields that exclude each other")
 
 
 def _descend(data: Any, descriptor: Descriptor, path: list[str]) -> str:
-    """What is wrong in `data`, with `path` set to where; empty when each field alone is good."""
+    """What is wrong in `data`, with `path` set to where; empty when each field alone is good.
+
+    Every value is looked at once, so bad input costs no more than good.
+    """
+    if not isinstance(data, dict):
+        return "must be an object"
+    if len(path) >= MAX_DEPTH:
+        return "is nested too deeply"
     for name, value in data.items():
         field = fields.by_name(descriptor, name)
         path.append(name)
         if field is None:
             return f"{descriptor.name} has no such field"
-        try:
-            ParseDict({name: value}, GetMessageClass(descriptor)())
-        except _BAD_INPUT as error:
-            return _inside(value, field, path) or _wrong(field, error)
+        found = _value_fault(name, value, field, path)
+        if found:
+            return found
         path.pop()
     return ""
 
 
-def _inside(value: Any, field: FieldDescriptor, path: list[str]) -> str:
-    """What is wrong in a field's own value, when that is a message or a list of messages."""
-    if field.message_type is None or field.message_type.full_name.startswith("google.protobuf."):
-        return ""
-    if field.message_type.GetOptions().map_entry:
-        return ""
-    if not field.is_repeated:
-        return _descend(value, field.message_type, path) if isinstance(value, dict) else ""
-    for index, item in enumerate(value if isinstance(value, list) else ()):
-        if isinstance(item, dict):
-            name = path[-1]
+def _value_fault(name: str, value: Any, field: FieldDescriptor, path: list[str]) -> str:
+    """What is wrong in the value of one field."""
+    if value is not None and _is_plain_message(field):
+        assert field.message_type is not None
+        if not field.is_repeated:
+            return _descend(value, field.message_type, path)
+        if not isinstance(value, list):
+            return "must be a list of objects"
+        for index, item in enumerate(value):
             path[-1] = f"{name}[{index}]"
             found = _descend(item, field.message_type, path)
             if found:
                 return found
-            path[-1] = name
+        return ""
+    assert field.containing_type is not None
+    try:
+        ParseDict({name: value}, GetMessageClass(field.containing_type)())
+    except _BAD_INPUT as error:
+        return _wrong(field, error)
     return ""
+
+
+def _is_plain_message(field: FieldDescriptor) -> bool:
+    """Whether the JSON of a field is an object with fields (or a list of them)."""
+    message = field.message_type
+    return (
+        message is not None
+        and not message.full_name.startswith("google.protobuf.")
+        and not message.GetOptions().map_entry
+    )
 
 
 def _wrong(field: FieldDescriptor, error: Exception) -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 
 import aiohttp
+from aiohttp import web
+from redis.asyncio import Redis
 
+from mesh.telemetry import SpanRecorder, parse_traceparent
 from tests.gateway.conftest import Start, World
-from tests.support import eventually
+from tests.support import eventually, free_port
 
 ORDER = {
     "market": "BTC_USDC",
@@ -217,3 +220,67 @@ async def test_without_redis_requests_pass(start_world: Start) -> None:
     world = await start_world(redis_url="unix:///nowhere/redis.sock")
     async with aiohttp.ClientSession(world.url) as http, http.get("/v1/markets") as answer:
         assert answer.status == 200
+
+
+async def test_a_trace_is_shown_to_its_owner_alone(
+    world: World, http: aiohttp.ClientSession, valkey_url: str
+) -> None:
+    redis = Redis.from_url(valkey_url)
+    recorder = SpanRecorder("engine", redis, world.settings)
+    try:
+        async with http.post("/v1/orders", json=ORDER, headers=world.bearer()) as answer:
+            root = parse_traceparent(answer.headers["traceparent"])
+        assert root is not None
+        recorder.record("engine.match", root.child(), root.span_id, 2 * 10**18, 2 * 10**18 + 5000)
+        await recorder.link_order(1, 7, root.trace_id)
+    finally:
+        await recorder.close()
+        await redis.aclose()
+
+    async def has_both() -> None:
+        async with http.get("/v1/traces/1", headers=world.bearer()) as answer:
+            body = await answer.json()
+        assert body["traceId"] == root.trace_id.hex()
+        first, second = body["spans"]
+        assert (first["service"], first["name"]) == ("gateway", "gateway POST /v1/orders")
+        assert first["parentSpanId"] == ""
+        assert int(first["durationNs"]) > 0
+        assert second["parentSpanId"] == first["spanId"]
+        assert second["durationNs"] == "5000"
+
+    await eventually(has_both)
+    for path, headers in (("/v1/traces/1", world.bearer(8)), ("/v1/traces/2", world.bearer())):
+        async with http.get(path, headers=headers) as answer:
+            assert answer.status == 404
+            assert (await answer.json())["details"][0]["reason"] == "ORDER_NOT_FOUND"
+    async with http.get("/v1/traces/0", headers=world.bearer()) as answer:
+        assert (await answer.json())["details"][0]["metadata"] == {"field": "order_id"}
+
+
+async def test_the_mailbox_is_shown_in_development_only(start_world: Start) -> None:
+    async def messages(request: web.BaseRequest) -> web.Response:
+        mail = {
+            "from": "us@example.org",
+            "to": ["a@example.org"],
+            "subject": "Your code",
+            "text": "123456",
+            "received_at": "2026-01-31T12:00:00+00:00",
+        }
+        wanted = request.query.get("to") in mail["to"]
+        return web.json_response({"messages": [mail] if wanted else []})
+
+    mailbox, port = web.ServerRunner(web.Server(messages)), free_port()
+    await mailbox.setup()
+    await web.TCPSite(mailbox, "127.0.0.1", port).start()
+    try:
+        for mode, status in (("demo", 200), ("production", 404)):
+            world = await start_world(mode=mode, mailbox_url=f"http://127.0.0.1:{port}")
+            async with aiohttp.ClientSession(world.url) as http:
+                async with http.get("/dev/mailbox?to=a@example.org") as answer:
+                    assert answer.status == status
+                    body = await answer.json()
+                if mode == "demo":
+                    assert body["mails"][0]["text"] == "123456"
+                    assert body["mails"][0]["time"] == "2026-01-31T12:00:00Z"
+    finally:
+        await mailbox.cleanup()

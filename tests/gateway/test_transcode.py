@@ -1,0 +1,455 @@
+"""The transcoder, rule by rule, on a contract of its own."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import grpc_tools
+import pytest
+from google.api import annotations_pb2
+from google.protobuf import (
+    descriptor_pb2,
+    descriptor_pool,
+    duration_pb2,
+    field_mask_pb2,
+    timestamp_pb2,
+    wrappers_pb2,
+)
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.json_format import MessageToDict
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_tools import protoc
+
+from gateway.transcode import (
+    HeaderRules,
+    Router,
+    TemplateError,
+    TranscodeError,
+    build_routes,
+    error_body,
+    http_status,
+    parse_grpc_timeout,
+    parse_template,
+)
+
+PROTO = Path(__file__).with_name("library.proto")
+# What it imports must be in the pool before it.
+IMPORTED = (duration_pb2, field_mask_pb2, timestamp_pb2, wrappers_pb2)
+
+
+@cache
+def service() -> ServiceDescriptor:
+    """The test contract, compiled now."""
+    includes = [
+        PROTO.parent,
+        resources.files(grpc_tools) / "_proto",
+        Path(annotations_pb2.__file__).parents[2],
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        target = Path(scratch) / "image.binpb"
+        arguments = ["protoc", *(f"-I{path}" for path in includes)]
+        assert protoc.main([*arguments, f"--descriptor_set_out={target}", PROTO.name]) == 0
+        files = descriptor_pb2.FileDescriptorSet.FromString(target.read_bytes())
+    pool = descriptor_pool.Default()
+    assert all(pool.FindFileByName(module.DESCRIPTOR.name) for module in IMPORTED)
+    for file in files.file:
+        pool.AddSerializedFile(file.SerializeToString())
+    found: ServiceDescriptor = pool.FindServiceByName("transcodetest.v1.LibraryService")
+    return found
+
+
+@cache
+def router() -> Router:
+    return Router(build_routes([service()]))
+
+
+def decoded(method: str, target: str, body: Any = None) -> dict[str, Any]:
+    """The request message that a request becomes, as data with the original names."""
+    path, _, query = target.partition("?")
+    match = router().match(method, path)
+    content = b"" if body is None else json.dumps(body).encode()
+    message = match.route.decode(match.captured, query, content)
+    data: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
+    return data
+
+
+def refused(method: str, target: str, body: Any = None) -> TranscodeError:
+    with pytest.raises(TranscodeError) as caught:
+        decoded(method, target, body)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("template", "segments", "verb"),
+    [
+        ("/v1/books", ("v1", "books"), ""),
+        ("/v1/{id}", ("v1", "*"), ""),
+        ("/v1/{name=shelves/*/books/**}:read", ("v1", "shelves", "*", "books", "**"), "read"),
+        ("/v1/*/x:verb", ("v1", "*", "x"), "verb"),
+        ("/v1/{a.b}/{c=x/*}", ("v1", "*", "x", "*"), ""),
+    ],
+)
+def test_templates_are_read(template: str, segments: tuple[str, ...], verb: str) -> None:
+    parsed = parse_template(template)
+    assert (parsed.segments, parsed.verb) == (segments, verb)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "v1/books",
+        "/v1/{id",
+        "/v1/id}",
+        "/v1/{a=b/{c}}",
+        "/v1/{1x}",
+        "/v1/**/x",
+        "/v1//x",
+        "/v1/{id}/{id}",
+        "/v1/x:",
+        "/v1/{a=**/b}",
+    ],
+)
+def test_bad_templates_are_refused_at_start(template: str) -> None:
+    with pytest.raises(TemplateError):
+        parse_template(template)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "rpc"),
+    [
+        ("GET", "/v1/books/7", "GetBook"),
+        ("GET", "/v1/books/latest", "Literal"),
+        ("POST", "/v1/books", "Create"),
+        ("POST", "/v1/books/7:archive", "Archive"),
+        ("GET", "/v1/shelves/a/books/b/c", "GetBook"),
+        ("GET", "/v1/shelves/a/books", "GetBook"),
+        ("REPORT", "/v1/files/any/thing", "Custom"),
+    ],
+)
+def test_a_path_finds_its_method(method: str, path: str, rpc: str) -> None:
+    assert router().match(method, path).route.descriptor.name == rpc
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allow"),
+    [
+        ("GET", "/v1", 404, None),
+        ("GET", "/v1/book", 404, None),
+        ("GET", "/v1/books/", 404, None),
+        ("POST", "/v1/books/7:burn", 405, "GET, PATCH"),
+        ("DELETE", "/v1/books/7", 405, "GET, PATCH"),
+        ("GET", "/v1/books", 405, "POST"),
+        ("GET", "/v1/Unmapped", 404, None),
+        ("GET", "/v1/" + "a/" * 1000, 404, None),
+    ],
+)
+def test_what_fits_nothing_is_404_or_405(
+    method: str, path: str, status: int, allow: str | None
+) -> None:
+    with pytest.raises(TranscodeError) as caught:
+        router().match(method, path)
+    assert caught.value.http_status == status
+    assert dict(caught.value.headers).get("Allow") == allow
+
+
+def test_two_methods_for_one_path_are_a_mistake() -> None:
+    with pytest.raises(ValueError, match="is taken by both"):
+        Router([*router().routes, router().routes[0]])
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("/v1/books/7", {"id": "7"}),
+        ("/v1/shelves/a/books/b/c", {"name": "shelves/a/books/b/c"}),
+        ("/v1/shelves/a%20b/books/c%2Fd", {"name": "shelves/a b/books/c%2Fd"}),
+        ("/v1/nested/a%2Fb/5", {"inner": {"text": "a/b", "inner": {"number": 5}}}),
+        ("/v1/nested/%C3%A4/-5", {"inner": {"text": "ä", "inner": {"number": -5}}}),
+    ],
+)
+def test_paths_fill_fields(target: str, message: dict[str, Any]) -> None:
+    assert decoded("GET", target) == message
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("text=a+b%26c", {"text": "a b&c"}),
+        ("text=", {}),
+        ("number=-5", {"number": -5}),
+        ("texts=a&texts=b", {"texts": ["a", "b"]}),
+        ("numbers=1&numbers=-2", {"numbers": ["1", "-2"]}),
+        ("colour=COLOUR_RED", {"colour": "COLOUR_RED"}),
+        ("colour=2", {"colour": "COLOUR_BLUE"}),
+        ("colours=1&colours=COLOUR_BLUE", {"colours": ["COLOUR_RED", "COLOUR_BLUE"]}),
+        ("flag=true", {"flag": True}),
+        ("flag=1&perhaps=F", {"flag": True, "perhaps": False}),
+        ("data=aGk", {"data": "aGk="}),
+        ("data=_-8=", {"data": "/+8="}),
+        ("ratio=1.5e3", {"ratio": 1500.0}),
+        ("time=2026-01-31T12:00:00.5Z", {"time": "2026-01-31T12:00:00.500Z"}),
+        ("wait=1.5s", {"wait": "1.500s"}),
+        ("mask=text,inner.number", {"mask": "text,inner.number"}),
+        ("maybe_text=", {"maybe_text": ""}),
+        ("maybeNumber=5", {"maybe_number": "5"}),
+        ("inner.inner.text=x", {"inner": {"inner": {"text": "x"}}}),
+        ("counts[a]=1&counts[b]=2", {"counts": {"a": 1, "b": 2}}),
+        ("otherName=x", {"renamed": "x"}),
+        ("renamed=x", {"renamed": "x"}),
+        ("signed_number=-9223372036854775808", {"signed_number": "-9223372036854775808"}),
+        ("this_one=x", {"this_one": "x"}),
+    ],
+)
+def test_queries_fill_fields(query: str, message: dict[str, Any]) -> None:
+    assert decoded("GET", f"/v1/names?{query}") == message
+
+
+def test_what_the_path_has_the_query_cannot_change() -> None:
+    assert decoded("GET", "/v1/books/7?id=8&text=x") == {"id": "7", "text": "x"}
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("nothing=1", "nothing"),
+        ("inner.nothing=1", "inner.nothing"),
+        ("text.more=1", "text.more"),
+        ("children.text=1", "children.text"),
+        ("inner=1", "inner"),
+        ("children=1", "children"),
+        ("number=1&number=2", "number"),
+        ("number=x", "number"),
+        ("number=2147483648", "number"),
+        ("number=1.0", "number"),
+        ("number=0x10", "number"),
+        ("numbers=1_000", "numbers"),
+        ("numbers=" + "9" * 50, "numbers"),
+        ("signed_number=9223372036854775808", "signed_number"),
+        ("id=-1", "id"),
+        ("flag=yes", "flag"),
+        ("colour=RED", "colour"),
+        ("colour=99999999999", "colour"),
+        ("ratio=abc", "ratio"),
+        ("data=!!", "data"),
+        ("time=yesterday", "time"),
+        ("time=9999999-01-01T00:00:00Z", "time"),
+        ("wait=5", "wait"),
+        ("counts=1", "counts"),
+        ("counts[a]=x", "counts[a]"),
+        ("text[a]=x", "text[a]"),
+        ("this_one=x&that_one=1", "that_one"),
+    ],
+)
+def test_bad_queries_name_the_field(query: str, field: str) -> None:
+    error = refused("GET", f"/v1/names?{query}")
+    assert (error.http_status, error.reason, error.field) == (400, "INVALID_ARGUMENT", field)
+
+
+@pytest.mark.parametrize(
+    "target", ["/v1/names?text=%ff", "/v1/books/%ff", "/v1/names?" + "&a" * 2000]
+)
+def test_what_is_not_text_is_refused(target: str) -> None:
+    assert refused("GET", target).http_status == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"maybeText": "x", "maybe_number": 5}, {"maybe_text": "x", "maybe_number": "5"}),
+        ({"id": "18446744073709551615"}, {"id": "18446744073709551615"}),
+        ({"id": 5, "numbers": ["1", 2]}, {"id": "5", "numbers": ["1", "2"]}),
+        (
+            {"colour": "COLOUR_RED", "colours": [2]},
+            {"colour": "COLOUR_RED", "colours": ["COLOUR_BLUE"]},
+        ),
+        (
+            {"text": None, "inner": {"children": [{"text": "x"}]}},
+            {"inner": {"children": [{"text": "x"}]}},
+        ),
+        ({"counts": {"a": 1}}, {"counts": {"a": 1}}),
+        ({"time": "2026-01-31T12:00:00+01:00"}, {"time": "2026-01-31T11:00:00Z"}),
+        ({"number": 5.0}, {"number": 5}),
+        ({}, {}),
+        (None, {}),
+    ],
+)
+def test_bodies_fill_messages(body: Any, message: dict[str, Any]) -> None:
+    assert decoded("POST", "/v1/books", body) == message
+
+
+def test_the_path_wins_over_the_body_and_a_whole_body_over_the_query() -> None:
+    body = {"id": 8, "text": "body"}
+    assert decoded("POST", "/v1/books/7:archive?text=query", body) == {"id": "7", "text": "body"}
+
+
+def test_a_body_field_leaves_the_rest_to_the_query() -> None:
+    message = decoded("PATCH", "/v1/books/7?text=x&inner.text=no", {"text": "y"})
+    assert message == {"id": "7", "text": "x", "inner": {"text": "y"}}
+    assert decoded("PUT", "/v1/tags", ["a", "b"]) == {"texts": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"nothing": 1}, "nothing"),
+        ({"inner": {"inner": {"nothing": 1}}}, "inner.inner.nothing"),
+        ({"children": [{}, {"number": "x"}]}, "children[1].number"),
+        ({"number": 1.5}, "number"),
+        ({"number": 1e30}, "number"),
+        ({"number": True}, "number"),
+        ({"text": 5}, "text"),
+        ({"text": ["a"]}, "text"),
+        ({"texts": "a"}, "texts"),
+        ({"texts": [1]}, "texts"),
+        ({"flag": "true"}, "flag"),
+        ({"colour": "RED"}, "colour"),
+        ({"inner": 5}, "inner"),
+        ({"inner": [5]}, "inner"),
+        ({"children": [None]}, "children[0]"),
+        ({"time": 5}, "time"),
+        ({"wait": "soon"}, "wait"),
+        ({"counts": {"a": "x"}}, "counts"),
+        ({"thisOne": "x", "thatOne": 1}, ""),
+        ([1], ""),
+        ("text", ""),
+    ],
+)
+def test_bad_bodies_name_the_field(body: Any, field: str) -> None:
+    error = refused("POST", "/v1/books", body)
+    assert (error.http_status, error.field) == (400, field)
+    assert "transcodetest" not in error.message, "nobody wants to read type names"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{", b"nonsense", b'{"text": "\xff"}', b'{"number": 1e999}', b"[" * 5000, b'{"a":1} {"b":2}'],
+)
+def test_what_is_not_json_is_refused(body: bytes) -> None:
+    match = router().match("POST", "/v1/books")
+    with pytest.raises(TranscodeError) as caught:
+        match.route.decode(match.captured, "", body)
+    assert caught.value.http_status == 400
+
+
+def test_a_message_too_deep_is_refused() -> None:
+    body: dict[str, Any] = {}
+    for _ in range(300):
+        body = {"inner": body}
+    assert refused("POST", "/v1/books", body).http_status == 400
+
+
+def test_answers_are_camel_case_with_defaults_and_big_numbers_as_strings() -> None:
+    match = router().match("POST", "/v1/books")
+    message = match.route.response_type(id=2**63, maybe_text={"value": "x"})
+    data = json.loads(match.route.encode(message))
+    assert data["id"] == "9223372036854775808"
+    assert data["maybeText"] == "x"
+    assert data["otherName"] == ""
+    assert data["colour"] == "COLOUR_UNSPECIFIED"
+    assert data["numbers"] == []
+    assert "inner" not in data
+    assert "perhaps" not in data, "not set is not the default"
+
+
+def test_response_body_picks_a_field() -> None:
+    update = router().match("PATCH", "/v1/books/7").route
+    answer = update.response_type(inner={"text": "x"})
+    assert json.loads(update.encode(answer))["text"] == "x"
+    assert json.loads(update.encode(update.response_type())) is None
+    names = router().match("GET", "/v1/names").route
+    assert json.loads(names.encode(names.response_type(texts=["a"]))) == ["a"]
+
+
+def test_error_bodies_carry_details_with_their_types() -> None:
+    status = status_pb2.Status(code=code_pb2.NOT_FOUND, message="gone")
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="GONE", domain="test"))
+    status.details.add(type_url="type.googleapis.com/not.Linked", value=b"\x01")
+    assert json.loads(error_body(status)) == {
+        "code": 5,
+        "message": "gone",
+        "details": [
+            {
+                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                "reason": "GONE",
+                "domain": "test",
+            },
+            {"@type": "type.googleapis.com/not.Linked", "value": "AQ=="},
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("OK", 200),
+        ("CANCELLED", 499),
+        ("INVALID_ARGUMENT", 400),
+        ("DEADLINE_EXCEEDED", 504),
+        ("NOT_FOUND", 404),
+        ("ALREADY_EXISTS", 409),
+        ("PERMISSION_DENIED", 403),
+        ("UNAUTHENTICATED", 401),
+        ("RESOURCE_EXHAUSTED", 429),
+        ("FAILED_PRECONDITION", 400),
+        ("ABORTED", 409),
+        ("OUT_OF_RANGE", 400),
+        ("UNIMPLEMENTED", 501),
+        ("INTERNAL", 500),
+        ("UNAVAILABLE", 503),
+        ("DATA_LOSS", 500),
+    ],
+)
+def test_statuses_are_those_of_grpc_gateway(code: str, status: int) -> None:
+    assert http_status(code_pb2.Code.Value(code)) == status
+
+
+def test_unknown_codes_are_internal() -> None:
+    assert http_status(99) == 500
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("5S", 5), ("250m", 0.25), ("2M", 120), ("1H", 3600), ("10u", 1e-5), ("7n", 7e-9)],
+)
+def test_grpc_timeout_has_units(text: str, seconds: float) -> None:
+    assert parse_grpc_timeout(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "5", "S", "-5S", "5s", "1.5S", "123456789S"])
+def test_a_bad_grpc_timeout_is_refused(text: str) -> None:
+    with pytest.raises(TranscodeError):
+        parse_grpc_timeout(text)
+
+
+def test_headers_become_metadata_by_rule() -> None:
+    rules = HeaderRules(reserved=frozenset({"authorization", "x-internal-"}))
+    headers = [
+        ("Grpc-Metadata-Note", "hi"),
+        ("Grpc-Metadata-Data-Bin", "aGk="),
+        ("Grpc-Metadata-Authorization", "stolen"),
+        ("Grpc-Metadata-X-Internal-Account", "7"),
+        ("User-Agent", "test"),
+        ("Cookie", "secret"),
+        ("Authorization", "secret"),
+        ("X-Other", "stays"),
+    ]
+    assert rules.incoming(headers) == (
+        ("note", "hi"),
+        ("data-bin", b"hi"),
+        ("grpcgateway-user-agent", "test"),
+    )
+    for name, value in (("Grpc-Metadata-A", "\x01"), ("Grpc-Metadata-B-Bin", "!")):
+        with pytest.raises(TranscodeError):
+            rules.incoming([(name, value)])
+
+
+def test_metadata_becomes_headers_by_rule() -> None:
+    metadata: list[tuple[str, str | bytes]] = [("x-shard", "0"), ("data-bin", b"hi")]
+    assert HeaderRules(reserved=frozenset({"grpc-"})).outgoing(
+        [*metadata, ("grpc-status", "0")], prefix="Grpc-Metadata-"
+    ) == (("Grpc-Metadata-x-shard", "0"), ("Grpc-Metadata-data-bin", "aGk="))
