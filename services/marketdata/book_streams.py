@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from tidebook.marketdata.v1 import marketdata_pb2 as pb
 
 from services.marketdata import codec
-from services.marketdata.domain.book import BookOrder, Level
+from services.marketdata.domain.book import Level, OrderChange
 from services.marketdata.domain.depth import changed_levels
 from services.marketdata.hub import Mailbox
 from services.marketdata.projection import Applied, MarketState, Projection
@@ -108,14 +108,20 @@ class OrderView:
             )
         return self._snapshot
 
-    def advance(self, seq: int, changes: Iterable[tuple[BookOrder, bool]]) -> None:
+    def advance(self, seq: int, changes: Iterable[OrderChange]) -> None:
         """Tell the readers of these changed orders."""
         update = pb.OrderBookUpdate(market=self._state.market.name, seq=seq, prev_seq=self._seq)
-        for order, moved in changes:
-            if moved and order.lots:
-                # Readers keep queues in the order of arrival: out, then in again at the back.
+        for change in changes:
+            order = change.order
+            if change.was_shown and (change.queued or not order.lots):
+                # Out first: readers put what comes in at the back of its queue.
                 update.orders.append(codec.book_order_to_proto(self._state.market, order, 0))
-            update.orders.append(codec.book_order_to_proto(self._state.market, order, order.lots))
+            if order.lots:
+                update.orders.append(
+                    codec.book_order_to_proto(self._state.market, order, order.lots)
+                )
+        if not update.orders:
+            return
         self._seq = seq
         self._snapshot = None
         for reader in self.readers:

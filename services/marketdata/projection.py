@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from tidebook.engine.v1 import internal_pb2, log_pb2, types_pb2
 
 from kernel.markets import Asset, Market
-from services.marketdata.domain.book import BUY, SELL, BookOrder, OrderBook
+from services.marketdata.domain.book import BUY, SELL, OrderBook, OrderChange
 from services.marketdata.domain.candles import Candle, CandleSeries, CandleSource
 from services.marketdata.domain.intervals import Interval
 from services.marketdata.domain.ticker import DayWindow
@@ -36,8 +36,8 @@ class Applied:
 
     seq: int
     time_ns: int
-    # Market name -> (order, went to the back of its level).
-    books: dict[str, list[tuple[BookOrder, bool]]] = field(default_factory=dict)
+    # Market name -> the orders that changed in its book.
+    books: dict[str, list[OrderChange]] = field(default_factory=dict)
     trades: list[PublicTrade] = field(default_factory=list)
     candles: list[Candle] = field(default_factory=list)
     # Markets whose status changed, and new ones.

@@ -30,6 +30,15 @@ class BookOrder:
     lots: int
 
 
+@dataclass(frozen=True, slots=True)
+class OrderChange:
+    """An order that changed: was it in the book before, and did it join a queue since?"""
+
+    order: BookOrder
+    was_shown: bool
+    queued: bool
+
+
 class BookSide:
     """The levels of one side; in each the orders stand in the order of their queue."""
 
@@ -90,8 +99,7 @@ class OrderBook:
     def __init__(self) -> None:
         self._sides = {BUY: BookSide(BUY), SELL: BookSide(SELL)}
         self._orders: dict[int, BookOrder] = {}
-        self._changed: dict[int, BookOrder] = {}
-        self._moved: set[int] = set()
+        self._changes: dict[int, OrderChange] = {}
 
     @property
     def bids(self) -> BookSide:
@@ -151,11 +159,10 @@ class OrderBook:
         if order is not None and shown:
             self._reduce(order, shown)
 
-    def take_changes(self) -> list[tuple[BookOrder, bool]]:
-        """The orders that changed since the last call; True for those that moved to the back."""
-        changes = [(order, order_id in self._moved) for order_id, order in self._changed.items()]
-        self._changed, self._moved = {}, set()
-        return changes
+    def take_changes(self) -> list[OrderChange]:
+        """The orders that changed since the last call; those that joined a queue in that order."""
+        changes, self._changes = self._changes, {}
+        return list(changes.values())
 
     def _known(self, order_id: int) -> BookOrder:
         order = self._orders.get(order_id)
@@ -164,17 +171,20 @@ class OrderBook:
         return order
 
     def _append(self, order: BookOrder) -> None:
-        before = self._orders.get(order.order_id)
+        order_id = order.order_id
+        before = self._orders.get(order_id)
         if before is not None and before.lots:
-            raise BookDiverged(f"order {order.order_id} is in the book already")
-        if before is not None:
-            self._moved.add(order.order_id)
-        self._orders[order.order_id] = self._changed[order.order_id] = order
+            raise BookDiverged(f"order {order_id} is in the book already")
+        earlier = self._changes.pop(order_id, None)
+        was_shown = earlier is not None and earlier.was_shown
+        self._changes[order_id] = OrderChange(order, was_shown, queued=True)
+        self._orders[order_id] = order
         self._sides[order.side].append(order)
 
     def _reduce(self, order: BookOrder, lots: int) -> None:
         if lots > order.lots:
             raise BookDiverged(f"order {order.order_id} shows {order.lots} lots, not {lots}")
         if lots:
-            self._changed[order.order_id] = order
+            if order.order_id not in self._changes:
+                self._changes[order.order_id] = OrderChange(order, was_shown=True, queued=False)
             self._sides[order.side].reduce(order, lots)
