@@ -55,7 +55,7 @@ async def read_archive(
         count,
     )
     return [
-        LogRecord(seq, _unpack(seq, codec, payload), hash_) for seq, codec, payload, hash_ in rows
+        LogRecord(seq, unpack(seq, codec, payload), hash_) for seq, codec, payload, hash_ in rows
     ]
 
 
@@ -87,10 +87,16 @@ def _pack(payload: bytes) -> tuple[int, bytes]:
     return (_ZLIB, packed) if len(packed) < len(payload) else (_RAW, payload)
 
 
-def _unpack(seq: int, codec: int, payload: bytes) -> bytes:
+def unpack(seq: int, codec: int, payload: bytes) -> bytes:
+    """What `archive_rows` packed. Raises `PoisonEntry` when it is damaged."""
     if codec == _RAW:
         return payload
+    packed = zlib.decompressobj()
     try:
-        return zlib.decompress(payload)
+        content = packed.decompress(payload)
     except zlib.error as error:
         raise PoisonEntry(seq, "is damaged in the archive") from error
+    # `zlib.decompress` would pass over what was added at the end.
+    if not packed.eof or packed.unused_data:
+        raise PoisonEntry(seq, "is damaged in the archive")
+    return content

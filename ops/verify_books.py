@@ -1,0 +1,187 @@
+"""Ledger and history in PostgreSQL against a replay that stands where they stand."""
+
+from __future__ import annotations
+
+from ops.audit import Audit
+from ops.findings import Check, Report
+from services.settlement.domain.ledger import LedgerKind
+from services.settlement.reconciliation import books_of
+from services.settlement.store.applying import Progress
+from services.settlement.store.database import Connection
+from services.settlement.store.reading import totals
+
+# These read whole tables.
+_SLOW_SECONDS = 600.0
+
+
+async def compare_books(
+    report: Report, connection: Connection, shard: int, audit: Audit, progress: Progress
+) -> None:
+    """Ledger and history against the replay, which stands where they stand."""
+    await _compare_balances(report.check("ledger balances = replay"), connection, shard, audit)
+    await _check_postings(report.check("ledger entries"), connection, shard, progress)
+    await _compare_orders(report.check("order history = replay"), connection, shard, audit)
+    await _compare_fills(report.check("fill history = replay"), connection, shard, audit)
+    await _compare_transfers(report.check("transfers = replay"), connection, audit)
+
+
+async def _compare_balances(check: Check, connection: Connection, shard: int, audit: Audit) -> None:
+    rows = await connection.fetch(
+        "select account_id, asset_id, kind, balance from ledger_accounts"
+        " where shard = $1 and kind in ($2, $3) and balance <> 0",
+        shard,
+        LedgerKind.CLIENT_FREE,
+        LedgerKind.CLIENT_HELD,
+    )
+    ledger = {(r[0], r[1], r[2] == LedgerKind.CLIENT_HELD): int(r[3]) for r in rows}
+    core = audit.balances()
+    for key in sorted(ledger.keys() | core.keys()):
+        check.compared += 1
+        if ledger.get(key, 0) != core.get(key, 0):
+            account_id, asset_id, held = key
+            check.differences.append(
+                f"account {account_id}, asset {asset_id}, {'held' if held else 'free'}: the ledger"
+                f" has {ledger.get(key, 0)}, the core {core.get(key, 0)}"
+            )
+    _, sums = await totals(connection, shard)
+    fees, external = audit.exchange.fees(), audit.exchange.external()
+    for asset_id in sorted(sums.keys() | fees.keys() | external.keys()):
+        check.compared += 1
+        books = books_of(asset_id, sums.get(asset_id, {}))
+        if books.difference:
+            check.differences.append(f"asset {asset_id}: the books are off by {books.difference}")
+        if books.fees != fees.get(asset_id, 0):
+            check.differences.append(
+                f"asset {asset_id}: the ledger has fees of {books.fees},"
+                f" the core {fees.get(asset_id, 0)}"
+            )
+        if books.deposits - books.withdrawals != external.get(asset_id, 0):
+            check.differences.append(
+                f"asset {asset_id}: the ledger has {books.deposits - books.withdrawals} from"
+                f" outside, the core {external.get(asset_id, 0)}"
+            )
+
+
+async def _check_postings(
+    check: Check, connection: Connection, shard: int, progress: Progress
+) -> None:
+    check.compared = progress.last_entry_id
+    rows = await connection.fetch(
+        "select transaction_id, asset_id, sum(amount) from ledger_entries where shard = $1"
+        " group by 1, 2 having sum(amount) <> 0",
+        shard,
+        timeout=_SLOW_SECONDS,
+    )
+    check.differences += [f"transaction {r[0]}: asset {r[1]} sums to {r[2]}, not 0" for r in rows]
+    rows = await connection.fetch(
+        "select account_id, asset_id, kind, balance, total from"
+        " (select account_id, asset_id, kind, balance from ledger_accounts where shard = $1) a"
+        " full join (select account_id, asset_id, ledger_kind as kind, sum(amount) as total"
+        "  from ledger_entries where shard = $1 group by 1, 2, 3) e"
+        " using (account_id, asset_id, kind) where coalesce(balance, 0) <> coalesce(total, 0)",
+        shard,
+        timeout=_SLOW_SECONDS,
+    )
+    check.differences += [
+        f"account {r[0]}, asset {r[1]}, kind {r[2]}: balance {r[3]}, but its entries sum to {r[4]}"
+        for r in rows
+    ]
+    rows = await connection.fetch(
+        "select transaction_id, t.kind, e.transaction_id is null from"
+        " (select * from ledger_transactions where shard = $1) t full join"
+        " (select distinct transaction_id from ledger_entries where shard = $1) e"
+        " using (transaction_id) where t.kind is null or e.transaction_id is null",
+        shard,
+        timeout=_SLOW_SECONDS,
+    )
+    check.differences += [
+        f"transaction {r[0]}: has no {'entries' if r[1] is not None else 'head'}" for r in rows
+    ]
+    for table, column, last in (
+        ("ledger_transactions", "transaction_id", progress.last_transaction_id),
+        ("ledger_entries", "entry_id", progress.last_entry_id),
+    ):
+        count = await connection.fetchval(f"select count(*) from {table} where shard = $1", shard)
+        newest = await connection.fetchval(
+            f"select coalesce(max({column}), 0) from {table} where shard = $1", shard
+        )
+        if not count == newest == last:
+            check.differences.append(
+                f"{table}: {count} rows up to id {newest}, progress says {last}"
+            )
+
+
+async def _compare_orders(check: Check, connection: Connection, shard: int, audit: Audit) -> None:
+    missing = set(audit.orders)
+    async for row in connection.cursor(
+        "select order_id, account_id, market_id, status, filled_lots, filled_notional_units,"
+        " fees_units from orders where shard = $1 order by order_id",
+        shard,
+        prefetch=1000,
+    ):
+        check.compared += 1
+        order_id, *stored = row
+        order = audit.orders.get(order_id)
+        missing.discard(order_id)
+        expected = order and [
+            order.account_id,
+            order.market_id,
+            order.status,
+            order.filled_lots,
+            order.filled_notional_units,
+            order.fees_units,
+        ]
+        if stored != expected:
+            check.differences.append(f"order {order_id}: history {stored}, replay {expected}")
+    check.differences += [
+        f"order {order_id}: is not in the history" for order_id in sorted(missing)
+    ]
+
+
+async def _compare_fills(check: Check, connection: Connection, shard: int, audit: Audit) -> None:
+    missing = set(audit.fills)
+    async for row in connection.cursor(
+        "select market_id, trade_id, maker, account_id, order_id, price_ticks, quantity_lots,"
+        " notional_units, fee_units from fills where shard = $1"
+        " order by market_id, trade_id, maker",
+        shard,
+        prefetch=1000,
+    ):
+        check.compared += 1
+        key = (row["market_id"], row["trade_id"], row["maker"])
+        fill = audit.fills.get(key)
+        missing.discard(key)
+        expected = fill and (
+            fill.account_id,
+            fill.order_id,
+            fill.price_ticks,
+            fill.quantity_lots,
+            fill.notional_units,
+            fill.fee_units,
+        )
+        if tuple(row)[3:] != expected:
+            check.differences.append(f"fill {_fill_name(key)}: not as in the replay")
+    check.differences += [
+        f"fill {_fill_name(key)}: is not in the history" for key in sorted(missing)
+    ]
+
+
+async def _compare_transfers(check: Check, connection: Connection, audit: Audit) -> None:
+    """Every transfer that settlement takes for done was applied by the core, and as asked for."""
+    rows = await connection.fetch(
+        "select o.engine_transfer_id, t.account_id, t.asset_id, o.amount_units"
+        " from outbox o join transfers t using (transfer_id)"
+        " where o.done_ns > 0 and t.failure = 0"
+    )
+    for transfer_id, *asked in rows:
+        check.compared += 1
+        applied = audit.transfers.get(transfer_id)
+        if applied != tuple(asked):
+            check.differences.append(
+                f"transfer {transfer_id}: settlement has {tuple(asked)}, the core {applied}"
+            )
+
+
+def _fill_name(key: tuple[int, int, bool]) -> str:
+    market_id, trade_id, maker = key
+    return f"{trade_id} of market {market_id} ({'maker' if maker else 'taker'})"
