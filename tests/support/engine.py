@@ -199,6 +199,8 @@ class EngineRig:
             return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
         await eventually(healthy, timeout_s=30.0)
+        # After a kill the internal channel may still be waiting before it connects again.
+        await eventually(self.state, timeout_s=30.0)
 
     def trader(self, account_id: int, scopes: str = "read trade") -> Trader:
         """An account, by token."""
