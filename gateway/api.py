@@ -146,6 +146,9 @@ async def read_body(exchange: Exchange) -> bytes:
             f"the body is larger than {BODY_MAX_BYTES} bytes",
             http_status=413,
         ) from error
+    except web.RequestPayloadError as error:
+        # Cut off, or not compressed as its header says.
+        raise TranscodeError.invalid("the body cannot be read") from error
 
 
 def _json(body: bytes, headers: Metadata = ()) -> web.Response:

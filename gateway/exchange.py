@@ -12,6 +12,8 @@ from aiohttp import web
 
 from mesh.telemetry import TraceContext, new_trace, parse_traceparent
 
+# A proxy may send `GET http://host/path`.
+_ABSOLUTE = re.compile(r"^https?://[^/?#]*", re.IGNORECASE)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 
 
@@ -84,7 +86,7 @@ def begin(request: web.BaseRequest, proxies: ProxyRules) -> Exchange:
     given = request.headers.get("X-Request-Id", "")
     parent = parse_traceparent(request.headers.get("traceparent"))
     address, https = proxies.client_of(request)
-    path, _, query = request.raw_path.partition("?")
+    path, _, query = _ABSOLUTE.sub("", request.raw_path).partition("?")
     return Exchange(
         request=request,
         path=path,

@@ -75,6 +75,8 @@ class Site:
         return web.Response(body=body, headers=headers)
 
     def _load(self, name: str) -> _File | None:
+        if "\0" in name:
+            return None
         path = (self._folder / name).resolve()
         # Nothing outside the folder, whatever dots or links a path holds.
         if not path.is_relative_to(self._folder) or not path.is_file():

@@ -35,10 +35,8 @@ class WebSockets:
         """Serve one client until it goes.
 
         Raises `Refused`: a page of another origin (its user's cookie would speak for it), too many
-        connections, a drain.
+        connections, a drain, not a WebSocket handshake.
         """
-        if exchange.request.headers.get("Upgrade", "").lower() != "websocket":
-            raise Refused(Reason.INVALID_ARGUMENT, "this address speaks WebSocket only")
         if not self._origins.allows(exchange):
             raise Refused(Reason.CALLER_NOT_ALLOWED, "this origin may not connect")
         if self._draining:
@@ -54,7 +52,10 @@ class WebSockets:
             compress=False,
         )
         socket.headers.update(exchange.headers)
-        await socket.prepare(exchange.request)
+        try:
+            await socket.prepare(exchange.request)
+        except web.HTTPException as error:
+            raise Refused(Reason.INVALID_ARGUMENT, error.text or "not a handshake") from error
         connection = Connection(self._around, socket, exchange)
         self._connections.add(connection)
         log.info("ws_opened", client=exchange.client_ip, request_id=exchange.request_id)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import aiohttp
+import pytest
 from aiohttp import web
 from redis.asyncio import Redis
 
@@ -284,3 +286,32 @@ async def test_the_mailbox_is_shown_in_development_only(start_world: Start) -> N
                     assert body["mails"][0]["time"] == "2026-01-31T12:00:00Z"
     finally:
         await mailbox.cleanup()
+
+
+ODD_REQUESTS = [
+    (b"GET http://elsewhere/v1/markets HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+    (b"GET /v1/markets?%zz HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    (b"HEAD /v1/markets HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+    (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+    (b"GET /a%00b.js HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+    (b"GET /ws HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    (b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n", 400),
+    (
+        b"POST /v1/orders HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\n"
+        b"Content-Length: 3\r\n\r\nabc",
+        400,
+    ),
+    (b"GET /v1/markets HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 20_000 + b"\r\n\r\n", 400),
+    (b"nonsense\r\n\r\n", 400),
+]
+
+
+@pytest.mark.parametrize(("request_bytes", "status"), ODD_REQUESTS)
+async def test_odd_requests_are_answered_and_never_by_a_crash(
+    world: World, request_bytes: bytes, status: int
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.settings.http_port)
+    writer.write(request_bytes)
+    line = await asyncio.wait_for(reader.readline(), 5)
+    writer.close()
+    assert int(line.split()[1]) == status
