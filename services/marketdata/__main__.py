@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import asyncpg
 from tidebook.engine.v1 import internal_pb2_grpc
 from tidebook.marketdata.v1 import marketdata_pb2_grpc
 
@@ -45,6 +46,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         pool = await open_pool(settings, SERVICE)
     except ValueError as error:
         raise SystemExit(f"{SERVICE}: {error}") from None
+    except (OSError, asyncpg.PostgresError) as error:
+        raise SystemExit(f"{SERVICE}: cannot reach PostgreSQL: {error}") from None
     store = PostgresHistory(pool, settings.shard)
     spans = SpanRecorder(SERVICE, redis, settings)
     channel = open_channel(settings, "engine", caller=SERVICE)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+from pathlib import Path
 from typing import Any
 
+import asyncpg
 import grpc
 import pytest
 from tidebook.engine.v1 import types_pb2
@@ -13,9 +16,11 @@ from tidebook.marketdata.v1 import marketdata_pb2 as pb
 from kernel.reasons import Reason
 from mesh.channel import cancelling
 from mesh.postgres import plain_url
+from mesh.redis import open_redis
 from mesh.status import refused_from
+from mesh.telemetry import read_order_trace
 from services.marketdata.domain.depth import checksum
-from tests.marketdata.rig import MarketDataRig
+from tests.marketdata.rig import MarketDataRig, market_data_rig
 from tests.support.engine import Trader
 from tests.support.waiting import eventually
 
@@ -251,9 +256,6 @@ async def test_a_drain_ends_streams_with_draining(running: MarketDataRig) -> Non
 async def test_every_traced_command_gets_a_publish_span(running: MarketDataRig) -> None:
     alice = await running.engine.funded(1)
     placed = await alice.place(side="buy", price="100", quantity="2")
-    from mesh.redis import open_redis
-    from mesh.telemetry import read_order_trace
-
     redis = open_redis(running.settings)
 
     async def published() -> None:
@@ -284,8 +286,6 @@ async def test_requests_that_break_the_contract_are_refused(running: MarketDataR
 
 
 async def test_history_survives_a_store_that_is_away_for_a_while(running: MarketDataRig) -> None:
-    import asyncpg
-
     alice, bob = await running.engine.funded(1), await running.engine.funded(2)
     admin = await asyncpg.connect(plain_url(running.settings.postgres_url or ""))
     try:
@@ -300,3 +300,49 @@ async def test_history_survives_a_store_that_is_away_for_a_while(running: Market
         await eventually(stored, timeout_s=15)
     finally:
         await admin.close()
+
+
+async def test_a_recording_gives_the_same_candles_however_often_it_is_played(
+    short_dir: Path, valkey_url: str, postgres_url: str
+) -> None:
+    path = short_dir / "trades.csv.gz"
+    rows = ["ts_us,symbol,price,qty,side", "60000000,BTCUSD,100.5,0.5,buy"]
+    rows += ["61000000,BTCUSD,99,1.25,sell", "125000000,BTCUSD,101,1,buy"]
+    with gzip.open(path, "wt") as file:
+        file.write("\n".join(rows))
+    request = pb.ListCandlesRequest(market=BTC, source=pb.CANDLE_SOURCE_INDEX)
+    async with market_data_rig(
+        short_dir, valkey_url, postgres_url, feed=f"replay:{path}?speed=0"
+    ) as rig:
+        for _ in range(2):
+            await rig.start(wait=False)
+
+            async def ended() -> bool:
+                feed = (await rig.stub.ListPrices(pb.ListPricesRequest())).feed
+                return feed.simulated and "has ended" in feed.detail
+
+            await eventually(ended)
+            second, first = (await rig.stub.ListCandles(request)).candles
+            assert (first.open_time.seconds, first.open, first.high) == (60, "100.5", "100.5")
+            assert (first.low, first.close, first.volume) == ("99", "99", "1.75")
+            assert (first.quote_volume, first.trades) == ("174", 2)
+            assert first.closed and first.simulated
+            assert (second.open_time.seconds, second.trades, second.closed) == (120, 1, False)
+            await rig.stop()
+
+
+async def test_without_a_network_the_default_feed_falls_back_and_says_so(
+    short_dir: Path, valkey_url: str, postgres_url: str
+) -> None:
+    nowhere = "backpack?ws=ws://127.0.0.1:1&rest=http://127.0.0.1:1"
+    async with market_data_rig(short_dir, valkey_url, postgres_url, feed=nowhere) as rig:
+        await rig.start(wait=False)
+
+        async def simulated() -> None:
+            answer = await rig.stub.ListPrices(pb.ListPricesRequest())
+            assert len(answer.prices) == 5
+            assert all(price.simulated for price in answer.prices)
+            assert answer.feed.source == pb.FEED_KIND_SYNTHETIC and answer.feed.simulated
+            assert "SIMULATED" in answer.feed.detail and "not reachable" in answer.feed.detail
+
+        await eventually(simulated, timeout_s=15)
