@@ -139,7 +139,10 @@ async def running_auth(
     stop = asyncio.Event()
     service = asyncio.create_task(serve(settings, stop, clock))
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{settings.auth_port}") as channel:
+        target = f"127.0.0.1:{settings.auth_port}"
+        # Tried before the service listens, so the default of a second is mostly waiting.
+        options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.min_reconnect_backoff_ms", 50)]
+        async with grpc.aio.insecure_channel(target, options=options) as channel:
             auth = Auth(settings, clock, mail, auth_pb2_grpc.AuthServiceStub(channel))
             ready = asyncio.ensure_future(channel.channel_ready())
             await asyncio.wait([service, ready], return_when=asyncio.FIRST_COMPLETED, timeout=20)
