@@ -56,8 +56,12 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 
         metrics = Metrics()
         verifier = TokenVerifier(signing_keys_from(channels["auth"]))
-        callers = Callers(settings, verifier, RateLimiter(redis), metrics)
-        origins, proxies = Origins(settings.cors_origins), ProxyRules(settings.trusted_proxies)
+        origins = Origins(settings.cors_origins)
+        try:
+            callers = Callers(settings, verifier, RateLimiter(redis), metrics)
+            proxies = ProxyRules(settings.trusted_proxies)
+        except ValueError as error:
+            raise SystemExit(f"gateway: {error}") from None
         trace, dev = TraceServicer(redis, settings.shard), DevServicer(settings, http)
         router = Router(build_routes(ALL_SERVICES))
         api = Api(router, upstreams, LocalServices(trace, dev), callers)

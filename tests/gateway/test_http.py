@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 from redis.asyncio import Redis
 
+from gateway.__main__ import run
+from mesh.config import load_settings
 from mesh.telemetry import SpanRecorder, parse_traceparent
 from tests.gateway.conftest import Start, World
 from tests.support import eventually, free_port
@@ -315,3 +319,14 @@ async def test_odd_requests_are_answered_and_never_by_a_crash(
     line = await asyncio.wait_for(reader.readline(), 5)
     writer.close()
     assert int(line.split()[1]) == status
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rate_limit_ip": "often"}, {"trusted_proxies": "somewhere"}], ids=str
+)
+async def test_a_setting_that_cannot_be_read_is_one_clear_line(
+    wrong: dict[str, Any], short_dir: Path, valkey_url: str
+) -> None:
+    settings = load_settings(data_dir=short_dir, redis_url=valkey_url, **wrong)
+    with pytest.raises(SystemExit, match=str(next(iter(wrong.values())))):
+        await run(settings, asyncio.Event())
