@@ -2,9 +2,50 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from tidebook.engine.v1 import log_pb2, types_pb2
+
+from mesh.aio import cancel_and_wait
+from mesh.config import Settings, environment_of
+from mesh.log import ChainBroken, LogRecord, chain_hash, log_key
+from mesh.telemetry import SpanRecorder
 from services.engine.domain import commands as c
+from services.settlement.codec import fold
+from services.settlement.domain.ledger import PoisonEntry
+from services.settlement.store.applying import Progress, apply_batch
+from services.settlement.store.database import Superseded
 from tests.settlement.support import LogMaker, Settlement, Wire, buy, sell
-from tests.support import eventually
+from tests.support import eventually, free_ports
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def _trading(maker: LogMaker, entries: int, seed: int = 1) -> list[LogRecord]:
+    """A log of random orders and cancels of four accounts around one price."""
+    chance = random.Random(seed)
+    records = [maker.begin(1, 2, 3, 4)]
+    for _ in range(entries):
+        commands: list[c.Command] = []
+        for _ in range(chance.randint(1, 8)):
+            account, place = chance.randint(1, 4), chance.choice((buy, sell))
+            price, lots = chance.randint(49_990, 50_010), chance.randint(10, 5000)
+            commands.append(place(account, str(price), f"0.{lots:05}"))
+            if chance.random() < 0.3:
+                commands.append(c.CancelOrder(account, chance.randint(1, 8 * maker.seq)))
+        records.append(maker.entry(*commands))
+    return records
+
+
+async def _caught_up(settlement: Settlement, maker: LogMaker) -> bool:
+    archived = await settlement.count("archive")
+    return archived == await settlement.applied_seq() == maker.seq
 
 
 async def test_a_trade_settles_as_the_core_says(
@@ -16,7 +57,7 @@ async def test_a_trade_settles_as_the_core_says(
         maker.entry(buy(8, "50020", "0.75"), c.CancelOrder(7, client_order_id="mine")),
     )
     async with settlement.following():
-        await eventually(lambda: _at(settlement, maker.seq))
+        await eventually(lambda: _caught_up(settlement, maker))
     await settlement.check_books(maker)
     orders = await settlement.pool.fetch("select * from orders order by order_id")
     assert [row["status"] for row in orders] == [4, 5, 4]
@@ -28,5 +69,241 @@ async def test_a_trade_settles_as_the_core_says(
     assert {row[0]: row[1] for row in kinds} == {1: 4, 5: 3, 8: 2, 6: 1}
 
 
-async def _at(settlement: Settlement, seq: int) -> bool:
-    return await settlement.applied_seq() == seq
+async def test_an_amended_order_keeps_its_books(
+    settlement: Settlement, maker: LogMaker, wire: Wire
+) -> None:
+    await wire.append(
+        maker.begin(7, 8),
+        maker.entry(buy(7, "50000", "1", client_order_id="mine")),
+        maker.entry(c.AmendOrder(7, client_order_id="mine", quantity_lots=40_000)),
+        maker.entry(sell(8, "50000", "0.1")),
+    )
+    async with settlement.following():
+        await eventually(lambda: _caught_up(settlement, maker))
+    await settlement.check_books(maker)
+    order = await settlement.pool.fetchrow("select * from orders where order_id = 1")
+    assert order is not None
+    assert (order["quantity_lots"], order["filled_lots"], order["status"]) == (40_000, 10_000, 3)
+
+
+async def test_a_database_that_fails_just_before_the_commit_is_waited_for(
+    settlement: Settlement, maker: LogMaker, wire: Wire
+) -> None:
+    """Everything of a batch is written when the disk is full: it is rolled back and done again."""
+    await settlement.pool.execute(
+        "create sequence faults;"
+        " create function fail_at_first() returns trigger language plpgsql as $$ begin"
+        "  if nextval('settlement.faults') <= 3 then"
+        "   raise exception 'no space left on device' using errcode = 'disk_full'; end if;"
+        "  return new; end $$;"
+        " create trigger fail_at_first before update on progress"
+        " for each row execute function fail_at_first()"
+    )
+    await wire.append(*_trading(maker, 20))
+    async with settlement.following():
+        await eventually(lambda: _caught_up(settlement, maker))
+    assert await settlement.pool.fetchval("select last_value from faults") > 3
+    await settlement.check_books(maker)
+
+
+async def test_lost_connections_neither_lose_nor_double(
+    settlement: Settlement, maker: LogMaker, wire: Wire
+) -> None:
+    records = _trading(maker, 120)
+    await wire.append(records[0])
+    async with settlement.following():
+        chance = random.Random(3)
+        for start in range(1, len(records), 12):
+            await wire.append(*records[start : start + 12])
+            await asyncio.sleep(chance.random() * 0.03)
+            await _terminate_backends(settlement)
+        await eventually(lambda: _caught_up(settlement, maker), timeout_s=30.0)
+    await settlement.check_books(maker)
+
+
+async def test_a_service_killed_again_and_again_applies_everything_once(
+    settings: Settings, settlement: Settlement, maker: LogMaker, wire: Wire
+) -> None:
+    base = free_ports([0, 100])
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TIDEBOOK_")}
+    environment |= environment_of(settings, {"settlement_port": base})
+    records = _trading(maker, 180)
+    await wire.append(records[0])
+    for number in range(3):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services.settlement"),
+            env=environment,
+            cwd=_ROOT,
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        before = await settlement.applied_seq()
+        await wire.append(*records[1 + number * 60 : 1 + (number + 1) * 60])
+
+        async def moved(before: int = before) -> bool:
+            return await settlement.applied_seq() > before
+
+        try:
+            await eventually(moved, timeout_s=30.0)
+        finally:
+            process.kill()
+            await process.wait()
+    async with settlement.following():
+        await eventually(lambda: _caught_up(settlement, maker), timeout_s=30.0)
+    await settlement.check_books(maker)
+
+
+async def test_only_one_of_two_appliers_works_and_the_other_takes_over(
+    settlement: Settlement, maker: LogMaker, wire: Wire
+) -> None:
+    records = _trading(maker, 40)
+    first, second = settlement.applier(), settlement.applier()
+    tasks = [asyncio.create_task(applier.run()) for applier in (first, second)]
+    try:
+        await wire.append(*records[:20])
+        await eventually(lambda: _applied(settlement, 20))
+        await asyncio.gather(first.ready.wait(), second.ready.wait())
+        # Whichever was first to lock works; end it, and the other goes on.
+        await cancel_and_wait(tasks[0])
+        await wire.append(*records[20:])
+        await eventually(lambda: _applied(settlement, maker.seq))
+    finally:
+        await cancel_and_wait(*tasks)
+    await settlement.check_books(maker)
+
+
+async def test_entries_that_come_twice_are_applied_once(
+    settlement: Settlement, maker: LogMaker
+) -> None:
+    records = _trading(maker, 5)
+    batch, last = fold(records, shard=0, last_command_seq=0, market_assets={})
+    end = records[-1]
+    async with settlement.pool.acquire() as connection:
+        for attempt in range(2):
+            try:
+                await apply_batch(
+                    connection,
+                    0,
+                    batch,
+                    Progress(),
+                    seq=end.seq,
+                    log_hash=end.hash,
+                    last_command_seq=last,
+                    now_ns=1,
+                )
+            except Superseded:
+                assert attempt == 1
+            else:
+                assert attempt == 0
+    await settlement.check_books(maker)
+
+
+async def test_a_ledger_behind_the_trimmed_log_goes_on_from_the_archive(
+    settlement: Settlement, maker: LogMaker, wire: Wire, redis: Redis
+) -> None:
+    await wire.append(*_trading(maker, 30))
+    async with settlement.following():
+        await eventually(lambda: _caught_up(settlement, maker))
+    # As if the ledger had never been applied, and the log was trimmed since.
+    await settlement.pool.execute(
+        "set session_replication_role = replica; truncate progress, ledger_entries,"
+        " ledger_transactions, ledger_accounts, orders, fills; reset session_replication_role"
+    )
+    await redis.xtrim(log_key(0), minid="20-0", approximate=False)
+    async with settlement.following():
+        await eventually(lambda: _caught_up(settlement, maker))
+    await settlement.check_books(maker)
+
+
+async def test_an_entry_that_breaks_the_books_stops_the_ledger_before_it(
+    settlement: Settlement, maker: LogMaker, wire: Wire
+) -> None:
+    good = _trading(maker, 3)
+    entry = log_pb2.LogEntry(seq=5, shard=0, time_ns=maker.now_ns + 1)
+    command = entry.commands.add(command_seq=maker.exchange.last_command_seq + 1, account_id=1)
+    command.events.add().transfer_applied.MergeFrom(
+        log_pb2.TransferApplied(
+            transfer_id=1,
+            account_id=1,
+            asset_id=3,
+            amount_units=-1,
+            kind=types_pb2.TRANSFER_KIND_DEPOSIT,
+        )
+    )
+    await _stops_at(settlement, wire, [*good, _link(good[-1], entry)], "would be -1")
+
+
+async def test_an_entry_of_an_unknown_kind_stops_the_ledger_before_it(
+    settlement: Settlement, maker: LogMaker, wire: Wire
+) -> None:
+    good = _trading(maker, 3)
+    entry = log_pb2.LogEntry(seq=5, shard=0, time_ns=maker.now_ns + 1)
+    command = entry.commands.add(command_seq=maker.exchange.last_command_seq + 1, account_id=1)
+    command.events.add().cfd_opened.SetInParent()
+    await _stops_at(settlement, wire, [*good, _link(good[-1], entry)], "cfd_opened is not known")
+
+
+async def test_a_fill_of_an_order_nobody_placed_stops_the_ledger(
+    settlement: Settlement, maker: LogMaker, wire: Wire
+) -> None:
+    good = _trading(maker, 3)
+    entry = log_pb2.LogEntry(seq=5, shard=0, time_ns=maker.now_ns + 1)
+    command = entry.commands.add(command_seq=maker.exchange.last_command_seq + 1, account_id=1)
+    command.events.add().order_closed.MergeFrom(
+        log_pb2.OrderClosed(order_id=999, account_id=1, status=types_pb2.ORDER_STATUS_CANCELLED)
+    )
+    await _stops_at(settlement, wire, [*good, _link(good[-1], entry)], "1 orders change")
+
+
+async def test_a_log_that_was_changed_behind_the_ledger_stops_it(
+    settlement: Settlement, maker: LogMaker, wire: Wire, redis: Redis
+) -> None:
+    await wire.append(*_trading(maker, 3))
+    async with settlement.following():
+        await eventually(lambda: _caught_up(settlement, maker))
+    await redis.delete(log_key(0))
+    await Wire(redis).append(*_trading(LogMaker(), 5, seed=2))
+    with pytest.raises(ChainBroken):
+        await asyncio.wait_for(settlement.applier().run(), 10)
+
+
+async def test_each_traced_command_gets_its_span_after_the_commit(
+    settings: Settings, settlement: Settlement, maker: LogMaker, wire: Wire, redis: Redis
+) -> None:
+    recorder = SpanRecorder("settlement", redis, settings)
+    trace_id, span_id = os.urandom(16), os.urandom(8)
+    await wire.append(maker.begin(7), maker.entry(buy(7, "50000", "1"), trace=(trace_id, span_id)))
+    async with settlement.following(recorder=recorder):
+        await eventually(lambda: _caught_up(settlement, maker))
+    await recorder.close()
+    (span,) = await redis.lrange(f"trace:{trace_id.hex()}", 0, -1)
+    assert b'"name":"settlement.apply"' in span
+    assert f'"parent_span_id":"{span_id.hex()}"'.encode() in span
+    assert b'"order_id":"1"' in span and b'"log_seq":"2"' in span
+
+
+async def _applied(settlement: Settlement, seq: int) -> bool:
+    return await settlement.applied_seq() >= seq
+
+
+async def _stops_at(
+    settlement: Settlement, wire: Wire, records: list[LogRecord], problem: str
+) -> None:
+    """The last record is poison: all before it are applied, and it is named."""
+    await wire.append(*records)
+    with pytest.raises(PoisonEntry) as stopped:
+        await asyncio.wait_for(settlement.applier().run(), 10)
+    assert stopped.value.log_seq == records[-1].seq
+    assert problem in stopped.value.problem
+    assert await settlement.applied_seq() == records[-2].seq
+
+
+def _link(before: LogRecord, entry: log_pb2.LogEntry) -> LogRecord:
+    payload = entry.SerializeToString()
+    return LogRecord(entry.seq, payload, chain_hash(before.hash, payload))
+
+
+async def _terminate_backends(settlement: Settlement) -> None:
+    await settlement.pool.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where datname = current_database() and pid <> pg_backend_pid()"
+    )
