@@ -72,7 +72,7 @@ class FirstTrade(Stage):
             ]
             await self.begin()
             await self.deposit()
-            order_id = await self.meet()
+            anns_order, bobs_order = await self.meet()
             await self.market_orders()
             await self.what_is_refused()
             await self.batch_on_a_stream()
@@ -81,7 +81,8 @@ class FirstTrade(Stage):
             await proofs.streams_agree(self)
             await proofs.ledger_agrees(self)
             await proofs.reconciliation_is_zero(self)
-            await proofs.trace_is_whole(self, order_id)
+            await proofs.trace_is_whole(self, anns_order, self.ann, "Ann's")
+            await proofs.trace_is_whole(self, bobs_order, self.bob, "Bob's")
             for task in listening:
                 task.cancel()
 
@@ -129,8 +130,8 @@ class FirstTrade(Stage):
         await eventually("the deposits arrive", arrived)
         await self.check_balances("after the deposits")
 
-    async def meet(self) -> int:
-        """Ann offers, Bob takes some of it; returns Ann's order."""
+    async def meet(self) -> tuple[int, int]:
+        """Ann offers, Bob takes some of it; returns her order and his."""
         self.report.step("Ann rests LIMIT GTC orders over HTTP, Bob takes some with LIMIT IOC")
         for meeting in range(MEETINGS):
             price = _mid(self.streams.prices.newest[MARKET], self.market)
@@ -155,7 +156,7 @@ class FirstTrade(Stage):
             )
             if await self.both_saw_a_trade(taken, order_id, Decimal(price)):
                 await self.check_balances("after the trade")
-                return order_id
+                return order_id, taken.order.order_id
             self.report.say("somebody else was quicker; once more")
         raise CheckFailed(f"Bob never met Ann's order in {MEETINGS} meetings")
 

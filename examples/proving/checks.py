@@ -288,7 +288,7 @@ def waterfall(trace: gateway_pb2.GetOrderTraceResponse) -> list[str]:
         width = max(1, span.duration_ns * _BAR_WIDTH // whole)
         bar = (" " * left + "█" * width)[:_BAR_WIDTH].ljust(_BAR_WIDTH)
         lines.append(
-            f"{span.service:<11} {span.name:<28} |{bar}| "
+            f"{span.service:<11} {span.name.rpartition('.v1.')[2]:<28} |{bar}| "
             f"+{(span.start_ns - begin) / 1e6:8.3f} ms {span.duration_ns / 1e6:8.3f} ms"
         )
     return lines

@@ -10,10 +10,10 @@ from tidebook.gateway.v1 import gateway_pb2
 from tidebook.marketdata.v1 import marketdata_pb2
 from tidebook.settlement.v1 import history_pb2, ledger_pb2
 
-from examples.client import ApiError
+from examples.client import ApiError, TokenSource
 from examples.proving.checks import eventually, funds_in, waterfall
 from examples.proving.listeners import GrpcListener, SocketListener
-from examples.proving.stage import MARKET, Stage
+from examples.proving.stage import MARKET, Stage, parse
 
 # The parts that must have worked on an order for its trace to be whole.
 TRACED = frozenset({"gateway", "engine", "settlement", "marketdata"})
@@ -49,6 +49,7 @@ async def streams_agree(stage: Stage) -> None:
         mirrored,
         {fill.trade_id: fill for fill in stage.bob_fills},
     )
+    await _candles_have(stage, stage.bob_fills)
     await _tape_has(stage, [*stage.bob_fills, *stage.socket.account.fills.values()])
 
 
@@ -67,6 +68,28 @@ async def _tape_has(stage: Stage, fills: Sequence[order_pb2.Fill]) -> None:
             {trade_id: (tape[trade_id].price, tape[trade_id].quantity) for trade_id in wanted},
             wanted,
         )
+
+
+async def _candles_have(stage: Stage, fills: Sequence[order_pb2.Fill]) -> None:
+    """The minute candles since the first fill span all prices, and hold what was traded."""
+    minute = min(fill.time.seconds for fill in fills) // 60 * 60
+    prices = [Decimal(fill.price) for fill in fills]
+    traded = sum((Decimal(fill.quantity) for fill in fills), Decimal(0))
+
+    async def made() -> bool | None:
+        answer = await stage.public(
+            marketdata_pb2.ListCandlesResponse, f"/v1/marketdata/{MARKET}/candles"
+        )
+        candles = [candle for candle in answer.candles if candle.open_time.seconds >= minute]
+        return (
+            bool(candles)
+            and min(Decimal(candle.low) for candle in candles) <= min(prices)
+            and max(Decimal(candle.high) for candle in candles) >= max(prices)
+            and sum((Decimal(candle.volume) for candle in candles), Decimal(0)) >= traded
+        ) or None
+
+    await eventually("the one-minute candles have the trades", made)
+    stage.report.true(f"the one-minute candles have the {len(fills)} trades", True)
 
 
 async def ledger_agrees(stage: Stage) -> None:
@@ -139,19 +162,20 @@ async def reconciliation_is_zero(stage: Stage) -> None:
     stage.report.true(f"balanced at log position {books.log_seq}", books.balanced)
 
 
-async def trace_is_whole(stage: Stage, order_id: int) -> None:
+async def trace_is_whole(stage: Stage, order_id: int, owner: TokenSource, whose: str) -> None:
     """One order's spans, from the gateway to the ledger and the market data."""
-    stage.report.step(f"The trace of Ann's order {order_id}")
+    stage.report.step(f"The trace of {whose} order {order_id}")
 
     async def whole() -> gateway_pb2.GetOrderTraceResponse | None:
         try:
-            answer = await stage.as_ann(
-                gateway_pb2.GetOrderTraceResponse, "GET", f"/v1/traces/{order_id}"
+            found = await stage.http.call(
+                "GET", f"/v1/traces/{order_id}", token=await owner.token()
             )
         except ApiError as error:
             if error.reason != "ORDER_NOT_FOUND":
                 raise
             return None
+        answer = parse(gateway_pb2.GetOrderTraceResponse, found)
         return answer if {span.service for span in answer.spans} >= TRACED else None
 
     trace = await eventually(f"spans of {', '.join(sorted(TRACED))}", whole)
