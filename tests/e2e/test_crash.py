@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
@@ -18,10 +16,10 @@ from tidebook.engine.v1 import order_pb2, order_pb2_grpc
 from tidebook.settlement.v1 import history_pb2, history_pb2_grpc, ledger_pb2, ledger_pb2_grpc
 
 from examples.client import Endpoints, HttpApi, Person, bearer, faucet, grpc_channel
-from ops.state import read_state
 from tests.support.audit import Auditor, fill_of, holds
 from tests.support.clients import StreamTrader
 from tests.support.exchange import Exchange, running_exchange
+from tests.support.killing import kill
 from tests.support.waiting import eventually
 
 DEPOSITS = {"USDC": "100000", "BTC": "5", "SOL": "1000"}
@@ -79,24 +77,6 @@ class Account:
 
 def _amounts(balances: Sequence[Any]) -> dict[str, tuple[Decimal, Decimal]]:
     return {b.asset: (Decimal(b.free), Decimal(b.held)) for b in balances}
-
-
-def pid_of(exchange: Exchange, part: str) -> int | None:
-    state = read_state(exchange.data_dir)
-    assert state is not None
-    return next(p.pid for p in state.parts if p.name == part)
-
-
-async def kill(exchange: Exchange, part: str) -> None:
-    """`kill -9`, and wait until the supervisor has started it again."""
-    old = pid_of(exchange, part)
-    assert old is not None
-    os.kill(old, signal.SIGKILL)
-
-    def another() -> bool:
-        return pid_of(exchange, part) not in (None, old)
-
-    await eventually(another, timeout_s=30)
 
 
 async def verify(exchange: Exchange) -> str:
