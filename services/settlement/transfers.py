@@ -16,6 +16,7 @@ from kernel.reasons import Reason, Refused
 from mesh.aio import Backoff
 from mesh.calls import current_call
 from mesh.config import Settings
+from mesh.status import RETRYABLE
 from mesh.telemetry import current_trace, format_traceparent
 from services.settlement.catalog import Catalog
 from services.settlement.store import transfers as store
@@ -36,6 +37,10 @@ _LOOK_SECONDS = 0.02
 # What is kept of a caller's deadline to answer in.
 _ANSWER_SECONDS = 0.1
 _RELAY_AT_ONCE = 50
+# After an answer the log is waited for; only if it never confirms is the message repeated.
+_ANSWERED_NS = 120 * 10**9
+# Refusals that leave open whether the engine has applied the transfer or will.
+_NO_ANSWER = RETRYABLE | {Reason.INTERNAL, Reason.UNSPECIFIED, Reason.DEADLINE_PASSED}
 _RELAY_SECONDS = 0.5
 
 log = structlog.get_logger()
@@ -239,19 +244,23 @@ class TransferWorker:
 
     async def _send(self, message: OutboxMessage) -> None:
         asset = await self._catalog.asset(message.asset_id)
+        error, answered = "", True
         try:
             await self._engine.apply_transfer(message, asset.code)
-        except Refused as error:
-            # Whatever it was: the engine may have got the message, and the log will say. Until it
-            # does the message is sent again.
+        except Refused as refused:
+            error, answered = str(refused), refused.reason not in _NO_ANSWER
             log.warning(
                 "transfer_not_accepted",
                 engine_transfer_id=message.engine_transfer_id,
                 attempts=message.attempts,
-                error=str(error),
+                error=error,
             )
-            async with for_a_call(self._pool) as connection:
-                await store.note_error(connection, message.engine_transfer_id, str(error))
+        # An answer is in the log as well, which says it to the applier. Asking again meanwhile
+        # could make a refusal that a client has seen into a payment. Without one the engine may or
+        # may not have got the message: the backoff goes on.
+        patience_ns = self._clock.now_ns() + _ANSWERED_NS if answered else 0
+        async with for_a_call(self._pool) as connection:
+            await store.note_answer(connection, message.engine_transfer_id, error, patience_ns)
 
 
 def _parse_amount(asset: Asset, amount: str) -> int:

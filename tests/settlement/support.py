@@ -181,10 +181,11 @@ class Settlement:
         ]
         try:
             yield
+        finally:
+            # A job that crashed says more than whatever the test was waiting for.
             for task in tasks:
                 if task.done():
                     task.result()
-        finally:
             await cancel_and_wait(*tasks)
 
     async def applied_seq(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import grpc
@@ -10,10 +11,16 @@ import pytest_asyncio
 from redis.asyncio import Redis
 from tidebook.settlement.v1 import ledger_pb2
 
+from kernel.clock import ManualClock
 from kernel.reasons import Reason, Refused
+from mesh.aio import cancel_and_wait
 from mesh.config import Settings
 from mesh.status import refused_from
+from services.settlement.catalog import Catalog
+from services.settlement.store.transfers import OutboxMessage
+from services.settlement.transfers import Transfers, TransferWorker
 from tests.settlement.rig import Rig, settlement_rig
+from tests.settlement.support import LogMaker, Settlement, Wire
 from tests.support import eventually
 
 
@@ -115,6 +122,47 @@ async def test_a_deposit_survives_a_restart_between_request_and_relay(rig: Rig) 
     assert await rig.client(7).balances() == {"USDC": ("100", "0")}
 
 
+async def test_a_relay_that_dies_while_sending_has_only_delayed_the_message(
+    settings: Settings, settlement: Settlement, maker: LogMaker, wire: Wire
+) -> None:
+    await wire.append(maker.begin())
+    async with settlement.following():
+        await eventually(lambda: _configured(settlement))
+    clock = ManualClock(10**18)
+    catalog = Catalog(settlement.pool)
+    asking = asyncio.create_task(
+        Transfers(settlement.pool, catalog, settings, clock).deposit(7, "one", "USDC", "100")
+    )
+    sent: list[OutboxMessage] = []
+    hangs = asyncio.Event()
+
+    class HangingEngine:
+        async def apply_transfer(self, message: OutboxMessage, asset: str) -> None:
+            sent.append(message)
+            hangs.set()
+            await asyncio.sleep(3600)
+
+    def relay() -> TransferWorker:
+        return TransferWorker(
+            settlement.pool, catalog, HangingEngine(), settings, clock, asyncio.Event()
+        )
+
+    await eventually(lambda: _waiting(settlement))
+    dying = asyncio.create_task(relay().run())
+    await hangs.wait()
+    await cancel_and_wait(dying, asking)
+    assert not await relay().run_once()
+    assert len(sent) == 1
+    clock.advance(10**9)
+    hangs.clear()
+    dying = asyncio.create_task(relay().run())
+    await hangs.wait()
+    await cancel_and_wait(dying)
+    first, second = sent
+    assert second.engine_transfer_id == first.engine_transfer_id
+    assert (first.attempts, second.attempts) == (1, 2)
+
+
 async def test_a_withdrawal_is_held_paid_and_then_final(rig: Rig) -> None:
     client = rig.client(7)
     await client.deposit("USDC", "100")
@@ -152,6 +200,8 @@ async def test_a_withdrawal_beyond_the_balance_fails_and_moves_nothing(rig: Rig)
     failed = await client.withdraw("USDC", "100.01")
     assert failed.status == ledger_pb2.TRANSFER_STATUS_FAILED
     assert failed.failure == "INSUFFICIENT_BALANCE"
+    # Asked once: asked again it could succeed after the client was told that it failed.
+    assert rig.engine.calls.count(failed.transfer_id) == 1
     assert await client.balances() == {"USDC": ("100", "0")}
 
 
@@ -163,6 +213,14 @@ async def test_money_needs_the_right_scope(rig: Rig) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await rig.client(7, scopes="read trade").withdraw("USDC", "1")
     assert refused_from(refused.value).reason is Reason.SCOPE_MISSING
+
+
+async def _configured(settlement: Settlement) -> bool:
+    return await settlement.count("assets") > 0
+
+
+async def _waiting(settlement: Settlement) -> bool:
+    return await settlement.count("outbox") > 0
 
 
 async def _completed(rig: Rig, account_id: int) -> bool:

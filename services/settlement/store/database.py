@@ -22,6 +22,8 @@ _PASSING = (
     TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    # What asyncpg says of a connection that was cut in the middle of a message.
+    asyncpg.InternalClientError,
     # The server: disk full, too many connections, restarting, out of memory, failing over.
     asyncpg.InsufficientResourcesError,
     asyncpg.OperatorInterventionError,

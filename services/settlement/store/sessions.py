@@ -49,9 +49,15 @@ async def run_alone(
     while True:
         try:
             async with pool.acquire() as connection:
-                if await connection.fetchval("select pg_try_advisory_lock($1, $2)", *lock):
-                    waits_for_lock = False
-                    await work(connection, backoff.reset)
+                try:
+                    if await connection.fetchval("select pg_try_advisory_lock($1, $2)", *lock):
+                        waits_for_lock = False
+                        await work(connection, backoff.reset)
+                except Exception:
+                    # In whatever state it is, do not use it again. The lock goes with it.
+                    with contextlib.suppress(asyncpg.InterfaceError):
+                        connection.terminate()
+                    raise
             if not waits_for_lock:
                 log.info("settlement_standby", job=job)
                 waits_for_lock = True

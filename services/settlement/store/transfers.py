@@ -229,12 +229,16 @@ async def claim_messages(connection: Connection, now_ns: int, limit: int) -> lis
     ]
 
 
-async def note_error(connection: Connection, engine_transfer_id: int, error: str) -> None:
-    """Keep what the last attempt met, for operators."""
+async def note_answer(
+    connection: Connection, engine_transfer_id: int, error: str, next_attempt_ns: int
+) -> None:
+    """Keep what the last attempt met, for operators, and when to try again; 0 leaves that."""
     await connection.execute(
-        "update outbox set last_error = $2 where engine_transfer_id = $1 and done_ns = 0",
+        "update outbox set last_error = $2, next_attempt_ns = greatest(next_attempt_ns, $3)"
+        " where engine_transfer_id = $1 and done_ns = 0",
         engine_transfer_id,
         error[:500],
+        next_attempt_ns,
     )
 
 
