@@ -70,6 +70,8 @@ def setup_logging(service: str, settings: Settings) -> None:
     root.handlers[:] = [handler]
     # Libraries are chatty at info; what they say at warning matters to an operator.
     root.setLevel(max(level, logging.WARNING))
+    # Has a stack trace for each try while the database is away; whoever needs it says so in a line.
+    logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)
 
 
 def _json(event: Any, **_: Any) -> str:
