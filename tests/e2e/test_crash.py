@@ -25,7 +25,7 @@ from tests.support.waiting import eventually
 DEPOSITS = {"USDC": "100000", "BTC": "5", "SOL": "1000"}
 # Answers that every trader must get between two kills.
 STEP = 120
-VICTIMS = ("engine", "settlement", "engine", "Valkey")
+VICTIMS = ("engine", "settlement", "engine", "Valkey", "PostgreSQL")
 
 pytestmark = [pytest.mark.xdist_group("exchange"), pytest.mark.timeout(240)]
 
