@@ -141,14 +141,14 @@ class Projection:
             elif isinstance(event, e.OrderAmended):
                 self._amended(event)
             elif isinstance(event, e.TransferApplied):
-                balance = self._account(event.account_id).balance(event.asset_id)
+                balance = self.account(event.account_id).balance(event.asset_id)
                 balance.free_units += event.amount_units
                 self._change(event.account_id).asset_ids.add(event.asset_id)
             elif isinstance(event, e.MarketStatusChanged):
                 self.market_status[event.market_id] = event.status
             elif isinstance(event, e.Configured):
                 assert isinstance(command, c.Configure)
-                self._configured(command)
+                self.configure(command)
 
     def order_of(self, account_id: int, order_id: int) -> OrderState | None:
         """An order, live or recently closed, if it is this account's."""
@@ -167,11 +167,32 @@ class Projection:
         account = self.accounts.get(account_id)
         return account.balances if account is not None else {}
 
-    def _account(self, account_id: int) -> Account:
+    def account(self, account_id: int) -> Account:
+        """The account, made when it is first needed."""
         account = self.accounts.get(account_id)
         if account is None:
             account = self.accounts[account_id] = Account()
         return account
+
+    def closed_orders(self) -> list[OrderState]:
+        """Recently closed orders, in the order in which they closed."""
+        return [self.orders[order_id] for order_id in self._closed]
+
+    def add_closed(self, order: OrderState) -> None:
+        """Take a closed order from a snapshot, in the order of `closed_orders`."""
+        self.orders[order.order_id] = order
+        self._remember_closed(order.order_id)
+
+    def add_live(self, order: OrderState) -> None:
+        """Take a live order from a snapshot, after the older ones of its account."""
+        self.orders[order.order_id] = order
+        self.account(order.account_id).orders[order.order_id] = order
+        self.open_orders += 1
+
+    def _remember_closed(self, order_id: int) -> None:
+        self._closed.append(order_id)
+        if len(self._closed) > self._closed_kept:
+            del self.orders[self._closed.popleft()]
 
     def _change(self, account_id: int) -> Change:
         change = self._changes.get(account_id)
@@ -182,7 +203,7 @@ class Projection:
     def _placed(self, event: e.OrderPlaced, command: c.PlaceOrder) -> None:
         order = OrderState(event, command, self.seq, self.time_ns)
         self.orders[order.order_id] = order
-        account = self._account(order.account_id)
+        account = self.account(order.account_id)
         account.orders[order.order_id] = order
         self.open_orders += 1
         self._hold(account, event.hold_asset_id, event.hold_units)
@@ -202,12 +223,12 @@ class Projection:
             buyer, buyer_fee = event.maker_account_id, event.maker_fee_units
             seller, seller_fee = event.taker_account_id, event.taker_fee_units
         paid = event.notional_units + buyer_fee
-        account = self._account(buyer)
+        account = self.account(buyer)
         quote = account.balance(quote_id)
         quote.held_units -= event.quote_hold_taken
         quote.free_units += event.quote_hold_taken - paid
         account.balance(base_id).free_units += event.base_units
-        account = self._account(seller)
+        account = self.account(seller)
         account.balance(base_id).held_units -= event.base_units
         account.balance(quote_id).free_units += event.notional_units - seller_fee
         self.fees[quote_id] = self.fees.get(quote_id, 0) + buyer_fee + seller_fee
@@ -231,23 +252,21 @@ class Projection:
         order.status = event.status
         order.close_reason = event.reason
         order.updated_ns = self.time_ns
-        account = self._account(event.account_id)
+        account = self.account(event.account_id)
         del account.orders[event.order_id]
         self.open_orders -= 1
         self._hold(account, event.hold_asset_id, -event.hold_released)
         change = self._change(event.account_id)
         change.orders[event.order_id] = order
         change.asset_ids.add(event.hold_asset_id)
-        self._closed.append(event.order_id)
-        if len(self._closed) > self._closed_kept:
-            del self.orders[self._closed.popleft()]
+        self._remember_closed(event.order_id)
 
     def _amended(self, event: e.OrderAmended) -> None:
         order = self.orders[event.order_id]
         order.price_ticks = event.price_ticks
         order.quantity_lots = event.quantity_lots
         order.updated_ns = self.time_ns
-        self._hold(self._account(event.account_id), event.hold_asset_id, event.hold_delta)
+        self._hold(self.account(event.account_id), event.hold_asset_id, event.hold_delta)
         change = self._change(event.account_id)
         change.orders[event.order_id] = order
         change.asset_ids.add(event.hold_asset_id)
@@ -258,7 +277,8 @@ class Projection:
         balance.free_units -= units
         balance.held_units += units
 
-    def _configured(self, command: c.Configure) -> None:
+    def configure(self, command: c.Configure) -> None:
+        """Take assets and markets; the status of known markets stays."""
         self.assets = {a.asset_id: asset_of(a) for a in command.assets}
         self.markets = {m.market_id: market_of(m, self.assets) for m in command.markets}
         for market_id in self.markets:

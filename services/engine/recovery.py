@@ -1,4 +1,5 @@
-"""Recovery: the whole log through the core again, every entry proven on the way.
+"""Recovery: the newest good snapshot, then the log after it through the core again, every entry
+proven on the way.
 
 The hash chain shows that no entry was changed or is missing; applying the commands must give the
 recorded events byte for byte, or the code no longer does what it did and must not write.
@@ -20,16 +21,18 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from tidebook.engine.v1 import log_pb2
 
 from mesh.aio import Backoff
-from mesh.log import GENESIS_HASH, LogReader, LogRecord, verify_chain
-from services.engine import logcodec
+from mesh.log import GENESIS_HASH, ChainBroken, LogReader, LogRecord, verify_chain
+from services.engine import logcodec, snapshots
 from services.engine.domain import events as e
 from services.engine.domain.exchange import Exchange
 from services.engine.projection import Projection
+from services.engine.snapshots import SnapshotStore
 from services.engine.watch import AccountFeeds
 
 T = TypeVar("T")
 _BATCH = 200
 _PROGRESS_SECONDS = 2.0
+_NOWHERE = (0, GENESIS_HASH)
 
 log = structlog.get_logger()
 
@@ -40,33 +43,50 @@ class ReplayMismatch(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """Where the log ended, and what replaying it took."""
+    """Where it ended, and what it took: `snapshot_seq` is where replaying began, 0 without one."""
 
     seq: int
     log_hash: bytes
     commands: int
     seconds: float
+    snapshot_seq: int
 
 
 class Replayer:
-    """Applies recorded entries to a core and the read models beside it."""
+    """Applies recorded entries to a core and the read models beside it, which start empty.
+
+    `exchange` is the core; a snapshot replaces the one it was made with.
+    """
 
     def __init__(self, exchange: Exchange, projection: Projection, feeds: AccountFeeds) -> None:
-        self._exchange = exchange
+        self.exchange = exchange
         self._projection = projection
         self._feeds = feeds
 
-    async def replay(self, reader: LogReader) -> Recovered:
-        """Read the log to its end, waiting for the store if it must.
+    async def replay(
+        self,
+        reader: LogReader,
+        store: SnapshotStore | None = None,
+        *,
+        stop_at_tail: bool = False,
+    ) -> Recovered:
+        """Restore the newest good snapshot of `store` and read the log from there to its end,
+        waiting for the log's store if it must. With `stop_at_tail` the end is where it was at the
+        start, however fast it grows.
 
-        Raises `mesh.log.LogError` for a broken chain and `ReplayMismatch`.
+        Raises `mesh.log.LogError` for a broken chain or a snapshot that does not belong to this
+        log, and `ReplayMismatch`.
         """
         began = reported = time.monotonic()
-        tail = await _patiently(reader.tail)
-        last_seq = tail.seq if tail is not None else 0
+        last_seq = await _patiently(reader.last_seq)
         log.info("recovery_started", entries=last_seq)
-        seq, log_hash = 0, GENESIS_HASH
-        while records := await _patiently(partial(reader.read, seq, _BATCH)):
+        seq, log_hash = await self._restore(reader, store, last_seq) if store else _NOWHERE
+        snapshot_seq, commands = seq, self.exchange.last_command_seq
+        while not (stop_at_tail and seq >= last_seq):
+            wanted = min(_BATCH, last_seq - seq) if stop_at_tail else _BATCH
+            records = await _patiently(partial(reader.read, seq, wanted))
+            if not records:
+                break
             log_hash = verify_chain(records, after_seq=seq, after_hash=log_hash)
             for record in records:
                 self.apply(record)
@@ -77,17 +97,44 @@ class Replayer:
             # Health checks want an answer meanwhile.
             await asyncio.sleep(0)
         self._compare_balances()
-        commands = self._exchange.last_command_seq
+        commands = self.exchange.last_command_seq - commands
         seconds = time.monotonic() - began
         log.info(
             "recovery_finished",
             seq=seq,
+            snapshot_seq=snapshot_seq,
             commands=commands,
             seconds=round(seconds, 3),
-            commands_per_second=round(commands / seconds) if seconds else 0,
-            open_orders=self._exchange.open_order_count(),
+            open_orders=self.exchange.open_order_count(),
         )
-        return Recovered(seq, log_hash, commands, seconds)
+        return Recovered(seq, log_hash, commands, seconds, snapshot_seq)
+
+    async def _restore(
+        self, reader: LogReader, store: SnapshotStore, last_seq: int
+    ) -> tuple[int, bytes]:
+        """Position and hash of the newest good snapshot, restored; the start if there is none."""
+        candidates = store.newest_first()
+        # In a thread, because health checks want an answer meanwhile.
+        while (snapshot := await asyncio.to_thread(next, candidates, None)) is not None:
+            if snapshot.seq > last_seq:
+                raise ChainBroken(
+                    f"the log ends at {last_seq} and there is a snapshot of {snapshot.seq}: the"
+                    " store lost entries, or this is another log"
+                )
+            here = await _patiently(partial(reader.get, snapshot.seq))
+            # A trimmed entry cannot be compared; then the next one must continue from this hash.
+            if here is not None and here.hash != snapshot.log_hash:
+                raise ChainBroken(f"the snapshot of {snapshot.seq} is of another log than this")
+            try:
+                self.exchange = await asyncio.to_thread(
+                    snapshots.restore, snapshot, self._projection, self._feeds
+                )
+            except ValueError as error:
+                log.error("snapshot_skipped", seq=snapshot.seq, error=str(error))
+                continue
+            log.info("snapshot_restored", seq=snapshot.seq, epoch=snapshot.epoch)
+            return snapshot.seq, snapshot.log_hash
+        return _NOWHERE
 
     def apply(self, record: LogRecord) -> None:
         """Apply one entry and compare. Raises `ReplayMismatch`."""
@@ -98,7 +145,7 @@ class Replayer:
             raise ReplayMismatch(f"entry {record.seq} is not a log entry") from error
         if entry.seq != record.seq:
             raise ReplayMismatch(f"entry {record.seq} says that it is {entry.seq}")
-        exchange, projection = self._exchange, self._projection
+        exchange, projection = self.exchange, self._projection
         projection.begin_entry(record.seq, entry.time_ns)
         for logged in entry.commands:
             command = logcodec.decode_command(logged)
@@ -114,7 +161,7 @@ class Replayer:
 
     def _compare_balances(self) -> None:
         """The core's balances must be those that the events alone give."""
-        exchange, projection = self._exchange, self._projection
+        exchange, projection = self.exchange, self._projection
         for account_id in exchange.accounts():
             ours = projection.balances_of(account_id)
             for asset_id, theirs in exchange.account(account_id).items():

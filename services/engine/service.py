@@ -21,6 +21,7 @@ from mesh.aio import cancel_and_wait, supervise
 from mesh.config import Settings
 from mesh.log import LogReader, LogWriter
 from mesh.telemetry import SpanRecorder, TraceContext, current_trace, new_trace
+from services.engine import snapshots
 from services.engine.codec import MarketTexts
 from services.engine.domain import commands as c
 from services.engine.domain import events as e
@@ -29,12 +30,16 @@ from services.engine.domain.exchange import Exchange
 from services.engine.encode import Encoder, accepted
 from services.engine.projection import Projection
 from services.engine.recovery import Recovered, Replayer
+from services.engine.snapshot import Snapshotter
+from services.engine.snapshots import SnapshotStore
 from services.engine.spans import Tracer
 from services.engine.watch import AccountFeeds
 from services.engine.writer import Committed, Item, Outcome, Submission, Writer, WriterLimits
 
 T = TypeVar("T")
 _TICK_SECONDS = 1.0
+# A snapshot of this many open orders takes a moment only.
+_LAST_SNAPSHOT_ORDERS = 20_000
 _SECOND = 1_000_000_000
 
 log = structlog.get_logger()
@@ -65,18 +70,21 @@ class Engine:
         self._configuration = configuration(assets, markets or default_markets())
         self._exchange = Exchange()
         self._tracer = Tracer(recorder)
+        self._snapshots = SnapshotStore.of(settings)
+        self._snapshotter = Snapshotter(settings, self._snapshots)
         self._writer: Writer | None = None
         self._running: asyncio.Task[Any] | None = None
         self._helpers: list[asyncio.Task[Any]] = []
         self._streams = 0
 
     async def start(self) -> Recovered:
-        """Recover from the log, become its writer, and take commands.
+        """Recover from snapshot and log, become the log's writer, and take commands.
 
         Raises `mesh.log.LogError` and `recovery.ReplayMismatch`; then the log must not be written.
         """
         replayer = Replayer(self._exchange, self._projection, self._feeds)
-        recovered = await replayer.replay(self.log_reader)
+        recovered = await replayer.replay(self.log_reader, self._snapshots)
+        self._exchange = replayer.exchange
         self.epoch = self._exchange.epoch + 1
         writer = Writer(
             self._exchange,
@@ -101,6 +109,7 @@ class Engine:
         self._helpers = [
             supervise(writer.watch_append(), "append watch"),
             supervise(self._tracer.run(), "tracer"),
+            supervise(self._snapshotter.run(), "snapshots"),
         ]
         await self._take_over(writer)
         self._helpers.append(supervise(self._tick(writer), "ticker"))
@@ -110,12 +119,17 @@ class Engine:
 
     async def close(self, seconds: float) -> None:
         """Write what waits, within `seconds`, then stop."""
+        at_rest = False
         if self._writer is not None and self._running is not None:
             self._writer.close()
             _, late = await asyncio.wait([self._running], timeout=seconds)
             if late:
                 log.error("engine_closed_unwritten", queued=self._writer.queued)
+            else:
+                at_rest = self._running.exception() is None
         await cancel_and_wait(self._running, *self._helpers)
+        if at_rest:
+            self._take_last_snapshot()
 
     # ------------------------------------------------------------ commands
 
@@ -211,6 +225,16 @@ class Engine:
             raise Refused(Reason.UNAVAILABLE, "the engine is still recovering; try again")
         return part
 
+    def _take_last_snapshot(self) -> None:
+        """The next start then has nothing to replay; skipped where it would delay the end."""
+        if self._exchange.open_order_count() > _LAST_SNAPSHOT_ORDERS:
+            return
+        try:
+            snapshot = snapshots.take(self._exchange, self._projection, self._feeds)
+            self._snapshots.write(snapshot)
+        except OSError as error:
+            log.error("snapshot_not_written", error=str(error))
+
     async def _take_over(self, writer: Writer) -> None:
         """The first entry of this writer: its epoch, the configuration if that changed, and the
         end of all order streams that the process before had open.
@@ -256,6 +280,7 @@ class Engine:
     def _publish(self, batch: Committed) -> None:
         self._feeds.publish(batch.seq, batch.time_ns, batch.changes)
         self._tracer.committed(batch)
+        self._snapshotter.committed(batch.seq)
         log.debug(
             "entry_committed",
             seq=batch.seq,

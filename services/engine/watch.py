@@ -81,6 +81,14 @@ class AccountFeeds:
                 for reader in tuple(readers):
                     _offer(reader, message)
 
+    def positions(self) -> dict[int, int]:
+        """Account id -> the log position of its newest message, for a snapshot."""
+        return self._last_seq
+
+    def restore(self, positions: dict[int, int]) -> None:
+        """Go on from a snapshot's positions; the changes before them are not remembered."""
+        self._last_seq.update(positions)
+
     async def watch(
         self, account_id: int, resume_from_seq: int
     ) -> AsyncGenerator[order_pb2.WatchAccountResponse, None]:

@@ -1,0 +1,107 @@
+"""Snapshots are taken beside the engine: `python -m services.engine.snapshot` does it once.
+
+That process restores the snapshot before, replays the log after it with every check of a recovery,
+and writes the new one. The engine never stops for it, nothing is copied out of its memory, and no
+process with threads of gRPC is ever forked. What is snapshotted is proven to be what the log says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+
+import structlog
+
+from mesh.config import ENV_PREFIX, Settings, environment_of, load_settings
+from mesh.log import LogReader
+from mesh.logging import setup_logging
+from mesh.redis import open_redis
+from services.engine import snapshots
+from services.engine.codec import MarketTexts
+from services.engine.domain.exchange import Exchange
+from services.engine.encode import Encoder
+from services.engine.projection import Projection
+from services.engine.recovery import Replayer
+from services.engine.snapshots import SnapshotStore
+from services.engine.watch import AccountFeeds
+
+# Whoever waits for an order goes first.
+_NICE = 10
+
+log = structlog.get_logger()
+
+
+class Snapshotter:
+    """Has a snapshot taken whenever the newest is `snapshot_every_entries` behind the log."""
+
+    def __init__(self, settings: Settings, store: SnapshotStore) -> None:
+        self._settings = settings
+        self._store = store
+        self._every = settings.snapshot_every_entries
+        self._next_seq = max(store.positions(), default=0) + self._every
+        self._due = asyncio.Event()
+
+    def committed(self, seq: int) -> None:
+        """The log has grown to `seq`."""
+        if seq >= self._next_seq:
+            self._due.set()
+
+    async def run(self) -> None:
+        """Take snapshots, one at a time, for ever."""
+        while True:
+            await self._due.wait()
+            newest = max(self._store.positions(), default=0)
+            # Failing is no reason to try again at every entry.
+            self._next_seq = max(self._next_seq, newest) + self._every
+            self._due.clear()
+            process = self._launch()
+            try:
+                code = await asyncio.to_thread(process.wait)
+            finally:
+                process.kill()
+            if code:
+                log.error("snapshot_failed", exit_code=code)
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        others = {k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX)}
+        # Without a function to run in the child this is a vfork: no copy of our memory map, no
+        # pause that grows with it.
+        return subprocess.Popen(
+            (sys.executable, "-m", "services.engine.snapshot"),
+            env=others | environment_of(self._settings, {}),
+            stdin=subprocess.DEVNULL,
+        )
+
+
+async def take_one(settings: Settings) -> None:
+    """Bring the newest snapshot to the end of the log and write that down.
+
+    Raises what recovery raises, and `OSError`; then the snapshots are as they were.
+    """
+    store = SnapshotStore.of(settings)
+    projection = Projection()
+    feeds = AccountFeeds(projection, Encoder(projection, MarketTexts()), remembered_items=0)
+    replayer = Replayer(Exchange(), projection, feeds)
+    redis = open_redis(settings)
+    try:
+        reader = LogReader(redis, settings.shard)
+        recovered = await replayer.replay(reader, store, stop_at_tail=True)
+    finally:
+        await redis.aclose()
+    if recovered.seq > recovered.snapshot_seq:
+        path = store.write(snapshots.take(replayer.exchange, projection, feeds))
+        log.info("snapshot_written", seq=recovered.seq, bytes=path.stat().st_size)
+
+
+def main() -> None:
+    """`python -m services.engine.snapshot`; the settings are the engine's."""
+    settings = load_settings()
+    setup_logging("engine.snapshot", settings)
+    os.nice(_NICE)
+    asyncio.run(take_one(settings))
+
+
+if __name__ == "__main__":
+    main()
