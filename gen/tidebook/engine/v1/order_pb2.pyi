@@ -343,14 +343,16 @@ class PlaceOrderResponse(_message.Message):
     FILLS_FIELD_NUMBER: _builtins.int
     REPEATED_FIELD_NUMBER: _builtins.int
     repeated: _builtins.bool
-    """The client_order_id was known already: this is the order of the first call."""
+    """The client_order_id was known already: this is the order of the first call, as it stands now."""
     @_builtins.property
     def order(self) -> Global___Order:
         """The order after its first matching."""
 
     @_builtins.property
     def fills(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fill]:
-        """Its fills so far."""
+        """The fills of this call; empty when it is a repetition (the order has their sums, HistoryService
+        each of them).
+        """
 
     def __init__(
         self,

@@ -108,8 +108,9 @@ class OrderServiceServicer:
     """
 
     def PlaceOrder(self, request, context):
-        """Place an order. Repeating a client_order_id with the same payload gives the first answer again,
-        with another payload DUPLICATE_CLIENT_ORDER_ID.
+        """Place an order. Repeating a client_order_id with the same payload places nothing and answers with
+        the order of the first call as it stands now (`repeated` is true); with another payload it is
+        refused with DUPLICATE_CLIENT_ORDER_ID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,8 +38,9 @@ class OrderServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OrderServiceAsyncStub: ...
     PlaceOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.PlaceOrderRequest, _order_pb2.PlaceOrderResponse]
-    """Place an order. Repeating a client_order_id with the same payload gives the first answer again,
-    with another payload DUPLICATE_CLIENT_ORDER_ID.
+    """Place an order. Repeating a client_order_id with the same payload places nothing and answers with
+    the order of the first call as it stands now (`repeated` is true); with another payload it is
+    refused with DUPLICATE_CLIENT_ORDER_ID.
     """
     PreviewOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.PreviewOrderRequest, _order_pb2.PreviewOrderResponse]
     """What PlaceOrder would do now: the same code path, nothing changed."""
@@ -77,8 +78,9 @@ class OrderServiceAsyncStub(OrderServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PlaceOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.PlaceOrderRequest, _order_pb2.PlaceOrderResponse]  # type: ignore[assignment]
-    """Place an order. Repeating a client_order_id with the same payload gives the first answer again,
-    with another payload DUPLICATE_CLIENT_ORDER_ID.
+    """Place an order. Repeating a client_order_id with the same payload places nothing and answers with
+    the order of the first call as it stands now (`repeated` is true); with another payload it is
+    refused with DUPLICATE_CLIENT_ORDER_ID.
     """
     PreviewOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.PreviewOrderRequest, _order_pb2.PreviewOrderResponse]  # type: ignore[assignment]
     """What PlaceOrder would do now: the same code path, nothing changed."""
@@ -119,8 +121,9 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_pb2.PlaceOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.PlaceOrderResponse, _abc.Awaitable[_order_pb2.PlaceOrderResponse]]:
-        """Place an order. Repeating a client_order_id with the same payload gives the first answer again,
-        with another payload DUPLICATE_CLIENT_ORDER_ID.
+        """Place an order. Repeating a client_order_id with the same payload places nothing and answers with
+        the order of the first call as it stands now (`repeated` is true); with another payload it is
+        refused with DUPLICATE_CLIENT_ORDER_ID.
         """
 
     @_abc_1.abstractmethod

@@ -908,14 +908,15 @@ export type PlaceOrderResponse = Message<"tidebook.engine.v1.PlaceOrderResponse"
   order?: Order | undefined;
 
   /**
-   * Its fills so far.
+   * The fills of this call; empty when it is a repetition (the order has their sums, HistoryService
+   * each of them).
    *
    * @generated from field: repeated tidebook.engine.v1.Fill fills = 2;
    */
   fills: Fill[];
 
   /**
-   * The client_order_id was known already: this is the order of the first call.
+   * The client_order_id was known already: this is the order of the first call, as it stands now.
    *
    * @generated from field: bool repeated = 3;
    */
@@ -936,14 +937,15 @@ export type PlaceOrderResponseJson = {
   order?: OrderJson;
 
   /**
-   * Its fills so far.
+   * The fills of this call; empty when it is a repetition (the order has their sums, HistoryService
+   * each of them).
    *
    * @generated from field: repeated tidebook.engine.v1.Fill fills = 2;
    */
   fills?: FillJson[];
 
   /**
-   * The client_order_id was known already: this is the order of the first call.
+   * The client_order_id was known already: this is the order of the first call, as it stands now.
    *
    * @generated from field: bool repeated = 3;
    */
@@ -2430,8 +2432,9 @@ export const WatchAccountResponseSchema: GenMessage<WatchAccountResponse, {jsonT
  */
 export const OrderService: GenService<{
   /**
-   * Place an order. Repeating a client_order_id with the same payload gives the first answer again,
-   * with another payload DUPLICATE_CLIENT_ORDER_ID.
+   * Place an order. Repeating a client_order_id with the same payload places nothing and answers with
+   * the order of the first call as it stands now (`repeated` is true); with another payload it is
+   * refused with DUPLICATE_CLIENT_ORDER_ID.
    *
    * @generated from rpc tidebook.engine.v1.OrderService.PlaceOrder
    */
