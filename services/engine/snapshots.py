@@ -79,7 +79,7 @@ class SnapshotStore:
             snapshot.seq, snapshot.epoch, snapshot.log_hash, len(snapshot.core)
         )
         seal = _SEAL.pack(_MAGIC, _VERSION, _digest(position, snapshot.core, snapshot.readers))
-        path = self._path(snapshot.seq)
+        path = self.path(snapshot.seq)
         handle, name = tempfile.mkstemp(dir=self._folder, suffix=".part")
         try:
             with open(handle, "wb") as file:
@@ -97,7 +97,7 @@ class SnapshotStore:
 
     def read(self, seq: int) -> Snapshot:
         """The snapshot of a position. Raises `OSError`, and `ValueError` for a bad one."""
-        data = self._path(seq).read_bytes()
+        data = self.path(seq).read_bytes()
         if len(data) < _SEAL.size + _POSITION.size:
             raise ValueError("it is too short")
         magic, version, digest = _SEAL.unpack_from(data)
@@ -119,14 +119,15 @@ class SnapshotStore:
             except (OSError, ValueError) as error:
                 log.error("snapshot_skipped", seq=seq, error=str(error))
 
-    def _path(self, seq: int) -> Path:
+    def path(self, seq: int) -> Path:
+        """Where the snapshot of a position is."""
         return self._folder / f"{seq:016}{_SUFFIX}"
 
     def _forget_old(self) -> None:
         for seq in self.positions()[: -self._keep]:
             # Another process may have done it.
             with contextlib.suppress(FileNotFoundError):
-                self._path(seq).unlink()
+                self.path(seq).unlink()
 
 
 def take(exchange: Exchange, projection: Projection, feeds: AccountFeeds) -> Snapshot:
