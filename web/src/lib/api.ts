@@ -23,6 +23,11 @@ function csrfToken(): string {
   return /(?:^|; )tidebook_csrf=([^;]*)/.exec(document.cookie)?.[1] ?? "";
 }
 
+/** There may be a session: its readable companion cookie is there. Without it, nobody need be asked. */
+export function mayHaveSession(): boolean {
+  return csrfToken() !== "";
+}
+
 async function send(method: string, path: string, body?: object): Promise<Response> {
   const headers: Record<string, string> = { "X-Tidebook-Session": "cookie" };
   if (body !== undefined) headers["Content-Type"] = "application/json";
@@ -52,7 +57,7 @@ async function call<T>(method: string, path: string, body?: object): Promise<T> 
   let response: Response;
   try {
     response = await send(method, path, body);
-    const mayRefresh = csrfToken() !== "" && !path.startsWith("/v1/auth/sign");
+    const mayRefresh = mayHaveSession() && !path.startsWith("/v1/auth/sign");
     if (response.status === 401 && mayRefresh && (await refreshSession())) {
       response = await send(method, path, body);
     }

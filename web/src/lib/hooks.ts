@@ -16,7 +16,7 @@ import type {
   TickerJson,
   TradeJson,
 } from "../gen/tidebook/marketdata/v1/marketdata_pb";
-import { ApiError, get } from "./api";
+import { ApiError, get, mayHaveSession } from "./api";
 import { applyUpdate, type Book, GapError } from "./book";
 import type { Connection, Socket } from "./socket";
 
@@ -43,6 +43,7 @@ export function useUser(): UserJson | null | undefined {
   const { data } = useQuery({
     queryKey: ["me"],
     queryFn: async () => {
+      if (!mayHaveSession()) return null;
       try {
         return (await get<GetMeResponseJson>("/v1/auth/me")).user ?? null;
       } catch (error) {
