@@ -15,6 +15,7 @@ from mesh.redis import open_redis
 from mesh.server import ServiceHost, run_service
 from mesh.telemetry import SpanRecorder
 from mesh.tokens import TokenVerifier, signing_keys_from
+from services.engine.archive import Archive
 from services.engine.service import Engine
 from services.engine.servicer import OrderServicer
 from services.engine.servicer_internal import InternalServicer
@@ -37,9 +38,11 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set, then drain. Listens at once, is healthy once it has recovered."""
     redis = open_redis(settings)
     auth = open_channel(settings, "auth", caller=SERVICE)
+    settlement = open_channel(settings, "settlement", caller=SERVICE)
     verifier = TokenVerifier(signing_keys_from(auth))
     recorder = SpanRecorder(SERVICE, redis, settings)
-    engine = Engine(settings, redis, recorder, SystemClock())
+    archive = Archive(settlement, settings.shard)
+    engine = Engine(settings, redis, recorder, SystemClock(), archive=archive)
     # Listening before recovery: a second engine by mistake must fail on the port, not fence the
     # first one off its log.
     host = await ServiceHost.start(
@@ -69,6 +72,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         await host.drain()
         await engine.close(settings.drain_seconds)
         await recorder.close()
+        await settlement.close()
         await auth.close()
         await redis.aclose()
 

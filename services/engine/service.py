@@ -22,6 +22,7 @@ from mesh.config import Settings
 from mesh.log import LogReader, LogWriter
 from mesh.telemetry import SpanRecorder, TraceContext, current_trace, new_trace
 from services.engine import snapshots
+from services.engine.archive import Archive
 from services.engine.codec import MarketTexts
 from services.engine.domain import commands as c
 from services.engine.domain import events as e
@@ -55,6 +56,7 @@ class Engine:
         recorder: SpanRecorder,
         clock: Clock,
         *,
+        archive: Archive | None = None,
         assets: Sequence[Asset] = DEFAULT_ASSETS,
         markets: Sequence[Market] | None = None,
     ) -> None:
@@ -69,6 +71,7 @@ class Engine:
         self._redis = redis
         self._configuration = configuration(assets, markets or default_markets())
         self._exchange = Exchange()
+        self._archive = archive
         self._tracer = Tracer(recorder)
         self._snapshots = SnapshotStore.of(settings)
         self._snapshotter = Snapshotter(settings, self._snapshots)
@@ -100,6 +103,7 @@ class Engine:
                 batch_max=self.settings.log_batch_max,
                 queue_max=self.settings.engine_queue_max,
                 append_slow_ns=self.settings.log_append_slow_ms * 1_000_000,
+                unarchived_max=self.settings.log_unarchived_max,
             ),
             shard=self.settings.shard,
             epoch=self.epoch,
@@ -112,6 +116,9 @@ class Engine:
             supervise(self._snapshotter.run(), "snapshots"),
         ]
         await self._take_over(writer)
+        if self._archive is not None:
+            watching = self._archive.watch(writer.note_archived)
+            self._helpers.append(supervise(watching, "archive watch"))
         self._helpers.append(supervise(self._tick(writer), "ticker"))
         self._writer = writer
         log.info("engine_writes", epoch=self.epoch, seq=self._projection.seq)

@@ -129,11 +129,12 @@ class Log(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WriterLimits:
-    """When the writer says no. The queue is counted in commands."""
+    """When the writer says no. The queue is counted in commands, the archive in log entries."""
 
     batch_max: int
     queue_max: int
     append_slow_ns: int
+    unarchived_max: int
 
     @property
     def queue_max_reducing(self) -> int:
@@ -184,6 +185,7 @@ class Writer:
         self._committing = asyncio.Lock()
         self._in_flight: Sequence[Submission[Any]] = ()
         self._append_began_ns = 0
+        self._archived_seq: int | None = None
         self._closing = False
         self._failure: Refused | None = None
 
@@ -202,7 +204,17 @@ class Writer:
             return Refused(Reason.LOG_UNAVAILABLE, "the log cannot be written right now; try again")
         if self._queued >= self._limits.queue_max:
             return Refused(Reason.OVERLOADED, "too many commands wait; try again")
+        archived_seq = self._archived_seq
+        if (
+            archived_seq is not None
+            and self._log.next_seq - 1 - archived_seq > self._limits.unarchived_max
+        ):
+            return Refused(Reason.OVERLOADED, "the archive is too far behind; try again")
         return None
+
+    def note_archived(self, seq: int) -> None:
+        """The archive has every entry up to `seq`; before the first note nothing is held back."""
+        self._archived_seq = seq
 
     def submit(self, submission: Submission[T]) -> asyncio.Future[list[T]]:
         """Queue commands; the future has one answer per item once they are in the log.

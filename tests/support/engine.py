@@ -255,12 +255,13 @@ def limit(
 @contextlib.asynccontextmanager
 async def engine_rig(data_dir: Path, redis_url: str, **settings: Any) -> AsyncIterator[EngineRig]:
     """A rig whose engine is not started yet."""
-    base = free_ports([0, 1, 100, 101])
+    base = free_ports([0, 1, 2, 100, 101, 102])
     values: dict[str, Any] = {
         "data_dir": data_dir,
         "redis_url": redis_url,
         "auth_port": base,
         "engine_port": base + 1,
+        "settlement_port": base + 2,
         "drain_seconds": 4.0,
         "mode": "dev",
     }
