@@ -39,7 +39,6 @@ class Endpoints:
 
     http: str
     grpc: str
-    mailbox: str
 
     @property
     def websocket(self) -> str:
@@ -97,11 +96,9 @@ class HttpApi:
 
     async def mailed_code(self, email: str) -> str:
         """The code of the newest mail to `email`; raises `TimeoutError` when none comes."""
-        url = f"{self.endpoints.mailbox}/messages"
         async with asyncio.timeout(_MAIL_SECONDS):
             while True:
-                async with self._session.get(url, params={"to": email, "limit": "1"}) as response:
-                    mails = (await response.json())["messages"]
+                mails = (await self.call("GET", "/dev/mailbox", query={"to": email}))["mails"]
                 if mails and (found := _CODE.search(mails[0]["text"])):
                     return found[1]
                 await asyncio.sleep(0.1)

@@ -1,7 +1,6 @@
 """One first trade, in full: from signing up to the ledger, over HTTP, gRPC and WebSocket.
 
-    python examples/first_trade.py --http http://127.0.0.1:8080 --grpc 127.0.0.1:50050 \\
-        --mailbox http://127.0.0.1:8025
+    python examples/first_trade.py --http http://127.0.0.1:8080 --grpc 127.0.0.1:50050
 
 Ann trades over HTTP and listens on the WebSocket, Bob over gRPC with an API key. Every balance,
 fill, fee, stream and ledger sum is compared with what the rules say it must be, to the last unit.
@@ -383,9 +382,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--http", default="http://127.0.0.1:8080", help="the gateway's HTTP")
     parser.add_argument("--grpc", default="127.0.0.1:50050", help="the gateway's gRPC door")
-    parser.add_argument("--mailbox", default="http://127.0.0.1:8025", help="the dev mailbox")
     given = parser.parse_args()
-    endpoints = Endpoints(given.http.rstrip("/"), given.grpc, given.mailbox.rstrip("/"))
+    endpoints = Endpoints(given.http.rstrip("/"), given.grpc)
     began = time.monotonic()
     try:
         checks = asyncio.run(first_trade(endpoints))

@@ -1,7 +1,7 @@
 """A market maker for the demo: quotes every spot market around the external feed's price.
 
     python examples/liquidity_bot.py --http http://127.0.0.1:8080 --grpc 127.0.0.1:50050 \\
-        --mailbox http://127.0.0.1:8025 --state liquidity.json
+        --state liquidity.json
 
 Two accounts: a maker that keeps a ladder of post-only orders on both sides, and a taker that trades
 a little now and then, so that the tape moves. Everything goes through the public gRPC door. Once a
@@ -423,14 +423,13 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--http", default="http://127.0.0.1:8080", help="the gateway's HTTP")
     parser.add_argument("--grpc", default="127.0.0.1:50050", help="the gateway's gRPC door")
-    parser.add_argument("--mailbox", default="http://127.0.0.1:8025", help="the dev mailbox")
     parser.add_argument("--state", type=Path, default=Path("liquidity.json"), help="kept API keys")
     parser.add_argument("--markets", default="", help="comma list; default: every spot market")
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between requotes")
     parser.add_argument("--seed", type=int, default=7, help="of sizes and random trades")
     given = parser.parse_args(arguments)
     return Options(
-        endpoints=Endpoints(given.http.rstrip("/"), given.grpc, given.mailbox.rstrip("/")),
+        endpoints=Endpoints(given.http.rstrip("/"), given.grpc),
         state=given.state,
         markets=frozenset(filter(None, given.markets.split(","))),
         interval_seconds=given.interval,

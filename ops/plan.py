@@ -145,7 +145,6 @@ def _bots(settings: Settings) -> tuple[tuple[ChildSpec, ...], tuple[str, ...]]:
     arguments = {
         "--http": http_url(settings),
         "--grpc": grpc_address(settings),
-        "--mailbox": settings.mailbox_url,
         "--state": str(settings.data_dir / "bots" / "liquidity.json"),
     }
     words = [word for name, value in arguments.items() for word in (name, value)]

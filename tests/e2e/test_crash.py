@@ -206,7 +206,7 @@ async def test_what_was_acknowledged_survives_kills_and_restarts_exactly_once(
     data_dir = short_dir / "data"
     async with contextlib.AsyncExitStack() as clients:
         async with running_exchange(data_dir, TIDEBOOK_BOTS="false") as exchange:
-            endpoints = Endpoints(exchange.http_url, exchange.grpc_address, exchange.mailbox_url)
+            endpoints = Endpoints(exchange.http_url, exchange.grpc_address)
             http = await clients.enter_async_context(HttpApi(endpoints))
             door = await clients.enter_async_context(grpc_channel(endpoints.grpc))
             # One trades through the door, one straight at the engine.

@@ -38,7 +38,6 @@ def arguments_of(exchange: Exchange) -> tuple[str, ...]:
     return (
         *("--http", exchange.http_url),
         *("--grpc", exchange.grpc_address),
-        *("--mailbox", exchange.mailbox_url),
     )
 
 
@@ -56,7 +55,7 @@ async def test_the_first_trade_says_what_failed_and_exits_with_1() -> None:
 
 
 async def test_the_bots_quote_every_spot_market_on_both_sides(exchange: Exchange) -> None:
-    endpoints = Endpoints(exchange.http_url, exchange.grpc_address, exchange.mailbox_url)
+    endpoints = Endpoints(exchange.http_url, exchange.grpc_address)
     async with HttpApi(endpoints) as http:
 
         async def quoted() -> None:
@@ -69,7 +68,7 @@ async def test_the_bots_quote_every_spot_market_on_both_sides(exchange: Exchange
 
 
 async def test_the_simple_bot_buys_and_prints_its_fills(exchange: Exchange) -> None:
-    endpoints = Endpoints(exchange.http_url, exchange.grpc_address, exchange.mailbox_url)
+    endpoints = Endpoints(exchange.http_url, exchange.grpc_address)
     async with HttpApi(endpoints) as http, grpc_channel(endpoints.grpc) as channel:
         person = await Person.sign_up(http, name="reader")
         await faucet(channel, person, "USDC", "1000")

@@ -168,7 +168,7 @@ async def test_prices_follow_a_recording_and_candles_are_those_of_the_file(
     seen: list[marketdata_pb2.Price] = []
     trades = sum(1 for _ in recorded())
     async with replaying_exchange(short_dir / "data", seen) as exchange:
-        endpoints = Endpoints(exchange.http_url, exchange.grpc_address, exchange.mailbox_url)
+        endpoints = Endpoints(exchange.http_url, exchange.grpc_address)
         async with HttpApi(endpoints) as http:
 
             async def ended() -> None:
