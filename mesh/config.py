@@ -19,6 +19,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "TIDEBOOK_"
 INTERNAL_PORT_OFFSET = 100
+# Health of what every engine does; the whole service is healthy only where orders are taken.
+ENGINE_READS = "tidebook.engine.reads"
 SERVICES: tuple[str, ...] = ("auth", "engine", "marketdata", "settlement")
 
 _URL_PASSWORD = re.compile(r"(?<=:)[^:@/]+(?=@)")
@@ -119,7 +121,14 @@ class Settings(BaseSettings):
     )
     snapshot_keep: int = Field(10, ge=1, description="Snapshots kept; older ones are deleted.")
     lease_seconds: float = Field(
-        3.0, gt=0, description="Time after which a silent engine leader loses its lease."
+        1.0, gt=0, description="Time after which a silent engine leader loses its lease."
+    )
+    engine_followers: int = Field(
+        0,
+        ge=0,
+        le=4,
+        description="Engines that follow the leader and take over; number n listens 10 * n ports"
+        " higher than the engine.",
     )
 
     # Market data.
@@ -227,6 +236,10 @@ class Settings(BaseSettings):
         """Port of a service's internal listener; 0 lets the system choose."""
         port = self.public_port(service)
         return port + INTERNAL_PORT_OFFSET if port else 0
+
+    def follower_port(self, number: int) -> int:
+        """Port of the public listener of an engine that follows, counted from 1."""
+        return self.engine_port + 10 * number
 
     def address_of(self, service: str) -> str:
         """Internal address of a service as `open_channel` takes it."""

@@ -177,13 +177,14 @@ class ServiceHost:
             raise SystemExit(f"{self.service}: cannot listen on {target}: is the port in use?")
         return bound
 
-    async def set_serving(self, serving: bool) -> None:
+    async def set_serving(self, serving: bool, part: str = "") -> None:
         """What health checks answer: False while a service catches up or follows a leader.
 
-        Clients with health checking go to another replica meanwhile.
+        Clients with health checking go to another replica meanwhile. A `part` of what the service
+        does is asked after by that name and says nothing about the whole.
         """
         status = health_pb2.HealthCheckResponse
-        await self._health.set("", status.SERVING if serving else status.NOT_SERVING)
+        await self._health.set(part, status.SERVING if serving else status.NOT_SERVING)
 
     async def drain(self) -> None:
         """Stop without dropping anybody: health says so, streams end, calls finish, then close."""

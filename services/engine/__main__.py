@@ -10,7 +10,7 @@ from tidebook.engine.v1 import internal_pb2_grpc, market_pb2_grpc, order_pb2_grp
 from kernel.clock import SystemClock
 from mesh.aio import cancel_and_wait, supervise
 from mesh.channel import open_channel
-from mesh.config import Settings
+from mesh.config import ENGINE_READS, Settings
 from mesh.redis import open_redis
 from mesh.server import ServiceHost, run_service
 from mesh.telemetry import SpanRecorder
@@ -35,7 +35,7 @@ CHECKED_BY_HANDLER = frozenset(
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
-    """Serve until `stop` is set, then drain. Listens at once, is healthy once it has recovered."""
+    """Serve until `stop` is set, then drain. Listens at once, is healthy once it leads."""
     redis = open_redis(settings)
     auth = open_channel(settings, "auth", caller=SERVICE)
     settlement = open_channel(settings, "settlement", caller=SERVICE)
@@ -78,12 +78,14 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 
 
 async def _recover(engine: Engine, host: ServiceHost) -> None:
-    await engine.start()
+    await engine.recover()
     # Orders live long and make no cycles: looking through all of them every 700 new objects, as the
     # defaults would, costs an eighth of the throughput.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+    await host.set_serving(True, ENGINE_READS)
+    await engine.lead()
     await host.set_serving(True)
 
 

@@ -109,6 +109,16 @@ class Replayer:
         )
         return Recovered(seq, log_hash, commands, seconds, snapshot_seq)
 
+    async def catch_up(self, reader: LogReader) -> None:
+        """Apply what the log has after the read model's position; raises what `replay` raises."""
+        projection = self._projection
+        while records := await _patiently(partial(reader.read, projection.seq, _BATCH)):
+            verify_chain(
+                records, after_seq=projection.seq, after_hash=projection.log_hash or GENESIS_HASH
+            )
+            for record in records:
+                self.apply(record)
+
     async def _restore(
         self, reader: LogReader, store: SnapshotStore, last_seq: int
     ) -> tuple[int, bytes]:

@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import structlog
@@ -19,7 +20,7 @@ from kernel.markets import DEFAULT_ASSETS, Asset, Market, default_markets
 from kernel.reasons import Reason, Refused
 from mesh.aio import cancel_and_wait, supervise
 from mesh.config import Settings
-from mesh.log import LogReader, LogWriter
+from mesh.log import GENESIS_HASH, LogReader, LogWriter
 from mesh.telemetry import SpanRecorder, TraceContext, current_trace, new_trace
 from services.engine import snapshots
 from services.engine.archive import Archive
@@ -29,6 +30,7 @@ from services.engine.domain import events as e
 from services.engine.domain.configuration import configuration
 from services.engine.domain.exchange import Exchange
 from services.engine.encode import Encoder, accepted
+from services.engine.lease import Lease
 from services.engine.projection import Projection
 from services.engine.recovery import Recovered, Replayer
 from services.engine.snapshot import Snapshotter
@@ -71,23 +73,90 @@ class Engine:
         self._redis = redis
         self._configuration = configuration(assets, markets or default_markets())
         self._exchange = Exchange()
+        self._replayer = Replayer(self._exchange, self._projection, self._feeds)
+        self._texts_of: dict[int, Market] = {}
+        self._readable = False
+        self._leading = False
         self._archive = archive
         self._tracer = Tracer(recorder)
         self._snapshots = SnapshotStore.of(settings)
         self._snapshotter = Snapshotter(settings, self._snapshots)
+        self._name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._lease = Lease(
+            redis,
+            settings.shard,
+            name=self._name,
+            address=f"{settings.public_host}:{settings.engine_port}",
+            seconds=settings.lease_seconds,
+        )
         self._writer: Writer | None = None
         self._running: asyncio.Task[Any] | None = None
         self._helpers: list[asyncio.Task[Any]] = []
         self._streams = 0
 
     async def start(self) -> Recovered:
-        """Recover from snapshot and log, become the log's writer, and take commands.
+        """Recover, wait until this engine may lead, and take commands; see the steps."""
+        recovered = await self.recover()
+        await self.lead()
+        return recovered
+
+    async def recover(self) -> Recovered:
+        """Recover from snapshot and log; from then on reads are answered.
 
         Raises `mesh.log.LogError` and `recovery.ReplayMismatch`; then the log must not be written.
         """
-        replayer = Replayer(self._exchange, self._projection, self._feeds)
-        recovered = await replayer.replay(self.log_reader, self._snapshots)
-        self._exchange = replayer.exchange
+        recovered = await self._replayer.replay(self.log_reader, self._snapshots)
+        self._exchange = self._replayer.exchange
+        self._note_followed()
+        self._readable = True
+        self._helpers.append(supervise(self._snapshotter.run(), "snapshots"))
+        return recovered
+
+    async def lead(self) -> None:
+        """Follow the log until the lease is ours, then become the log's writer.
+
+        Raises what `recover` raises, and `mesh.log.Fenced` when another engine was quicker.
+        """
+        following = supervise(self._follow(), "follower")
+        try:
+            await self._lease.acquire()
+        finally:
+            await cancel_and_wait(following)
+        self._helpers.append(supervise(self._lease.keep(self._lease_lost), "lease"))
+        await self._replayer.catch_up(self.log_reader)
+        await self._write()
+
+    async def _follow(self) -> None:
+        """Apply what the leader writes, for ever."""
+        projection = self._projection
+        batches = self.log_reader.follow(
+            projection.seq, after_hash=projection.log_hash or GENESIS_HASH
+        )
+        async with aclosing(batches):
+            async for records in batches:
+                for record in records:
+                    self._replayer.apply(record)
+                self._note_followed()
+
+    def _note_followed(self) -> None:
+        """The read models have moved with the log of another engine."""
+        self.epoch = self._exchange.epoch
+        if self._texts_of is not self._projection.markets:
+            self._texts_of = self._projection.markets
+            self._texts.replace(self._texts_of)
+        self._snapshotter.committed(self._projection.seq)
+
+    async def _lease_lost(self) -> None:
+        """Another engine has the lease. Whether it also has the log is found out by writing to it:
+        who is fenced stops, so nobody reads from a leader that is none.
+        """
+        if self._writer is not None:
+            await self._writer.submit(_tick(self.clock.now_ns()))
+
+    async def _write(self) -> None:
+        """Become the log's writer at the end of what was read, and take commands."""
+        self._note_followed()
+        seq, log_hash = self._projection.seq, self._projection.log_hash
         self.epoch = self._exchange.epoch + 1
         writer = Writer(
             self._exchange,
@@ -95,8 +164,8 @@ class Engine:
             LogWriter(
                 self._redis,
                 self.settings.shard,
-                next_seq=recovered.seq + 1,
-                last_hash=recovered.log_hash,
+                next_seq=seq + 1,
+                last_hash=log_hash or GENESIS_HASH,
             ),
             self.clock,
             WriterLimits(
@@ -109,20 +178,20 @@ class Engine:
             epoch=self.epoch,
             publish=self._publish,
         )
+        self._writer = writer
         self._running = supervise(writer.run(), "log writer")
-        self._helpers = [
+        self._helpers += [
             supervise(writer.watch_append(), "append watch"),
             supervise(self._tracer.run(), "tracer"),
-            supervise(self._snapshotter.run(), "snapshots"),
         ]
+        self._snapshotter.leave_to_followers()
         await self._take_over(writer)
         if self._archive is not None:
             watching = self._archive.watch(writer.note_archived)
             self._helpers.append(supervise(watching, "archive watch"))
         self._helpers.append(supervise(self._tick(writer), "ticker"))
-        self._writer = writer
+        self._leading = True
         log.info("engine_writes", epoch=self.epoch, seq=self._projection.seq)
-        return recovered
 
     async def close(self, seconds: float) -> None:
         """Write what waits, within `seconds`, then stop."""
@@ -135,6 +204,7 @@ class Engine:
             else:
                 at_rest = self._running.exception() is None
         await cancel_and_wait(self._running, *self._helpers)
+        await self._lease.release()
         if at_rest:
             self._take_last_snapshot()
 
@@ -142,14 +212,22 @@ class Engine:
 
     @property
     def writer(self) -> Writer:
-        """The writer. Like all that follows, it raises `Refused(UNAVAILABLE)` until the log has
-        been read.
-        """
-        return self._ready(self._writer)
+        """The writer. Raises `Refused(UNAVAILABLE)` unless this engine leads."""
+        if self._leading and self._writer is not None:
+            return self._writer
+        self._ready(self._projection)
+        leader = self._lease.leader
+        raise Refused(
+            Reason.UNAVAILABLE,
+            "this engine follows; only the leader takes commands",
+            **({"leader": leader} if leader else {}),
+        )
 
     @property
     def projection(self) -> Projection:
-        """What is durable: all that may be shown."""
+        """What is durable: all that may be shown. Like all that follows, it raises
+        `Refused(UNAVAILABLE)` until the log has been read.
+        """
         return self._ready(self._projection)
 
     @property
@@ -219,16 +297,22 @@ class Engine:
 
     async def at_rest(self, read: Callable[[Exchange], T]) -> T:
         """Read the core itself while it is at the log's position."""
-        return await self.writer.at_rest(read)
+        if self._writer is not None:
+            return await self._writer.at_rest(read)
+        # A follower applies whole entries, all of them durable.
+        return read(self._ready(self._exchange))
 
     def log_error(self) -> Refused | None:
         """Why orders are refused now, if they are."""
-        return self.writer.refusal()
+        try:
+            return self.writer.refusal()
+        except Refused as refused:
+            return refused
 
     # ------------------------------------------------------------ inside
 
-    def _ready(self, part: T | None) -> T:
-        if self._writer is None or part is None:
+    def _ready(self, part: T) -> T:
+        if not self._readable:
             raise Refused(Reason.UNAVAILABLE, "the engine is still recovering; try again")
         return part
 
@@ -246,8 +330,7 @@ class Engine:
         """The first entry of this writer: its epoch, the configuration if that changed, and the
         end of all order streams that the process before had open.
         """
-        name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        items: list[Item] = [c.BeginEpoch(epoch=self.epoch, writer=name)]
+        items: list[Item] = [c.BeginEpoch(epoch=self.epoch, writer=self._name)]
         configure = self._configure()
         if configure is not None:
             items.append(configure)
@@ -269,7 +352,7 @@ class Engine:
             if isinstance(outcome, Refused):
                 raise outcome
             accepted(outcome)
-        self._texts.replace(self._projection.markets)
+        self._note_followed()
 
     def _configure(self) -> c.Configure | None:
         """The command that brings the log to the configuration, if anything in that is new.
@@ -302,10 +385,11 @@ class Engine:
             due_ns = self._exchange.next_expiry_ns()
             now_ns = self.clock.now_ns()
             if due_ns and due_ns <= now_ns and writer.refusal() is None:
-                submission = Submission(
-                    "engine.tick", [c.Tick()], _outcome, received_ns=now_ns, trace=None
-                )
-                await writer.submit(submission)
+                await writer.submit(_tick(now_ns))
+
+
+def _tick(now_ns: int) -> Submission[Outcome]:
+    return Submission("engine.tick", [c.Tick()], _outcome, received_ns=now_ns, trace=None)
 
 
 def _outcome(_: int, __: c.Command | None, outcome: Outcome) -> Outcome:

@@ -153,7 +153,7 @@ class InternalServicer(internal_pb2_grpc.EngineInternalServiceServicer):
         self, request: internal_pb2.GetEngineStateRequest, context: Context
     ) -> internal_pb2.GetEngineStateResponse:
         engine = self._engine
-        error = engine.writer.refusal()
+        error = engine.log_error()
 
         def read(exchange: Exchange) -> internal_pb2.GetEngineStateResponse:
             projection = engine.projection

@@ -34,28 +34,42 @@ log = structlog.get_logger()
 
 
 class Snapshotter:
-    """Has a snapshot taken whenever the newest is `snapshot_every_entries` behind the log."""
+    """Has a snapshot taken whenever the newest is `snapshot_every_entries` behind the log.
+
+    Engines may share the folder: whoever is first, the others see it.
+    """
 
     def __init__(self, settings: Settings, store: SnapshotStore) -> None:
         self._settings = settings
         self._store = store
         self._every = settings.snapshot_every_entries
-        self._next_seq = max(store.positions(), default=0) + self._every
+        self._patience = 0
+        self._seq = 0
+        self._next_seq = self._newest() + self._every
         self._due = asyncio.Event()
+
+    def leave_to_followers(self) -> None:
+        """This engine leads from now on: where there are followers, they are to come first."""
+        if self._settings.engine_followers:
+            self._patience = self._every
 
     def committed(self, seq: int) -> None:
         """The log has grown to `seq`."""
-        if seq >= self._next_seq:
+        self._seq = seq
+        if seq >= self._next_seq + self._patience:
             self._due.set()
 
     async def run(self) -> None:
         """Take snapshots, one at a time, for ever."""
         while True:
             await self._due.wait()
-            newest = max(self._store.positions(), default=0)
-            # Failing is no reason to try again at every entry.
-            self._next_seq = max(self._next_seq, newest) + self._every
             self._due.clear()
+            newest = self._newest()
+            if newest + self._every + self._patience > self._seq:
+                self._next_seq = newest + self._every
+                continue
+            # Failing is no reason to try again at every entry.
+            self._next_seq = self._seq + self._every
             process = self._launch()
             try:
                 code = await asyncio.to_thread(process.wait)
@@ -63,6 +77,9 @@ class Snapshotter:
                 process.kill()
             if code:
                 log.error("snapshot_failed", exit_code=code)
+
+    def _newest(self) -> int:
+        return max(self._store.positions(), default=0)
 
     def _launch(self) -> subprocess.Popen[bytes]:
         others = {k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX)}
