@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from mesh.config import ENV_PREFIX, Settings, environment_of
+from mesh.config import (
+    ENGINE_READS,
+    ENV_PREFIX,
+    INTERNAL_PORT_OFFSET,
+    Settings,
+    environment_of,
+)
 from ops.embedded import EmbeddedPostgres, EmbeddedValkey
 from ops.mailbox_ports import local_mailbox
 from ops.preflight import Listener, listeners
@@ -57,13 +63,14 @@ def make_plan(settings: Settings) -> Plan:
     """Everything that `settings` ask for."""
     settings = settings.model_copy(update={"data_dir": settings.data_dir.resolve()})
     stores, urls = embedded_stores(settings)
-    settings = settings.model_copy(update=urls)
+    settings = settings.model_copy(update=urls | _engine_addresses(settings))
     first: list[ChildSpec] = []
     mailbox = local_mailbox(settings)
     if mailbox is not None:
         probe = Probe("http", f"http://{reach(settings.internal_host)}:{mailbox.http_port}/healthz")
         first.append(_service(settings, "mailbox", settings.mailbox_url, probe))
-    first += [_grpc_service(settings, name) for name in ("auth", "settlement", "engine")]
+    first += [_grpc_service(settings, name) for name in ("auth", "settlement")]
+    first += _engines(settings)
     first.append(_grpc_service(settings, "marketdata"))
     url = http_url(settings)
     gateway = _service(settings, "gateway", url, Probe("http", f"{url}/readyz"))
@@ -112,6 +119,34 @@ def child_environment(settings: Settings) -> dict[str, str]:
     """This process's environment with Tidebook's variables replaced by `settings`."""
     others = {name: text for name, text in os.environ.items() if not name.startswith(ENV_PREFIX)}
     return others | environment_of(settings, {})
+
+
+def _engine_addresses(settings: Settings) -> dict[str, Any]:
+    """Where the engine and its followers are, for those who call whichever of them leads."""
+    if not settings.engine_followers or settings.engine_address is not None:
+        return {}
+    ports = [settings.engine_port]
+    ports += [settings.follower_port(n + 1) for n in range(settings.engine_followers)]
+    host = reach(settings.internal_host)
+    return {"engine_address": ",".join(f"{host}:{port + INTERNAL_PORT_OFFSET}" for port in ports)}
+
+
+def _engines(settings: Settings) -> list[ChildSpec]:
+    """The engine and its followers; they start alike, and the lease says who leads."""
+    engine = _grpc_service(settings, "engine")
+    if not settings.engine_followers:
+        return [engine]
+    engines = [engine]
+    for number in range(1, settings.engine_followers + 1):
+        own = settings.model_copy(update={"engine_port": settings.follower_port(number)})
+        name = f"engine-{number + 1}"
+        log_path = settings.data_dir / "logs" / f"{name}.log"
+        engines.append(replace(_grpc_service(own, "engine"), name=name, log_path=log_path))
+    # One that follows is well, and not healthy as a whole: that is for the one that leads.
+    return [
+        replace(spec, probe=replace(spec.probe, part=ENGINE_READS) if spec.probe else None)
+        for spec in engines
+    ]
 
 
 def _grpc_service(settings: Settings, name: str) -> ChildSpec:

@@ -9,7 +9,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from mesh.config import SERVICES, Settings
+from mesh.config import INTERNAL_PORT_OFFSET, SERVICES, Settings
 from ops.errors import OpsError
 from ops.mailbox_ports import local_mailbox
 
@@ -38,6 +38,12 @@ def listeners(settings: Settings) -> list[Listener]:
         public, internal = settings.public_port(name), settings.internal_port(name)
         found.append(Listener(settings.public_host, public, name, variable))
         found.append(Listener(settings.internal_host, internal, f"{name}, internal", variable))
+    for number in range(settings.engine_followers):
+        what, variable = f"engine follower {number + 1}", "TIDEBOOK_ENGINE_PORT"
+        port = settings.follower_port(number + 1)
+        found.append(Listener(settings.public_host, port, what, variable))
+        internal = port + INTERNAL_PORT_OFFSET
+        found.append(Listener(settings.internal_host, internal, f"{what}, internal", variable))
     mailbox = local_mailbox(settings)
     if mailbox is not None:
         host = settings.internal_host

@@ -16,29 +16,35 @@ TIMEOUT_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """How to ask: `grpc` health of host:port, `http` 200 at a URL, `tcp` connect to host:port."""
+    """How to ask: `grpc` health of host:port, `http` 200 at a URL, `tcp` connect to host:port.
+
+    `part` is the name under which a gRPC service tells the health of a part of what it does.
+    """
 
     kind: Literal["grpc", "http", "tcp"]
     target: str
+    part: str = ""
 
     async def is_healthy(self) -> bool:
         """Whether it answers that it is; False within `TIMEOUT_SECONDS` when it does not answer."""
         match self.kind:
             case "grpc":
-                return await _grpc_healthy(self.target)
+                return await _grpc_healthy(self.target, self.part)
             case "http":
                 return await _http_healthy(self.target)
             case "tcp":
                 return await _tcp_open(self.target)
 
 
-async def _grpc_healthy(address: str) -> bool:
+async def _grpc_healthy(address: str, part: str) -> bool:
     options = [("grpc.enable_http_proxy", 0), ("grpc.initial_reconnect_backoff_ms", 100)]
     async with grpc.aio.insecure_channel(address, options=options) as channel:
         check = health_pb2_grpc.HealthStub(channel).Check
         try:
             answer = await check(
-                health_pb2.HealthCheckRequest(), timeout=TIMEOUT_SECONDS, wait_for_ready=True
+                health_pb2.HealthCheckRequest(service=part),
+                timeout=TIMEOUT_SECONDS,
+                wait_for_ready=True,
             )
         except grpc.aio.AioRpcError:
             return False
