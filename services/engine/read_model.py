@@ -96,10 +96,9 @@ def load(data: bytes, exchange: Exchange, projection: Projection) -> dict[int, i
         projection.add_closed(_order(row, request))
     end = at + header["live"] * _ORDER.size
     order_id_at = _COLUMNS.index("order_id")
+    requests = exchange.live_requests()
     for row in _ORDER.iter_unpack(memoryview(data)[at:end]):
-        live = exchange.order(row[order_id_at])
-        assert live is not None, "the core knows every live order"
-        projection.add_live(_order(row, live.request))
+        projection.add_live(_order(row, requests[row[order_id_at]]))
     if end != len(data):
         raise ValueError("the read model has bytes left over")
     return dict(header["account_seqs"])

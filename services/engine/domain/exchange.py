@@ -117,6 +117,10 @@ class Exchange:
             if market_id == 0 or order.book.market_id == market_id
         ]
 
+    def live_requests(self) -> dict[int, PlaceOrder]:
+        """What every live order asked for, by order id; never to be changed."""
+        return {order_id: order.request for order_id, order in self._state.orders.items()}
+
     def open_order_count(self) -> int:
         """Live orders of all accounts."""
         return len(self._state.orders)
