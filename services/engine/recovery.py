@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -21,8 +22,16 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from tidebook.engine.v1 import log_pb2
 
 from mesh.aio import Backoff
-from mesh.log import GENESIS_HASH, ChainBroken, LogReader, LogRecord, verify_chain
+from mesh.log import (
+    GENESIS_HASH,
+    ChainBroken,
+    LogReader,
+    LogRecord,
+    LogTrimmed,
+    verify_chain,
+)
 from services.engine import logcodec, snapshots
+from services.engine.archive import Archive
 from services.engine.domain import events as e
 from services.engine.domain.exchange import Exchange
 from services.engine.projection import Projection
@@ -68,10 +77,12 @@ class Replayer:
         reader: LogReader,
         store: SnapshotStore | None = None,
         *,
+        archive: Archive | None = None,
         stop_at_tail: bool = False,
     ) -> Recovered:
         """Restore the newest good snapshot of `store` and read the log from there to its end,
-        waiting for the log's store if it must. With `stop_at_tail` the end is where it was at the
+        waiting for the log's store if it must. What the log has forgotten, because no snapshot was
+        good, comes from `archive`. With `stop_at_tail` the end is where it was at the
         start, however fast it grows.
 
         Raises `mesh.log.LogError` for a broken chain or a snapshot that does not belong to this
@@ -84,7 +95,16 @@ class Replayer:
         snapshot_seq, commands = seq, self.exchange.last_command_seq
         while not (stop_at_tail and seq >= last_seq):
             wanted = min(_BATCH, last_seq - seq) if stop_at_tail else _BATCH
-            records = await _patiently(partial(reader.read, seq, wanted))
+            try:
+                records = await _patiently(partial(reader.read, seq, wanted))
+            except LogTrimmed:
+                if archive is None:
+                    raise
+                before = seq
+                seq, log_hash = await self._from_archive(archive, seq, log_hash)
+                if seq == before:
+                    raise
+                continue
             if not records:
                 break
             log_hash = verify_chain(records, after_seq=seq, after_hash=log_hash)
@@ -108,6 +128,17 @@ class Replayer:
             open_orders=self.exchange.open_order_count(),
         )
         return Recovered(seq, log_hash, commands, seconds, snapshot_seq)
+
+    async def _from_archive(self, archive: Archive, seq: int, log_hash: bytes) -> tuple[int, bytes]:
+        """Apply what is archived after a position; returns position and hash of its end."""
+        log.warning("recovery_reads_the_archive", after_seq=seq)
+        async with aclosing(archive.read(seq)) as batches:
+            async for records in batches:
+                log_hash = verify_chain(records, after_seq=seq, after_hash=log_hash)
+                for record in records:
+                    self.apply(record)
+                seq = records[-1].seq
+        return seq, log_hash
 
     async def catch_up(self, reader: LogReader) -> None:
         """Apply what the log has after the read model's position; raises what `replay` raises."""

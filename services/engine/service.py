@@ -10,10 +10,12 @@ import secrets
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from kernel.clock import Clock
 from kernel.markets import DEFAULT_ASSETS, Asset, Market, default_markets
@@ -93,6 +95,7 @@ class Engine:
         self._running: asyncio.Task[Any] | None = None
         self._helpers: list[asyncio.Task[Any]] = []
         self._streams = 0
+        self._trimmed_seq = 0
 
     async def start(self) -> Recovered:
         """Recover, wait until this engine may lead, and take commands; see the steps."""
@@ -105,7 +108,9 @@ class Engine:
 
         Raises `mesh.log.LogError` and `recovery.ReplayMismatch`; then the log must not be written.
         """
-        recovered = await self._replayer.replay(self.log_reader, self._snapshots)
+        recovered = await self._replayer.replay(
+            self.log_reader, self._snapshots, archive=self._archive
+        )
         self._exchange = self._replayer.exchange
         self._note_followed()
         self._readable = True
@@ -158,15 +163,16 @@ class Engine:
         self._note_followed()
         seq, log_hash = self._projection.seq, self._projection.log_hash
         self.epoch = self._exchange.epoch + 1
+        log_writer = LogWriter(
+            self._redis,
+            self.settings.shard,
+            next_seq=seq + 1,
+            last_hash=log_hash or GENESIS_HASH,
+        )
         writer = Writer(
             self._exchange,
             self._projection,
-            LogWriter(
-                self._redis,
-                self.settings.shard,
-                next_seq=seq + 1,
-                last_hash=log_hash or GENESIS_HASH,
-            ),
+            log_writer,
             self.clock,
             WriterLimits(
                 batch_max=self.settings.log_batch_max,
@@ -187,7 +193,7 @@ class Engine:
         self._snapshotter.leave_to_followers()
         await self._take_over(writer)
         if self._archive is not None:
-            watching = self._archive.watch(writer.note_archived)
+            watching = self._archive.watch(partial(self._archived, writer, log_writer))
             self._helpers.append(supervise(watching, "archive watch"))
         self._helpers.append(supervise(self._tick(writer), "ticker"))
         self._leading = True
@@ -315,6 +321,26 @@ class Engine:
         if not self._readable:
             raise Refused(Reason.UNAVAILABLE, "the engine is still recovering; try again")
         return part
+
+    async def _archived(
+        self, writer: Writer, log_writer: LogWriter, archived_seq: int, done_seq: int
+    ) -> None:
+        """Settlement has archived this much, and applied it up to `done_seq`. What it has done with
+        and the oldest snapshot kept has in it need not stay in the log store.
+        """
+        writer.note_archived(archived_seq)
+        oldest = min(self._snapshots.positions(), default=0)
+        before_seq = min(oldest, done_seq)
+        if before_seq - self._trimmed_seq < self.settings.snapshot_every_entries:
+            return
+        try:
+            # The entry of the snapshot itself stays: recovery compares their hashes.
+            removed = await log_writer.trim(before_seq)
+        except (RedisError, OSError) as error:
+            log.warning("log_not_trimmed", error=str(error))
+            return
+        self._trimmed_seq = before_seq
+        log.info("log_trimmed", before_seq=before_seq, entries=removed)
 
     def _take_last_snapshot(self) -> None:
         """The next start then has nothing to replay; skipped where it would delay the end."""

@@ -14,11 +14,13 @@ import sys
 
 import structlog
 
+from mesh.channel import open_channel
 from mesh.config import ENV_PREFIX, Settings, environment_of, load_settings
 from mesh.log import LogReader
 from mesh.logging import setup_logging
 from mesh.redis import open_redis
 from services.engine import snapshots
+from services.engine.archive import Archive
 from services.engine.codec import MarketTexts
 from services.engine.domain.exchange import Exchange
 from services.engine.encode import Encoder
@@ -102,10 +104,16 @@ async def take_one(settings: Settings) -> None:
     feeds = AccountFeeds(projection, Encoder(projection, MarketTexts()), remembered_items=0)
     replayer = Replayer(Exchange(), projection, feeds)
     redis = open_redis(settings)
+    settlement = open_channel(settings, "settlement", caller="engine")
     try:
-        reader = LogReader(redis, settings.shard)
-        recovered = await replayer.replay(reader, store, stop_at_tail=True)
+        recovered = await replayer.replay(
+            LogReader(redis, settings.shard),
+            store,
+            archive=Archive(settlement, settings.shard),
+            stop_at_tail=True,
+        )
     finally:
+        await settlement.close()
         await redis.aclose()
     if recovered.seq > recovered.snapshot_seq:
         path = store.write(snapshots.take(replayer.exchange, projection, feeds))
