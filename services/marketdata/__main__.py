@@ -99,15 +99,17 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         supervise(publisher.tickers.run(), "tickers"),
         supervise(_serve_when_ready(host, follower), "readiness"),
     ]
-    await stop.wait()
-    await host.drain()
-    await cancel_and_wait(*working)
-    # Last, so that it writes what the others still added.
-    await cancel_and_wait(writing)
-    await spans.close()
-    await channel.close()
-    await pool.close()
-    await redis.aclose()
+    try:
+        await stop.wait()
+    finally:
+        await host.drain()
+        await cancel_and_wait(*working)
+        # Last, so that it writes what the others still added.
+        await cancel_and_wait(writing)
+        await spans.close()
+        await channel.close()
+        await pool.close()
+        await redis.aclose()
 
 
 async def _serve_when_ready(host: ServiceHost, follower: LogFollower) -> None:

@@ -19,6 +19,7 @@ from services.marketdata.domain.trades import PublicTrade
 from services.marketdata.store import CandleRow, Position, candle_row
 
 FLUSH_SECONDS = 0.25
+LAST_FLUSH_SECONDS = 3.0
 # Trades and candles that may wait before the log is read no further.
 BACKLOG_MAX = 50_000
 
@@ -93,8 +94,12 @@ class History:
                 await asyncio.sleep(FLUSH_SECONDS)
                 await self.flush()
         finally:
-            async with asyncio.timeout(5):
-                await self.flush()
+            try:
+                async with asyncio.timeout(LAST_FLUSH_SECONDS):
+                    await self.flush()
+            except TimeoutError:
+                # What came from the log is read from it again; of the feed's candles this is lost.
+                log.error("history_not_written", trades=len(self._trades))
 
     async def flush(self) -> None:
         """Write what waits, trying again for as long as the store cannot take it."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,14 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tidebook.marketdata.v1 import marketdata_pb2_grpc as rpc
 
-from mesh.config import Settings
+from mesh.config import Settings, environment_of
 from ops.migrate import migrate
 from services.marketdata.__main__ import run
 from tests.support.engine import EngineRig, engine_rig
 from tests.support.ports import free_ports
 from tests.support.waiting import eventually
+
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 class MarketDataRig:
@@ -28,6 +32,7 @@ class MarketDataRig:
         self.settings = settings
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._process: asyncio.subprocess.Process | None = None
         self.channel = grpc.aio.insecure_channel(
             f"127.0.0.1:{settings.marketdata_port}",
             options=[
@@ -52,13 +57,25 @@ class MarketDataRig:
             await self._task
             self._task = None
 
-    async def crash(self) -> None:
-        """End it without a drain or a last write."""
-        assert self._task is not None
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
-        self._task = None
+    async def spawn(self) -> None:
+        """Run it in a process of its own; returns when it has the books."""
+        variables = {k: v for k, v in os.environ.items() if not k.startswith("TIDEBOOK_")}
+        with (self.settings.data_dir / "marketdata.log").open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "services.marketdata"),
+                env=variables | environment_of(self.settings, {}),
+                cwd=_ROOT,
+                stdout=output,
+                stderr=output,
+            )
+        await eventually(self.is_serving, timeout_s=30)
+
+    async def kill(self) -> None:
+        """End its process at once, without a drain or a last write."""
+        if self._process is not None:
+            self._process.kill()
+            await self._process.wait()
+            self._process = None
 
     async def health(self) -> int:
         """What its health check answers; raises while it does not listen."""
@@ -89,4 +106,5 @@ async def market_data_rig(
             yield rig
         finally:
             await rig.stop()
+            await rig.kill()
             await rig.channel.close()

@@ -147,11 +147,11 @@ async def test_candles_have_no_hole_and_no_double_over_restarts(rig: MarketDataR
     await trade(alice, bob, "100", "1")
     await rig.stop()
     await trade(alice, bob, "101", "1")
-    await rig.start()
+    await rig.spawn()
     await trade(alice, bob, "99", "1")
     await eventually(lambda: traded(rig, 3))
     # Whatever was not written yet is read from the log again.
-    await rig.crash()
+    await rig.kill()
     await trade(alice, bob, "102", "1")
     await rig.start()
     await eventually(lambda: traded(rig, 4))
