@@ -134,15 +134,14 @@ class _Bitstamp:
             if replay.open_lots(seed):
                 replay.reduce_to(seed, max(replay.open_lots(seed) - lots, 0))
 
-    def seed(self, snapshot: dict[str, list[list[str]]]) -> None:
-        """Make the book what the snapshot says, as far as that goes."""
+    def seed(self, snapshot: dict[str, list[list[str]]], book: BookView) -> None:
+        """Make the book, which is `book` now, what the snapshot says, as far as that goes."""
         replay = self.replay
         missing: list[tuple[bool, str, str]] = []
         for buys in (True, False):
             wanted = snapshot["bids" if buys else "asks"]
             by_ticks = {replay.ticks(price): (price, amount) for price, amount in wanted}
             last = replay.ticks(wanted[-1][0])
-            book = replay.book()
             for level in book.bids if buys else book.asks:
                 price, amount = by_ticks.get(level.price_ticks, ("", "0"))
                 if level.quantity_lots == replay.market.parse_quantity(amount):
@@ -154,12 +153,11 @@ class _Bitstamp:
             replay.add(self._seed(buys, price), buys, price, amount)
 
     def _empty(self, level: LevelView) -> None:
-        gone = {order.order_id for order in level.orders}
-        for order, (_, order_id) in list(self.replay.ids.items()):
-            if order_id in gone:
-                self.replay.reduce_to(order, 0)
-                # What the feed still says of it is about a part of the seed from now on.
-                del self.replay.ids[order]
+        for resting in level.orders:
+            order = self.replay.recorded[resting.order_id]
+            self.replay.reduce_to(order, 0)
+            # What the feed still says of it is about a part of the seed from now on.
+            del self.replay.ids[order]
 
     def _seed(self, buys: bool, price: str) -> int:
         """An id the recording does not use."""
@@ -187,12 +185,12 @@ def test_five_hours_of_bitstamp_give_the_recorded_books() -> None:
         data = json.loads(text)
         if kind == "order_book":
             assert len(data["bids"]) == len(data["asks"]) == _SEEN
+            book = bitstamp.replay.book()
             if snapshots:
-                book = bitstamp.replay.book()
                 for depth in agreed:
                     agreed[depth] += bitstamp.agrees(data, depth, book)
             snapshots += 1
-            bitstamp.seed(data)
+            bitstamp.seed(data, book)
         elif kind != "trade" and snapshots:
             bitstamp.event(kind, data)
     bitstamp.replay.exchange.check_invariants()

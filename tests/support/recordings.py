@@ -70,6 +70,8 @@ class Replay:
             self.do(c.Transfer(account_id, number, asset, 10**18, k.TRANSFER_KIND_DEPOSIT))
         # Id in the recording -> (account, id in the core).
         self.ids: dict[int, tuple[int, int]] = {}
+        # And back.
+        self.recorded: dict[int, int] = {}
 
     def do(self, command: c.Command) -> list[e.Event]:
         """Apply a command that must be accepted, one nanosecond after the one before."""
@@ -98,6 +100,7 @@ class Replay:
         placed = events[0]
         assert isinstance(placed, e.OrderPlaced)
         self.ids[order] = (account_id, placed.order_id)
+        self.recorded[placed.order_id] = order
         return events
 
     def open_lots(self, order: int) -> int:
