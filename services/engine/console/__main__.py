@@ -29,9 +29,9 @@ def _answer(session: Session, line: bytes, number: int) -> dict[str, Any]:
         try:
             command = json.loads(line.decode(), parse_constant=_no_number)
         except (ValueError, RecursionError) as error:
-            raise Refused(Reason.INVALID_ARGUMENT, f"line {number} is not JSON: {error}") from error
+            raise Refused(Reason.INVALID_ARGUMENT, "is not JSON") from error
         if not isinstance(command, dict):
-            raise Refused(Reason.INVALID_ARGUMENT, f"line {number} is not a JSON object")
+            raise Refused(Reason.INVALID_ARGUMENT, "is not a JSON object")
         return session.execute(command)
     except Refused as refused:
         return {**refusal(refused), "line": number}
