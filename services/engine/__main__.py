@@ -81,7 +81,6 @@ async def _recover(engine: Engine, host: ServiceHost) -> None:
     await engine.recover()
     # Orders live long and make no cycles: looking through all of them every 700 new objects, as the
     # defaults would, costs an eighth of the throughput.
-    gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     await host.set_serving(True, ENGINE_READS)

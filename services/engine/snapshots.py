@@ -147,12 +147,14 @@ def restore(snapshot: Snapshot, projection: Projection, feeds: AccountFeeds) -> 
     Raises `ValueError`, before anything is filled, for a snapshot of another version.
     """
     collects = gc.isenabled()
-    # Millions of objects are made here and none of them is garbage.
+    # Millions of objects are made here, and none of them is garbage then or soon after: looking
+    # through them would take longer than making them.
     gc.disable()
     try:
         exchange = Exchange.restore(snapshot.core)
         feeds.restore(read_model.load(snapshot.readers, exchange, projection))
     finally:
+        gc.freeze()
         if collects:
             gc.enable()
     return exchange
