@@ -24,14 +24,13 @@ from gateway.upstream import Metadata, Upstreams
 from mesh.calls import current_call
 from mesh.channel import cancelling
 from mesh.server import Registration
-from mesh.status import STATUS_DETAILS_KEY
+from mesh.status import STATUS_DETAILS_KEY, code_of
 from mesh.telemetry import SpanRecorder, TraceContext, current_trace, format_traceparent, set_trace
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Behaviour = Callable[[str, Any, Context], Any]
 
 _RULES = HeaderRules(reserved=RESERVED_METADATA - {"user-agent"})
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class Door:
@@ -236,7 +235,7 @@ async def _abort(error: grpc.RpcError, context: Context) -> NoReturn:
             if key != STATUS_DETAILS_KEY
         )
     await context.abort(
-        _CODES.get(status.code, grpc.StatusCode.UNKNOWN),
+        code_of(status.code),
         status.message,
         (*trailers, (STATUS_DETAILS_KEY, status.SerializeToString())),
     )

@@ -8,9 +8,9 @@ import grpc
 from aiohttp import web
 from google.rpc import error_details_pb2, status_pb2
 
-from gateway.transcode import TranscodeError, error_body, http_status
+from gateway.transcode import TranscodeError, error_body
 from kernel.reasons import Reason, Refused
-from mesh.status import DOMAIN, refused_from, rpc_status_from, to_rpc_status
+from mesh.status import DOMAIN, http_status_of, refused_from, rpc_status_from, to_rpc_status
 
 # What gRPC itself says about a dead peer names addresses; these are for our callers.
 _PLAIN_MESSAGES = {
@@ -66,7 +66,7 @@ def error_response(error: Exception) -> web.Response:
     if isinstance(error, TranscodeError):
         code, headers = error.http_status, dict(error.headers)
     else:
-        code, headers = http_status(status.code), {}
+        code, headers = http_status_of(status.code), {}
     retry = retry_after_seconds(status)
     if retry is not None:
         headers["Retry-After"] = str(retry)

@@ -14,8 +14,9 @@ from google.protobuf.message import Message
 
 from gateway.errors import JSON, status_of
 from gateway.exchange import Exchange
-from gateway.transcode import http_status, status_to_dict
+from gateway.transcode import status_to_dict
 from mesh.channel import cancelling
+from mesh.status import http_status_of
 
 # A stream that has nothing to say yet begins its response after this long.
 FIRST_MESSAGE_SECONDS = 0.5
@@ -39,7 +40,7 @@ async def stream_lines(
         status = status_of(error)
         line = _line({"error": status_to_dict(status)})
         if not response.prepared:
-            return web.Response(status=http_status(status.code), body=line, content_type=JSON)
+            return web.Response(status=http_status_of(status.code), body=line, content_type=JSON)
         await response.write(line)
     except ConnectionResetError:
         return response

@@ -177,6 +177,16 @@ def http_status_for(reason: Reason) -> int:
     return _HTTP[_STATUS[reason]]
 
 
+def code_of(number: int) -> grpc.StatusCode:
+    """The gRPC status of a `google.rpc.Code`; UNKNOWN for a number that is none."""
+    return _CODE_BY_NUMBER.get(number, grpc.StatusCode.UNKNOWN)
+
+
+def http_status_of(number: int) -> int:
+    """HTTP status of a `google.rpc.Code`, as grpc-gateway maps it."""
+    return _HTTP[code_of(number)]
+
+
 def to_rpc_status(
     refused: Refused, *, violations: Iterable[tuple[str, str]] = ()
 ) -> status_pb2.Status:
@@ -236,8 +246,7 @@ def refused_from(error: grpc.RpcError) -> Refused:
             refused = Refused(reason, status.message, field=field)
             refused.details.update(metadata)
             return refused
-    code = _CODE_BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN)
-    reason = _REASON_FOR_PLAIN.get(code, Reason.INTERNAL)
+    reason = _REASON_FOR_PLAIN.get(code_of(status.code), Reason.INTERNAL)
     # The text of an unknown failure may hold internals of the peer; it is not for our caller.
     return Refused(reason, "" if reason is Reason.INTERNAL else status.message)
 

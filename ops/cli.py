@@ -139,7 +139,12 @@ def config(
 
 
 @app.command()
-def verify(data_dir: DataDir = None) -> None:
+def verify(
+    data_dir: DataDir = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the findings as JSON, for programs.")
+    ] = False,
+) -> None:
     """Check log, ledger and engine against each other; exit code 0 when nothing differs."""
     from ops.temporary import running_or_temporary
 
@@ -150,7 +155,7 @@ def verify(data_dir: DataDir = None) -> None:
         from ops.verify import verify
 
         async with running_or_temporary(settings) as ready:
-            return await verify(ready)
+            return await verify(ready, json_output=as_json)
 
     raise SystemExit(asyncio.run(run()))
 

@@ -1,14 +1,14 @@
 """HTTP+JSON to gRPC by `google.api.http` annotations, with grpc-gateway's behaviour.
 
-A component on its own: it knows descriptors, `google.rpc` errors and bytes, and nothing of
-Tidebook. `build_routes` reads the annotations, `Router` finds the route of a request, a `Route`
-turns path, query and body into the request message and the answer into JSON.
+A component on its own: it knows descriptors, `google.rpc` errors and bytes; of Tidebook only the
+map from gRPC codes to HTTP statuses in `mesh.status`. `build_routes` reads the annotations,
+`Router` finds the route of a request, a `Route` turns path, query and body into the request
+message and the answer into JSON.
 """
 
 from gateway.transcode.errors import (
     TranscodeError,
     error_body,
-    http_status,
     status_to_dict,
 )
 from gateway.transcode.headers import HeaderRules, parse_grpc_timeout
@@ -26,7 +26,6 @@ __all__ = [
     "TranscodeError",
     "build_routes",
     "error_body",
-    "http_status",
     "parse_grpc_timeout",
     "parse_template",
     "status_to_dict",

@@ -11,31 +11,11 @@ from google.protobuf import any_pb2
 from google.protobuf.json_format import MessageToDict
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from mesh.status import http_status_of
+
 INVALID_ARGUMENT = code_pb2.INVALID_ARGUMENT
 NOT_FOUND = code_pb2.NOT_FOUND
 UNIMPLEMENTED = code_pb2.UNIMPLEMENTED
-UNKNOWN_HTTP_STATUS = 500
-
-# grpc-gateway's runtime.HTTPStatusFromCode.
-_HTTP_STATUS: dict[int, int] = {
-    code_pb2.OK: 200,
-    code_pb2.CANCELLED: 499,
-    code_pb2.UNKNOWN: 500,
-    code_pb2.INVALID_ARGUMENT: 400,
-    code_pb2.DEADLINE_EXCEEDED: 504,
-    code_pb2.NOT_FOUND: 404,
-    code_pb2.ALREADY_EXISTS: 409,
-    code_pb2.PERMISSION_DENIED: 403,
-    code_pb2.UNAUTHENTICATED: 401,
-    code_pb2.RESOURCE_EXHAUSTED: 429,
-    code_pb2.FAILED_PRECONDITION: 400,
-    code_pb2.ABORTED: 409,
-    code_pb2.OUT_OF_RANGE: 400,
-    code_pb2.UNIMPLEMENTED: 501,
-    code_pb2.INTERNAL: 500,
-    code_pb2.UNAVAILABLE: 503,
-    code_pb2.DATA_LOSS: 500,
-}
 
 
 class TranscodeError(Exception):
@@ -60,7 +40,7 @@ class TranscodeError(Exception):
         self.message = message
         self.field = field
         self.reason = reason
-        self.http_status = http_status or _HTTP_STATUS.get(code, UNKNOWN_HTTP_STATUS)
+        self.http_status = http_status or http_status_of(code)
         self.headers = tuple(headers)
 
     @classmethod
@@ -80,11 +60,6 @@ class TranscodeError(Exception):
             bad.field_violations.add(field=self.field, description=self.message)
             status.details.add().Pack(bad)
         return status
-
-
-def http_status(code: int) -> int:
-    """HTTP status of a `google.rpc.Code`, as grpc-gateway maps them."""
-    return _HTTP_STATUS.get(code, UNKNOWN_HTTP_STATUS)
 
 
 def status_to_dict(status: status_pb2.Status) -> dict[str, Any]:

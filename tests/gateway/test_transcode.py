@@ -32,10 +32,10 @@ from gateway.transcode import (
     TranscodeError,
     build_routes,
     error_body,
-    http_status,
     parse_grpc_timeout,
     parse_template,
 )
+from mesh.status import http_status_of
 
 PROTO = Path(__file__).with_name("library.proto")
 # What it imports must be in the pool before it.
@@ -405,11 +405,11 @@ def test_error_bodies_carry_details_with_their_types() -> None:
     ],
 )
 def test_statuses_are_those_of_grpc_gateway(code: str, status: int) -> None:
-    assert http_status(code_pb2.Code.Value(code)) == status
+    assert http_status_of(code_pb2.Code.Value(code)) == status
 
 
 def test_unknown_codes_are_internal() -> None:
-    assert http_status(99) == 500
+    assert http_status_of(99) == 500
 
 
 @pytest.mark.parametrize(
