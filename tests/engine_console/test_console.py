@@ -235,3 +235,23 @@ def test_a_snapshot_brings_everything_back_in_another_session() -> None:
 def test_what_is_not_a_snapshot_is_refused(data: str) -> None:
     refused = answers({"command": "restore", "data": data})[0]
     assert (refused["reason"], refused["field"]) == ("INVALID_ARGUMENT", "data")
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {},
+        {"help": {}},
+        {"place": 1},
+        {"cancel": {}, "amend": {}},
+        {"place": {"command": "tick", "by": "1s"}},
+        {"cancelAll": {"account": "alice"}},
+    ],
+)
+def test_an_item_of_a_batch_is_an_order_operation_of_its_account(item: dict[str, Any]) -> None:
+    order = {**BUY, "price": "50000", "quantity": "1"}
+    del order["command"], order["account"]
+    batch = {"command": "batch", "account": "bob", "commands": [item, {"place": order}]}
+    refused, placed = last(batch)["results"]
+    assert refused["reason"] == "INVALID_ARGUMENT"
+    assert kinds(placed) == ["orderPlaced"]

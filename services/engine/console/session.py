@@ -231,8 +231,9 @@ class Session:
                     "must have one of place, amend, cancel, cancelAll",
                     field="commands",
                 )
-            if "account" in data:
-                raise Refused(Reason.INVALID_ARGUMENT, "is the batch's", field="account")
+            for field in ("account", "command"):
+                if field in data:
+                    raise Refused(Reason.INVALID_ARGUMENT, "is the batch's", field=field)
             return self.execute({"command": name, "account": account, **data})
         except Refused as refused:
             return refusal(refused)
