@@ -11,6 +11,8 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Coroutine
+from typing import Any
 
 import structlog
 
@@ -31,6 +33,7 @@ from services.engine.watch import AccountFeeds
 
 # Whoever waits for an order goes first.
 _NICE = 10
+_PARENT_SECONDS = 1.0
 
 log = structlog.get_logger()
 
@@ -120,12 +123,23 @@ async def take_one(settings: Settings) -> None:
         log.info("snapshot_written", seq=recovered.seq, bytes=path.stat().st_size)
 
 
+async def _while_parent_lives(work: Coroutine[Any, Any, None]) -> None:
+    """Do `work`, but not for an engine that was killed: its log store may never come back."""
+    parent = os.getppid()
+    task = asyncio.create_task(work)
+    while not (await asyncio.wait([task], timeout=_PARENT_SECONDS))[0]:
+        if os.getppid() != parent:
+            log.warning("snapshot_given_up")
+            task.cancel()
+    await task
+
+
 def main() -> None:
     """`python -m services.engine.snapshot`; the settings are the engine's."""
     settings = load_settings()
     setup_logging("engine.snapshot", settings)
     os.nice(_NICE)
-    asyncio.run(take_one(settings))
+    asyncio.run(_while_parent_lives(take_one(settings)))
 
 
 if __name__ == "__main__":
