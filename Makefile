@@ -32,7 +32,8 @@ help: ## this list
 run: $(RUN_ENV) web ## start the whole exchange; Ctrl-C stops it (ARGS="--data-dir DIR" and so on)
 	@exec $(BIN)/tidebook up $(ARGS)
 
-test: dev web ## every test, with real servers, in parallel (ARGS="tests/engine -k fees" for some)
+test: dev ## every test, with real servers, in parallel (ARGS="tests/engine -k fees" for some)
+	@$(BIN)/python tools/build_web.py build
 	$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
 
 check: check-locks check-style check-types check-imports check-gen check-proto check-web ## all checks but the tests
