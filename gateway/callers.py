@@ -7,16 +7,14 @@ from gateway.metrics import Metrics
 from kernel.reasons import Refused
 from mesh.config import Settings
 from mesh.identity import ANONYMOUS, Caller
-from mesh.tokens import TokenVerifier
+from mesh.tokens import TokenVerifier, bearer_token
 
-_BEARER = "bearer "
 # Where somebody might guess passwords and codes, or make us send mail.
 _GUESSABLE = frozenset(
     f"/tidebook.auth.v1.AuthService/{name}"
     for name in (
         "SignUp",
         "VerifyOtp",
-        "ResendOtp",
         "SignIn",
         "RequestPasswordReset",
         "ResetPassword",
@@ -40,9 +38,8 @@ class Callers:
 
     async def verify(self, authorization: str) -> Caller:
         """The caller of a header `Bearer TOKEN`; raises `Refused` when the token is not good."""
-        if authorization[: len(_BEARER)].lower() != _BEARER:
-            return ANONYMOUS
-        return await self._verifier.verify(authorization[len(_BEARER) :].strip())
+        token = bearer_token(authorization)
+        return ANONYMOUS if token is None else await self._verifier.verify(token)
 
     async def admit(
         self, rpc_path: str, client_ip: str, authorization: str

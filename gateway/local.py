@@ -7,7 +7,6 @@ from typing import Any
 
 import aiohttp
 import grpc
-import protovalidate
 from google.protobuf.message import Message
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -17,8 +16,8 @@ from gateway.transcode import Route
 from kernel.reasons import Reason, Refused
 from mesh.config import Settings
 from mesh.identity import require
-from mesh.interceptors import InvalidRequest
 from mesh.telemetry import RecordedSpan, read_order_trace
+from mesh.validation import MessageRules
 
 _MAILBOX_TIMEOUT = aiohttp.ClientTimeout(total=3)
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -82,7 +81,7 @@ class LocalServices:
     """
 
     def __init__(self, trace: TraceServicer, dev: DevServicer) -> None:
-        self._validator = protovalidate.Validator()
+        self._rules = MessageRules()
         self._servicers: dict[str, Any] = {
             "tidebook.gateway.v1.TraceService": trace,
             "tidebook.gateway.v1.DevService": dev,
@@ -90,19 +89,10 @@ class LocalServices:
 
     async def call(self, route: Route, message: Message) -> Message:
         """The answer of a unary method; raises `Refused`."""
-        violations = self._validator.collect_violations(message)
-        if violations:
-            raise InvalidRequest(
-                [(_field(violation), violation.proto.message) for violation in violations]
-            )
+        self._rules.check(message)
         method = getattr(self._servicers[route.service], route.descriptor.name)
         answer: Message = await method(message, None)
         return answer
-
-
-def _field(violation: protovalidate.Violation) -> str:
-    path = violation.proto.field
-    return ".".join(element.field_name for element in path.elements) if path else ""
 
 
 def _span(span: RecordedSpan) -> gateway_pb2.Span:

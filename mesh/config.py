@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "TIDEBOOK_"
@@ -163,7 +163,7 @@ class Settings(BaseSettings):
     signin_lock_seconds: int = Field(900, gt=0, description="How long such a lock lasts.")
     bcrypt_cost: int = Field(12, ge=4, le=16, description="Work factor of password hashes.")
 
-    # Money in demo mode. Whole decimal amounts, because a setting must not be a float.
+    # Deposits and withdrawals. Amounts are decimal strings: money never passes through a float.
     faucet_max_per_deposit: str = Field(
         "USDC=100000,BTC=5,ETH=50,SOL=1000,DOGE=500000,BNB=200",
         description="Most of each asset one faucet deposit may give.",
@@ -269,11 +269,16 @@ def load_settings(**overrides: Any) -> Settings:
     return Settings(**overrides)
 
 
+def problems_of(error: ValidationError) -> list[str]:
+    """What `load_settings` found wrong, one line per variable."""
+    return [f"{_variable('_'.join(map(str, e['loc'])))}: {e['msg']}" for e in error.errors()]
+
+
 def describe(settings: Settings, *, arguments: frozenset[str] = frozenset()) -> list[SettingRow]:
     """Every setting with value and source; `arguments` are the fields given to `load_settings`."""
     rows = []
     for name, field in Settings.model_fields.items():
-        variable = (ENV_PREFIX + name).upper()
+        variable = _variable(name)
         if name in arguments:
             source = "argument"
         elif variable in os.environ:
@@ -289,7 +294,12 @@ def describe(settings: Settings, *, arguments: frozenset[str] = frozenset()) -> 
 def environment_of(settings: Settings, names: Mapping[str, Any]) -> dict[str, str]:
     """Environment variables that make a child process see `settings` changed by `names`."""
     changed = settings.model_dump(exclude_defaults=True) | dict(names)
-    return {(ENV_PREFIX + n).upper(): str(v) for n, v in changed.items() if v is not None}
+    return {_variable(n): str(v) for n, v in changed.items() if v is not None}
+
+
+def _variable(name: str) -> str:
+    """`http_port` -> `TIDEBOOK_HTTP_PORT`."""
+    return (ENV_PREFIX + name).upper()
 
 
 def _amounts(text: str) -> dict[str, str]:

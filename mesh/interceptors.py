@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 
 import asyncpg
 import grpc
-import protovalidate
 import redis.exceptions
 import structlog
 
@@ -26,7 +25,8 @@ from mesh.identity import ANONYMOUS, Caller, service_of_spiffe, set_caller
 from mesh.status import STATUS_DETAILS_KEY, refused_from, status_for, to_rpc_status
 from mesh.streams import OpenStreams, requests_of, take_back_cancel
 from mesh.telemetry import TRACEPARENT, new_trace, parse_traceparent, set_trace
-from mesh.tokens import TokenVerifier
+from mesh.tokens import TokenVerifier, bearer_token
+from mesh.validation import InvalidRequest, MessageRules
 
 # Methods anyone may call without a token, as full names; a trailing "/" stands for the service.
 PUBLIC_METHODS: frozenset[str] = frozenset(
@@ -50,7 +50,6 @@ PUBLIC_METHODS: frozenset[str] = frozenset(
 )
 # A unary call without a deadline ends after this many seconds all the same.
 UNARY_MAX_SECONDS = 60.0
-_BEARER = "bearer "
 _SAN = "x509_subject_alternative_name"
 _STORE_UNREACHABLE = (
     ConnectionError,
@@ -60,7 +59,7 @@ _STORE_UNREACHABLE = (
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
 )
-# Ends that are the caller's business or a matter of course, not an operator's.
+# What an operator must look into; all other ends are the caller's business or a matter of course.
 _OUR_FAULT = frozenset({Reason.INTERNAL, Reason.UNSPECIFIED})
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -83,16 +82,6 @@ class Method:
     validated: bool
 
 
-class InvalidRequest(Refused):
-    """A request that breaks rules of its message; `violations` are (field path, what is wrong)."""
-
-    def __init__(self, violations: list[tuple[str, str]]) -> None:
-        self.violations = violations
-        field, message = violations[0]
-        text = f"{field}: {message}" if field else message
-        super().__init__(Reason.INVALID_ARGUMENT, text, field=field)
-
-
 class Interceptors:
     """Wraps the handlers of one listener.
 
@@ -110,12 +99,12 @@ class Interceptors:
         slow_ms: int,
         checked_by_handler: frozenset[str] = frozenset(),
     ) -> None:
+        self.rules = MessageRules()
         self._verifier = verifier
         self._allowed = allowed_callers
         self._streams = streams
         self._slow_seconds = slow_ms / 1000
         self._checked_by_handler = checked_by_handler
-        self._validator = protovalidate.Validator()
 
     def wrap(self, method_name: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Any:
         """The handler with everything around it, to be registered in its place."""
@@ -163,7 +152,7 @@ class Interceptors:
             try:
                 remaining = await self._enter(method, context, started)
                 if method.validated:
-                    self._check(request)
+                    self.rules.check(request)
                 if remaining is not None:
                     # gRPC itself cancels a handler whose caller's deadline has passed.
                     response = await handler(request, context)
@@ -194,7 +183,7 @@ class Interceptors:
         takes_requests: bool,
     ) -> Any:
         yields = inspect.isasyncgenfunction(handler)
-        check = self._check if method.validated else _accept
+        check = self.rules.check if method.validated else _accept
 
         async def serve(request: Any, context: Context) -> Any:
             started = time.monotonic()
@@ -275,18 +264,13 @@ class Interceptors:
             if method.public:
                 return ANONYMOUS
             raise Refused(Reason.UNAUTHENTICATED, "an access token is required")
-        if authorization[: len(_BEARER)].lower() != _BEARER:
+        token = bearer_token(authorization)
+        if token is None:
             raise Refused(Reason.TOKEN_INVALID, "authorization must be `Bearer <access token>`")
         if self._verifier is None:
             raise Refused(Reason.UNAUTHENTICATED, "no tokens are taken here")
-        caller = await self._verifier.verify(authorization[len(_BEARER) :].strip())
+        caller = await self._verifier.verify(token)
         return caller if service is None else replace(caller, service=service)
-
-    def _check(self, request: Any) -> None:
-        """Raises `InvalidRequest` when the message breaks the rules its proto states."""
-        violations = self._validator.collect_violations(request)
-        if violations:
-            raise InvalidRequest([(_path(v.proto.field), v.proto.message) for v in violations])
 
     async def _fail(
         self, method: Method, context: Context, started: float, error: Exception
@@ -309,11 +293,6 @@ class Interceptors:
         await context.abort(
             status_for(refused.reason), refused.message, ((STATUS_DETAILS_KEY, details),)
         )
-
-    def warm(self, request_types: Iterable[Callable[[], Any]]) -> None:
-        """Compile the rules of these messages now (16 ms each), not in somebody's first call."""
-        for make in request_types:
-            self._validator.collect_violations(make())
 
 
 def to_refused(error: Exception) -> Refused:
@@ -350,17 +329,6 @@ def peer_service(context: Context) -> str | None:
         if service is not None:
             return service
     return None
-
-
-def _path(field: Any) -> str:
-    """`orders[3].price` from a violation's field path."""
-    if field is None:
-        return ""
-    parts = []
-    for element in field.elements:
-        subscript = element.subscript
-        parts.append(element.field_name + ("" if subscript is None else f"[{subscript.value}]"))
-    return ".".join(parts)
 
 
 def _log_end(method: Method, started: float, event: str) -> None:

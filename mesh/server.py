@@ -21,7 +21,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from pydantic import ValidationError
 
 from mesh.aio import first_crash, stop_on_crash
-from mesh.config import Settings, load_settings
+from mesh.config import Settings, load_settings, problems_of
 from mesh.identity import ALLOWED_CALLERS, CertificateAuthority
 from mesh.interceptors import Interceptors
 from mesh.logging import setup_logging
@@ -144,7 +144,7 @@ class ServiceHost:
         for add_to_server, servicer in registrations:
             add_to_server(servicer, catcher)
         names = tuple(catcher.services)
-        interceptors.warm(_request_types(names))
+        interceptors.rules.warm(make() for make in _request_types(names))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, catcher)
         reflector = reflection.aio.ReflectionServicer(
             (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -299,10 +299,7 @@ def run_service(
     try:
         settings = load_settings()
     except ValidationError as error:
-        lines = [
-            f"TIDEBOOK_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()
-        ]
-        raise SystemExit("\n".join(lines)) from None
+        raise SystemExit("\n".join(problems_of(error))) from None
     setup_logging(service, settings)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_until_stopped(main, settings))

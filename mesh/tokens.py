@@ -15,19 +15,18 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from tidebook.auth.v1 import auth_pb2, auth_pb2_grpc
 
-from kernel.clock import Clock, SystemClock
+from kernel.clock import NS_PER_SECOND, Clock, SystemClock
 from kernel.reasons import Reason, Refused
 from mesh.identity import Caller
 
 ISSUER = "tidebook"
 SCOPES: frozenset[str] = frozenset({"read", "trade", "withdraw"})
 _ALGORITHM = "EdDSA"
-_SECOND = 1_000_000_000
 _CACHE_MAX = 50_000
 # Tokens with made-up key ids must not turn into a flood of key fetches.
-_REFETCH_EVERY_NS = 2 * _SECOND
+_REFETCH_EVERY_NS = 2 * NS_PER_SECOND
 _FETCH_SECONDS = 3.0
-_FAILED_FOR_NS = _SECOND // 2
+_FAILED_FOR_NS = NS_PER_SECOND // 2
 # How far another machine's clock may run ahead of ours.
 _CLOCK_SKEW_SECONDS = 5
 
@@ -58,7 +57,7 @@ class TokenSigner:
         ttl_seconds: int,
     ) -> str:
         """An access token that is good for `ttl_seconds` from now."""
-        now = self._clock.now_ns() // _SECOND
+        now = self._clock.now_ns() // NS_PER_SECOND
         claims = {
             "iss": ISSUER,
             "sub": user_id,
@@ -69,6 +68,12 @@ class TokenSigner:
             "exp": now + ttl_seconds,
         }
         return jwt.encode(claims, self._key, algorithm=_ALGORITHM, headers={"kid": self.kid})
+
+
+def bearer_token(authorization: str) -> str | None:
+    """The token of an `authorization` header `Bearer TOKEN`; None for any other scheme."""
+    scheme, space, token = authorization.partition(" ")
+    return token.strip() if space and scheme.lower() == "bearer" else None
 
 
 class TokenVerifier:
@@ -93,7 +98,7 @@ class TokenVerifier:
         Raises `Refused`: `TOKEN_EXPIRED`, `TOKEN_INVALID`, or `UNAVAILABLE` when the keys cannot be
         fetched.
         """
-        now = self._clock.now_ns() // _SECOND
+        now = self._clock.now_ns() // NS_PER_SECOND
         known = self._verified.get(token)
         if known is None:
             known = self._check(token, await self._key(token), now)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mesh.config import SERVICES, Settings, describe, environment_of, load_settings
+from mesh.config import SERVICES, Settings, describe, environment_of, load_settings, problems_of
 from ops.errors import OpsError
 
 app = typer.Typer(
@@ -205,8 +205,7 @@ def _settings(
     try:
         return load_settings(**overrides), frozenset(overrides)
     except pydantic.ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        _fail("bad settings: " + "; ".join(lines), 2)
+        _fail("bad settings: " + "; ".join(problems_of(error)), 2)
 
 
 def _serve_mailbox(settings: Settings, run: Any) -> None:

@@ -21,8 +21,7 @@ from ops.probes import Probe
 from ops.processes import ChildSpec, python_command
 
 _ROOT = Path(__file__).resolve().parent.parent
-# Started in this order and stopped in this one: settlement outlives the engine to take its last
-# entries, auth outlives everything that checks tokens.
+# Settlement outlives the engine to take its last entries, auth everything that checks tokens.
 STOP_ORDER = ("bots", "gateway", "marketdata", "engine", "settlement", "auth", "mailbox")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import protovalidate
 from google.protobuf.message import Message
 from tidebook.common.v1 import error_pb2
 from tidebook.gateway.v1 import gateway_pb2
 
 from gateway.transcode import TranscodeError, jsonpb
 from kernel.reasons import Reason, Refused
+from mesh.validation import InvalidRequest, MessageRules
 
 _PREFIX = "REASON_"
 
@@ -17,9 +17,9 @@ class FrameReader:
     """Reads and checks client frames."""
 
     def __init__(self) -> None:
-        self._validator = protovalidate.Validator()
+        self._rules = MessageRules()
         # The rules are compiled with the first message; do it before somebody waits for it.
-        self._validator.collect_violations(gateway_pb2.ClientFrame())
+        self._rules.warm([gateway_pb2.ClientFrame()])
 
     def read(self, text: str) -> gateway_pb2.ClientFrame:
         """A frame from its text; raises `BadFrame` with the frame's id when that can be read."""
@@ -30,12 +30,11 @@ class FrameReader:
             jsonpb.merge(data, frame)
         except TranscodeError as error:
             raise BadFrame(_id_of(data), error.message, error.field) from error
-        violations = self._validator.collect_violations(frame)
-        if violations:
-            proto = violations[0].proto
-            path = proto.field.elements if proto.field else ()
-            field = ".".join(element.field_name for element in path)
-            raise BadFrame(frame.id, proto.message, field)
+        try:
+            self._rules.check(frame)
+        except InvalidRequest as error:
+            field, message = error.violations[0]
+            raise BadFrame(frame.id, message, field) from error
         return frame
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import pyotp
 import structlog
 
-from kernel.clock import Clock
+from kernel.clock import NS_PER_SECOND, Clock
 from kernel.reasons import Reason, Refused
 from services.auth.domain.model import Totp, User
 from services.auth.rate_limits import RateLimits
@@ -84,7 +84,7 @@ class SecondFactor:
         who = f"totp:{user_id}"
         await self._limits.check_not_locked(who)
         app = pyotp.TOTP(self._vault.unseal(_VAULT_PURPOSE, totp.sealed_secret).decode())
-        now_step = self._clock.now_ns() // (_STEP_SECONDS * 1_000_000_000)
+        now_step = self._clock.now_ns() // (_STEP_SECONDS * NS_PER_SECOND)
         for step in (now_step + drift for drift in _DRIFT_STEPS):
             right = pyotp.utils.strings_equal(code, app.generate_otp(step))
             # A code seen over a shoulder must not open a second session: each step counts once.

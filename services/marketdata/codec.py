@@ -8,6 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tidebook.engine.v1 import types_pb2
 from tidebook.marketdata.v1 import marketdata_pb2 as pb
 
+from kernel.clock import NS_PER_SECOND
 from kernel.markets import Market
 from kernel.money import format_units
 from services.marketdata.domain.book import BookOrder, Level
@@ -19,18 +20,16 @@ from services.marketdata.domain.trades import PublicTrade
 from services.marketdata.feeds.desk import FeedSnapshot
 from services.marketdata.projection import MarketState
 
-_SECOND = 1_000_000_000
-
 
 def timestamp(time_ns: int) -> Timestamp:
     """Unix nanoseconds -> Timestamp."""
-    seconds, nanos = divmod(time_ns, _SECOND)
+    seconds, nanos = divmod(time_ns, NS_PER_SECOND)
     return Timestamp(seconds=seconds, nanos=nanos)
 
 
 def nanoseconds(time: Timestamp) -> int:
     """Timestamp -> Unix nanoseconds."""
-    return time.seconds * _SECOND + time.nanos
+    return time.seconds * NS_PER_SECOND + time.nanos
 
 
 def feed_decimal(units: int) -> str:

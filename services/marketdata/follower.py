@@ -10,7 +10,7 @@ import structlog
 from redis.exceptions import RedisError
 from tidebook.engine.v1 import internal_pb2, internal_pb2_grpc, log_pb2
 
-from kernel.clock import Clock
+from kernel.clock import NS_PER_SECOND, Clock
 from mesh.aio import Backoff
 from mesh.log import ChainBroken, LogReader, LogRecord, LogTrimmed
 from mesh.telemetry import SpanRecorder, TraceContext
@@ -25,7 +25,7 @@ from services.marketdata.store import Position, PostgresHistory
 
 # How long after the end of a candle the log is still waited for: an entry gets its time when it is
 # applied, and is in the log a moment later.
-CANDLE_GRACE_NS = 2_000_000_000
+CANDLE_GRACE_NS = 2 * NS_PER_SECOND
 _CLOSE_EVERY_SECONDS = 0.5
 _SPAN = "marketdata.publish"
 
@@ -100,7 +100,7 @@ class LogFollower:
             raise ChainBroken(f"history is at {stored.seq}, which the log has not reached")
         self._projection.history_seq = stored.seq
         newest = await self._store.newest_candles(CandleSource.CLOB)
-        now_s = self._clock.now_ns() // 1_000_000_000
+        now_s = self._clock.now_ns() // NS_PER_SECOND
         for name, state in self._projection.markets.items():
             state.candles.restore(candle for candle in newest if candle.market == name)
             minutes = await self._store.candles(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tidebook.marketdata.v1 import marketdata_pb2 as pb
 
+from kernel.clock import NS_PER_SECOND
+from kernel.money import ceil_div
 from kernel.reasons import Reason, Refused
 from services.marketdata import codec
 from services.marketdata.catalogue import Catalogue
@@ -101,14 +103,14 @@ class MarketData:
         size = request.page_size or DEFAULT_PAGE
         end_s = _FOREVER
         if request.HasField("end_time"):
-            end_s = -(-codec.nanoseconds(request.end_time) // 1_000_000_000)
+            end_s = ceil_div(codec.nanoseconds(request.end_time), NS_PER_SECOND)
         if page := _page(request.page_token):
             end_s = min(end_s, page)
         found = await self._history.list_candles(
             source,
             market.name,
             interval,
-            start_s=-(-codec.nanoseconds(request.start_time) // 1_000_000_000),
+            start_s=ceil_div(codec.nanoseconds(request.start_time), NS_PER_SECOND),
             end_s=end_s,
             limit=size + 1,
         )

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from tidebook.marketdata.v1 import marketdata_pb2 as pb
 
-from kernel.clock import Clock
+from kernel.clock import NS_PER_SECOND, Clock
 from services.marketdata import codec
 from services.marketdata.catalogue import Catalogue
 from services.marketdata.domain.candles import Candle, CandleSeries, CandleSource
@@ -82,7 +82,7 @@ class TickerStreams:
         """A market's ticker now."""
         name, now_ns = state.market.name, self._clock.now_ns()
         figures = self._figures.get(name)
-        if state.day.trim(now_ns // 1_000_000_000) or figures is None:
+        if state.day.trim(now_ns // NS_PER_SECOND) or figures is None:
             figures = self._figures[name] = state.day.figures()
         return codec.ticker_to_proto(state, figures, self._board.get(name), now_ns)
 

@@ -101,7 +101,7 @@ def test_config_shows_every_setting_with_its_source_and_hides_passwords(short_di
 def test_a_bad_setting_is_named(short_dir: Path) -> None:
     done = tidebook("config", TIDEBOOK_HTTP_PORT="eighty")
     assert done.returncode == 2
-    assert "http_port" in done.stderr
+    assert "TIDEBOOK_HTTP_PORT: " in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -11,12 +11,12 @@ from enum import IntEnum
 
 import asyncpg
 
+from kernel.clock import NS_PER_SECOND
 from services.settlement.domain.facts import TransferKind
 from services.settlement.store.database import Connection
 
 # First half of the advisory lock key that makes an account's requests wait for one another.
 _ACCOUNT_LOCK = 0x7469_0003
-_SECOND_NS = 10**9
 
 
 class TransferStatus(IntEnum):
@@ -213,7 +213,7 @@ async def claim_messages(connection: Connection, now_ns: int, limit: int) -> lis
         "  o.traceparent, o.attempts",
         now_ns,
         limit,
-        _SECOND_NS,
+        NS_PER_SECOND,
     )
     return [
         OutboxMessage(
