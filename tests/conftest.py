@@ -7,7 +7,6 @@ itself.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -33,16 +32,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def short_dir() -> Iterator[Path]:
     """A temporary directory with a short path, for servers with unix sockets."""
-    path = Path(tempfile.mkdtemp(prefix="tb-", dir="/tmp"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="tb-", dir="/tmp") as path:
+        yield Path(path)
 
 
 @pytest.fixture(scope="session")
 def _server_dir() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="tb-", dir="/tmp"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="tb-", dir="/tmp") as path:
+        yield Path(path)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -97,7 +94,6 @@ async def valkey_server(short_dir: Path) -> AsyncIterator[EmbeddedValkey]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def exchange() -> AsyncIterator[Exchange]:
     """A whole running system that the end-to-end tests share: use accounts of your own."""
-    path = Path(tempfile.mkdtemp(prefix="tb-", dir="/tmp"))
-    async with running_exchange(path) as running:
-        yield running
-    shutil.rmtree(path, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="tb-", dir="/tmp") as path:
+        async with running_exchange(Path(path)) as running:
+            yield running

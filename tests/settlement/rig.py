@@ -11,7 +11,7 @@ import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis.asyncio import Redis
-from tidebook.auth.v1 import auth_pb2, auth_pb2_grpc
+from tidebook.auth.v1 import auth_pb2_grpc
 from tidebook.engine.v1 import internal_pb2, internal_pb2_grpc
 from tidebook.settlement.v1 import (
     history_pb2_grpc,
@@ -27,26 +27,15 @@ from kernel.reasons import Reason, Refused
 from mesh.channel import open_channel
 from mesh.config import Settings
 from mesh.server import ServiceHost
-from mesh.tokens import TokenSigner, encode_key
+from mesh.tokens import TokenSigner
 from services.engine.domain import commands as c
 from services.engine.domain import events as e
 from services.settlement.__main__ import run
 from tests.settlement.support import LogMaker, Wire
 from tests.support import eventually, free_ports
+from tests.support.signing import SigningKeys
 
 _ASSETS = {asset.code: asset for asset in DEFAULT_ASSETS}
-
-
-class _SigningKeys(auth_pb2_grpc.AuthServiceServicer):
-    def __init__(self, signer: TokenSigner) -> None:
-        self._key = auth_pb2.SigningKey(
-            kid=signer.kid, kty="OKP", crv="Ed25519", alg="EdDSA", x=encode_key(signer.public_key)
-        )
-
-    async def GetSigningKeys(
-        self, request: auth_pb2.GetSigningKeysRequest, context: Any
-    ) -> auth_pb2.GetSigningKeysResponse:
-        return auth_pb2.GetSigningKeysResponse(keys=[self._key])
 
 
 class SmallEngine(internal_pb2_grpc.EngineInternalServiceServicer):
@@ -151,7 +140,7 @@ class Rig:
                 internal=[
                     (
                         auth_pb2_grpc.add_AuthServiceServicer_to_server,
-                        _SigningKeys(self._signer),  # type: ignore[abstract]
+                        SigningKeys(self._signer),  # type: ignore[abstract]
                     )
                 ],
             ),

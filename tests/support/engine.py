@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tidebook.auth.v1 import auth_pb2, auth_pb2_grpc
+from tidebook.auth.v1 import auth_pb2_grpc
 from tidebook.engine.v1 import (
     internal_pb2,
     internal_pb2_grpc,
@@ -30,28 +30,15 @@ from kernel.markets import DEFAULT_ASSETS
 from mesh.channel import open_channel
 from mesh.config import Settings, environment_of, load_settings
 from mesh.server import ServiceHost
-from mesh.tokens import TokenSigner, encode_key
+from mesh.tokens import TokenSigner
 from services.engine.__main__ import run
 from tests.support.ports import free_ports
+from tests.support.signing import SigningKeys
 from tests.support.waiting import eventually
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SIDES: dict[str | int, int] = {"buy": types_pb2.SIDE_BUY, "sell": types_pb2.SIDE_SELL}
 _ASSETS = {asset.code: asset for asset in DEFAULT_ASSETS}
-
-
-class _SigningKeys(auth_pb2_grpc.AuthServiceServicer):
-    """All that the engine wants from auth."""
-
-    def __init__(self, signer: TokenSigner) -> None:
-        self._key = auth_pb2.SigningKey(
-            kid=signer.kid, kty="OKP", crv="Ed25519", alg="EdDSA", x=encode_key(signer.public_key)
-        )
-
-    async def GetSigningKeys(
-        self, request: auth_pb2.GetSigningKeysRequest, context: Any
-    ) -> auth_pb2.GetSigningKeysResponse:
-        return auth_pb2.GetSigningKeysResponse(keys=[self._key])
 
 
 class Trader:
@@ -120,7 +107,7 @@ class EngineRig:
             internal=[
                 (
                     auth_pb2_grpc.add_AuthServiceServicer_to_server,
-                    _SigningKeys(self.signer),  # type: ignore[abstract]
+                    SigningKeys(self.signer),  # type: ignore[abstract]
                 )
             ],
         )
