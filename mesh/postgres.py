@@ -41,6 +41,17 @@ async def open_pool(settings: Settings, schema: str) -> asyncpg.Pool:
     )
 
 
+async def open_pool_or_exit(settings: Settings, schema: str) -> asyncpg.Pool:
+    """`open_pool` for the start of a service: its errors become `SystemExit` with one line."""
+    try:
+        return await open_pool(settings, schema)
+    except ValueError as error:
+        raise SystemExit(f"{schema}: {error}") from None
+    except (OSError, asyncpg.PostgresError) as error:
+        why = str(error) or type(error).__name__
+        raise SystemExit(f"{schema}: cannot reach PostgreSQL: {why}") from None
+
+
 def plain_url(url: str) -> str:
     """`postgresql+asyncpg://...` (SQLAlchemy's form) -> `postgresql://...`."""
     scheme, _, rest = url.partition("://")

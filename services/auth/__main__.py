@@ -9,7 +9,7 @@ from tidebook.auth.v1 import auth_pb2_grpc
 from kernel.clock import Clock, SystemClock
 from mesh.aio import cancel_and_wait, supervise
 from mesh.config import Settings
-from mesh.postgres import open_pool
+from mesh.postgres import open_pool_or_exit
 from mesh.redis import open_redis
 from mesh.server import ServiceHost, run_service
 from mesh.tokens import TokenVerifier
@@ -41,7 +41,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 async def serve(settings: Settings, stop: asyncio.Event, clock: Clock) -> None:
     """Build everything on `clock`, and serve until `stop` is set. Raises `VaultError`."""
     vault = open_vault(settings.data_dir / "secrets" / "auth.key")
-    pool = await open_pool(settings, "auth")
+    pool = await open_pool_or_exit(settings, "auth")
     redis = open_redis(settings)
     passwords = BcryptPasswords(cost=settings.bcrypt_cost)
     sender = None

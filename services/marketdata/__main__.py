@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import asyncpg
 from tidebook.engine.v1 import internal_pb2_grpc
 from tidebook.marketdata.v1 import marketdata_pb2_grpc
 
@@ -14,7 +13,7 @@ from mesh.aio import cancel_and_wait, supervise
 from mesh.channel import open_channel
 from mesh.config import Settings
 from mesh.log import LogReader
-from mesh.postgres import open_pool
+from mesh.postgres import open_pool_or_exit
 from mesh.redis import open_redis
 from mesh.server import ServiceHost, run_service
 from mesh.telemetry import SpanRecorder
@@ -43,11 +42,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     try:
         feed = make_feed(settings.feed, markets, clock)
         redis = open_redis(settings)
-        pool = await open_pool(settings, SERVICE)
     except ValueError as error:
         raise SystemExit(f"{SERVICE}: {error}") from None
-    except (OSError, asyncpg.PostgresError) as error:
-        raise SystemExit(f"{SERVICE}: cannot reach PostgreSQL: {error}") from None
+    pool = await open_pool_or_exit(settings, SERVICE)
     store = PostgresHistory(pool, settings.shard)
     spans = SpanRecorder(SERVICE, redis, settings)
     channel = open_channel(settings, "engine", caller=SERVICE)

@@ -16,8 +16,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
-from kernel.clock import NS_PER_SECOND
 from services.marketdata.domain.intervals import Interval, span_of
+
+_SECOND_NS = 1_000_000_000
 
 
 class CandleSource(IntEnum):
@@ -73,7 +74,7 @@ class CandleSeries:
         self, time_ns: int, price: int, quantity: int, quote: int, *, simulated: bool = False
     ) -> None:
         """Count a trade in every interval."""
-        time_s = time_ns // NS_PER_SECOND
+        time_s = time_ns // _SECOND_NS
         for interval in Interval:
             candle = self._newest.get(interval)
             if candle is None or candle.closed or time_s >= candle.end_s:
@@ -91,7 +92,7 @@ class CandleSeries:
 
     def close_until(self, time_ns: int) -> None:
         """No trade from before `time_ns` will come: close what ended by then."""
-        time_s = time_ns // NS_PER_SECOND
+        time_s = time_ns // _SECOND_NS
         if self._next_end_s is None or time_s < self._next_end_s:
             return
         for candle in self._newest.values():
