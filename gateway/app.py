@@ -17,12 +17,12 @@ from gateway.exchange import Exchange, ProxyRules, begin
 from gateway.metrics import Metrics
 from gateway.site import Site
 from gateway.transcode import TranscodeError
+from gateway.transcode.errors import NOT_FOUND, UNIMPLEMENTED
 from gateway.upstream import Upstreams
 from gateway.web_security import Origins, secure
 from mesh.config import Settings
 from mesh.telemetry import SpanRecorder, format_traceparent, set_trace
 
-_NOT_FOUND = 5
 # Paths that belong to RPCs; what is not found there is an error body and never the page.
 _API_PREFIXES = ("/v1/", "/dev/")
 _KEEPALIVE_SECONDS = 75.0
@@ -91,7 +91,7 @@ class App:
                 exchange.name = exchange.path
                 if exchange.method not in ("GET", "HEAD"):
                     raise TranscodeError(
-                        12,
+                        UNIMPLEMENTED,
                         f"{exchange.method} is not possible here",
                         http_status=405,
                         reason="UNSUPPORTED",
@@ -100,7 +100,7 @@ class App:
                 return await page(exchange)
             found = self._site.handle(exchange)
             if found is None:
-                raise TranscodeError(_NOT_FOUND, "there is nothing here", reason="NOT_FOUND")
+                raise TranscodeError(NOT_FOUND, "there is nothing here", reason="NOT_FOUND")
             return found
         except Exception as error:
             response = error_response(error)

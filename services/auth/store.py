@@ -188,7 +188,7 @@ class PostgresUsers:
         """The second factor of a user, in force or begun."""
         row = await self._pool.fetchrow(
             """
-            select totp_secret_sealed, totp_enabled, totp_last_step from users
+            select totp_secret_sealed, totp_enabled from users
              where user_id = $1 and totp_secret_sealed is not null
             """,
             user_id,

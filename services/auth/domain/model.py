@@ -56,11 +56,10 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Totp:
-    """A second factor: the sealed secret and the newest time step that was used."""
+    """A second factor: the sealed secret, and whether sign-ins ask for it yet."""
 
     sealed_secret: bytes
     enabled: bool
-    last_step: int
 
 
 @dataclass(frozen=True, slots=True)
