@@ -35,12 +35,15 @@ _SIGN_OUT = "/tidebook.auth.v1.AuthService/SignOut"
 def authorization_of(exchange: Exchange, rpc_path: str) -> str:
     """The `authorization` to send on: the bearer header, else the session cookie, else "".
 
-    Raises `Refused(CSRF_FAILED)` for a cookie call that changes something without its token.
+    Raises `Refused`: `CSRF_FAILED` for a cookie call that changes something without its token,
+    `TOKEN_INVALID` for what is not ASCII, which gRPC cannot send on.
     """
     header = exchange.request.headers.get("Authorization", "")
-    if header or is_public(rpc_path):
+    token = "" if header or is_public(rpc_path) else _cookie(exchange, ACCESS_COOKIE)
+    if not (header + token).isascii():
+        raise Refused(Reason.TOKEN_INVALID, "the access token is not valid")
+    if header:
         return header
-    token = _cookie(exchange, ACCESS_COOKIE)
     if not token:
         return ""
     if exchange.method not in _SAFE_METHODS:

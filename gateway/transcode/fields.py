@@ -209,6 +209,13 @@ def _enum(field: FieldDescriptor, text: str) -> int:
     return _integer(-(1 << 31), (1 << 31) - 1)(field, text)
 
 
+def check_enum(field: FieldDescriptor, value: Any) -> None:
+    """Raise `ValueError` unless a JSON value is a name of the field's enum, or an int32."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(value)
+    _enum(field, str(value))
+
+
 def expected(field: FieldDescriptor) -> str:
     """What a value of this field must be, for people."""
     if field.message_type is not None:

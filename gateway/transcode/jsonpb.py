@@ -37,6 +37,7 @@ def merge(data: Any, message: Message) -> None:
         raise TranscodeError.invalid("the body must be a JSON object")
     try:
         ParseDict(data, message, max_recursion_depth=MAX_DEPTH)
+        _check_enums(data, cast(Descriptor, message.DESCRIPTOR))
     except _BAD_INPUT as error:
         raise _located(data, cast(Descriptor, message.DESCRIPTOR)) from error
 
@@ -65,6 +66,24 @@ def _located(data: dict[str, Any], descriptor: Descriptor) -> TranscodeError:
         return TranscodeError.invalid(found, field=".".join(path))
     # Each field alone is good, so it is two of them together.
     return TranscodeError.invalid("the body has two fields that exclude each other")
+
+
+def _check_enums(data: Any, descriptor: Descriptor) -> None:
+    """Raise `ValueError` for an enum's number that ParseDict takes for another one.
+
+    It drops the bits above 32, the fraction, and takes booleans: 4294967298 would be 2.
+    """
+    for name, value in data.items():
+        field = fields.by_name(descriptor, name)
+        if field is None or value is None:
+            continue
+        if field.enum_type is not None:
+            for item in value if field.is_repeated else (value,):
+                fields.check_enum(field, item)
+        elif _is_plain_message(field):
+            assert field.message_type is not None
+            for item in value if field.is_repeated else (value,):
+                _check_enums(item, field.message_type)
 
 
 def _descend(data: Any, descriptor: Descriptor, path: list[str]) -> str:
@@ -105,6 +124,7 @@ def _value_fault(name: str, value: Any, field: FieldDescriptor, path: list[str])
     assert field.containing_type is not None
     try:
         ParseDict({name: value}, GetMessageClass(field.containing_type)())
+        _check_enums({name: value}, field.containing_type)
     except _BAD_INPUT as error:
         return _wrong(field, error)
     return ""
