@@ -153,6 +153,13 @@ class Supervisor:
         for child in self._children.values():
             child.kill()
 
+    def _free_bytes(self) -> int:
+        data_dir = self._settings.data_dir
+        try:
+            return shutil.disk_usage(data_dir).free
+        except OSError as error:
+            raise OpsError(f"the data directory {data_dir} is gone: {error.strerror}") from None
+
     async def _watch(self, stop: asyncio.Event) -> None:
         logs = {name: SeriousLines(child.spec.log_path) for name, child in self._children.items()}
         restarts: dict[str, asyncio.Task[None]] = {}
@@ -168,7 +175,7 @@ class Supervisor:
                     if store.pid is None and (task is None or task.done()):
                         restarts[store.name] = asyncio.create_task(self._restart_store(store))
                 if rounds % _DISK_EVERY == 0:
-                    free = shutil.disk_usage(self._settings.data_dir).free
+                    free = self._free_bytes()
                     if free < _LOW_DISK_BYTES and not low_on_disk:
                         self._say(f"the disk is nearly full: {free >> 20} MB are free")
                     low_on_disk = free < _LOW_DISK_BYTES

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
+import structlog
 from tidebook.engine.v1 import internal_pb2, log_pb2, order_pb2
 from tidebook.engine.v1 import types_pb2 as t
 
@@ -224,7 +225,10 @@ async def test_a_lost_log_store_is_a_retryable_refusal_and_loses_nothing(
     order = (await alice.place(client_order_id="before")).order
     await valkey_server.stop()
     # The one that is being appended is answered when that is known; what comes later is refused.
-    waiting = asyncio.create_task(alice.place(client_order_id="during"))
+    with structlog.testing.capture_logs() as lines:
+        waiting = asyncio.create_task(alice.place(client_order_id="during"))
+        # Only then is what follows sure to come later, and not in the same batch.
+        await eventually(lambda: any(line["event"] == "log_append_retried" for line in lines))
 
     async def refused_now() -> None:
         refused = await refusal(alice.place())
