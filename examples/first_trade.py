@@ -195,9 +195,14 @@ class FirstTrade(Stage):
 
     async def market_orders(self) -> None:
         self.report.step("MARKET orders by base and by quote amount, over gRPC and over HTTP")
-        bid = plain(Decimal(_mid(self.streams.prices.newest[MARKET], self.market)) - 5)
+        # Below her own offers however the price moved since, or it would meet them and be cancelled.
+        offers = [Decimal(order.price) for order in self.socket.account.open_orders.values()]
+        mid = Decimal(_mid(self.streams.prices.newest[MARKET], self.market))
         await self.place_as_ann(
-            side="SIDE_BUY", type="ORDER_TYPE_LIMIT", price=bid, quantity="0.01"
+            side="SIDE_BUY",
+            type="ORDER_TYPE_LIMIT",
+            price=plain(min([mid, *offers]) - 5),
+            quantity="0.01",
         )
         by_base = await self.place_as_bob(
             order_pb2.PlaceOrderRequest(side=BUY, type=AT_MARKET, quantity="0.003")
