@@ -175,6 +175,14 @@ def cancel_all_command(
     )
 
 
+def cancel_all_after_command(
+    request: order_pb2.CancelAllAfterRequest, now_ns: int, account_id: int
+) -> c.CancelAllAfter:
+    """`CancelAllAfterRequest` -> command; the timeout runs from `now_ns`."""
+    timeout_ns = request.timeout_ms * 1_000_000
+    return c.CancelAllAfter(account_id, now_ns + timeout_ns if timeout_ns else 0)
+
+
 class LateAmend:
     """`AmendOrderRequest` -> command, once the market of the order is known for certain."""
 

@@ -213,6 +213,16 @@ class Encoder:
         assert isinstance(last, e.OrdersCancelled)
         return order_pb2.CancelAllOrdersResponse(cancelled=last.count)
 
+    @staticmethod
+    def cancel_all_after_set(events: Sequence[e.Event]) -> order_pb2.CancelAllAfterResponse:
+        """Answer of `CancelAllAfter`."""
+        event = events[-1]
+        assert isinstance(event, e.CancelAllAfterSet)
+        response = order_pb2.CancelAllAfterResponse()
+        if event.at_ns:
+            response.cancel_time.FromNanoseconds(event.at_ns)
+        return response
+
     def write_result(
         self,
         result: order_pb2.TradeResult,

@@ -24,6 +24,7 @@ _COMMANDS: Final[dict[type[c.Command], str]] = {
     c.PlaceOrder: "place_order",
     c.CancelOrder: "cancel_order",
     c.CancelAll: "cancel_all",
+    c.CancelAllAfter: "cancel_all_after",
     c.AmendOrder: "amend_order",
     c.SetMarketStatus: "set_market_status",
     c.Tick: "tick",
@@ -40,6 +41,7 @@ _EVENTS: Final[dict[type[e.Event], str]] = {
     e.OrderAmended: "order_amended",
     e.MarketStatusChanged: "market_status_changed",
     e.OrdersCancelled: "orders_cancelled",
+    e.CancelAllAfterSet: "cancel_all_after_set",
     e.TimePassed: "time_passed",
 }
 # Fields of LoggedCommand itself.

@@ -408,7 +408,7 @@ class Engine:
         """Let time pass in the log, but only when something is due."""
         while True:
             await asyncio.sleep(_TICK_SECONDS)
-            due_ns = self._exchange.next_expiry_ns()
+            due_ns = self._exchange.next_due_ns()
             now_ns = self.clock.now_ns()
             if due_ns and due_ns <= now_ns and writer.refusal() is None:
                 await writer.submit(_tick(now_ns))

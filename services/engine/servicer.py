@@ -80,8 +80,10 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
     async def CancelAllAfter(
         self, request: order_pb2.CancelAllAfterRequest, context: Context
     ) -> order_pb2.CancelAllAfterResponse:
-        require("trade")
-        raise Refused(Reason.UNSUPPORTED, "the dead man's switch is not offered yet")
+        account_id = require("trade").account_id
+        command = codec.cancel_all_after_command(request, self._engine.clock.now_ns(), account_id)
+        name = "engine.cancel_all_after"
+        return await self._engine.do(name, command, self._encoder.cancel_all_after_set)
 
     async def BatchOrders(
         self, request: order_pb2.BatchOrdersRequest, context: Context

@@ -14,6 +14,7 @@ from tidebook.engine.v1 import types_pb2 as t
 from kernel.reasons import Reason, Refused
 from mesh.status import refused_from
 from tests.support.engine import EngineRig, limit
+from tests.support.waiting import eventually
 
 
 async def refusal(call: Awaitable[Any]) -> Refused:
@@ -106,6 +107,27 @@ async def test_cancel_all_takes_the_side_and_market_it_names(engine: EngineRig) 
     )
     assert answer.cancelled == 3
     assert [order.side for order in await alice.open_orders()] == [t.SIDE_SELL]
+
+
+async def test_a_client_that_goes_silent_loses_its_orders(engine: EngineRig) -> None:
+    alice, bob = await engine.funded(1), await engine.funded(2)
+    for trader, price in ((alice, "90"), (alice, "91"), (bob, "92")):
+        await trader.place(price=price)
+
+    async def switch(timeout_ms: int) -> order_pb2.CancelAllAfterResponse:
+        request = order_pb2.CancelAllAfterRequest(timeout_ms=timeout_ms)
+        return await alice.stub.CancelAllAfter(request, metadata=alice.metadata)
+
+    assert (await switch(3_600_000)).HasField("cancel_time")
+    assert not (await switch(0)).HasField("cancel_time")
+    assert len(await alice.open_orders()) == 2
+    assert (await switch(1)).HasField("cancel_time")
+
+    async def silent() -> None:
+        assert not await alice.open_orders()
+
+    await eventually(silent)
+    assert len(await bob.open_orders()) == 1
 
 
 async def test_another_accounts_order_does_not_exist(engine: EngineRig) -> None:

@@ -10,6 +10,7 @@ Steps:
     alice amend A to 3 @ 1010                 new total quantity and price; either may be left out
     alice deposits 5 BTC | alice withdraws 5 BTC
     market halted|cancel_only|post_only|trading
+    alice cancel after 60                     dead man's switch, in seconds; 0 disarms
     wait 60                                   seconds go by, due orders expire
     restart                                   snapshot, restore, go on
     book 990x2(A) 980x1 | 1010x3(B)           check all of the book: bids | asks, best first
@@ -110,6 +111,10 @@ class Scenario:
             self.world.transfers += 1
             units = int(rest[0]) if verb == "deposits" else -int(rest[0])
             return c.Transfer(account_id, self.world.transfers, ASSETS[rest[1]], units, 1), ""
+        if rest[0] == "after":
+            seconds = int(rest[1])
+            at_ns = seconds and self.world.now_ns + seconds * SECOND
+            return c.CancelAllAfter(account_id, at_ns), ""
         if rest[0] == "all":
             side = {"buy": k.SIDE_BUY, "sell": k.SIDE_SELL}[rest[1]] if rest[1:] else 0
             return c.CancelAll(account_id, side=side), ""

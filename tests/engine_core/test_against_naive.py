@@ -48,6 +48,7 @@ class AgainstNaive(RuleBasedStateMachine):
         self.client_ids = 0
         self.owners: dict[int, int] = {}
         self.expiries: dict[int, int] = {}
+        self.switches: dict[int, int] = {}
         self.apply(configure(max_open_orders=1_000))
         for account_id in ACCOUNTS:
             self.transfer(account_id, USD, 90_000)
@@ -316,6 +317,15 @@ class AgainstNaive(RuleBasedStateMachine):
         if order.remaining and not prevented:
             self.naive.book.rest(order)
 
+    @rule(account_id=accounts, seconds=st.integers(0, 60))
+    def cancel_all_after(self, account_id: int, seconds: int) -> None:
+        at_ns = seconds and self.now_ns + seconds * SECOND
+        events = self.apply(c.CancelAllAfter(account_id, at_ns))
+        assert events == [e.CancelAllAfterSet(account_id, at_ns)]
+        self.switches.pop(account_id, None)
+        if at_ns:
+            self.switches[account_id] = at_ns
+
     @rule(seconds=st.integers(1, 40))
     def wait(self, seconds: int) -> None:
         self.now_ns += seconds * SECOND
@@ -325,8 +335,22 @@ class AgainstNaive(RuleBasedStateMachine):
             if 0 < self.expiries.get(order.order_id, 0) <= self.now_ns
         ]
         events = self.apply(c.Tick())
-        expired = [event.order_id for event in events if isinstance(event, e.OrderClosed)]
-        assert sorted(expired) == sorted(due)
+        fired = [who for who, at_ns in self.switches.items() if at_ns <= self.now_ns]
+        silent = [
+            order.order_id
+            for order in self.naive.book.orders
+            if order.account_id in fired and order.order_id not in due
+        ]
+        closed = {o.order_id: o.status for o in events if isinstance(o, e.OrderClosed)}
+        assert closed == {
+            **dict.fromkeys(due, k.ORDER_STATUS_EXPIRED),
+            **dict.fromkeys(silent, k.ORDER_STATUS_CANCELLED),
+        }
+        assert events[-1] == e.TimePassed(len(due))
+        due += silent
+        for who in fired:
+            assert e.CancelAllAfterSet(who, 0) in events
+            del self.switches[who]
         for order_id in due:
             self.naive.book.cancel(order_id)
 

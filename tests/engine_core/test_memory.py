@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from kernel.reasons import Reason
@@ -131,7 +133,7 @@ def test_views_show_a_live_order() -> None:
     assert (view.hold_asset_id, view.hold_units) == (USD, 2_004)
     assert (view.filled_notional_units, view.fees_units) == (1_000, 1)
     assert view.updated_ns == view.created_ns + 1
-    assert world.exchange.next_expiry_ns() == view.created_ns + SECOND
+    assert world.exchange.next_due_ns() == view.created_ns + SECOND
     assert world.exchange.open_orders(BOB) == []
 
 
@@ -149,7 +151,7 @@ def test_expiries_of_closed_orders_do_not_pile_up() -> None:
         world.do(order)
         world.do(c.CancelOrder(ALICE, number + 1))
     assert len(world.exchange._state.expiries) <= 65
-    assert world.exchange.next_expiry_ns() == 0
+    assert world.exchange.next_due_ns() == 0
 
 
 def test_a_newer_epoch_takes_over_and_an_older_cannot_come_back() -> None:
@@ -206,3 +208,24 @@ def test_id_ranges_remember_every_id_in_any_order() -> None:
         reference.add(number)
         assert {n for n in range(12) if n in ids} == reference
     assert (ids.starts, ids.ends) == ([1], [10])
+
+
+def test_a_snapshot_from_before_dead_mans_switches_is_still_read() -> None:
+    world = World()
+    world.order(place(ALICE, "buy", 1, 1_000))
+    data = world.exchange.snapshot()
+    # An older program wrote the same without the count of switches at the end.
+    body = data[52:-8]
+    old = data[:8] + (1).to_bytes(4, "little") + data[12:20] + hashlib.sha256(body).digest() + body
+    assert Exchange.restore(old).snapshot() == data
+
+
+def test_heartbeats_of_a_switch_do_not_pile_up() -> None:
+    world = World()
+    for _ in range(200):
+        world.now_ns += SECOND
+        world.do(c.CancelAllAfter(ALICE, world.now_ns + 3_600 * SECOND))
+    assert len(world.exchange._state.switch_times) <= 65
+    assert world.exchange.next_due_ns() == world.now_ns + 3_600 * SECOND
+    world.do(c.CancelAllAfter(ALICE))
+    assert world.exchange.next_due_ns() == 0

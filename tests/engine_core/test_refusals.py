@@ -241,6 +241,8 @@ SYSTEM_CASES: list[tuple[str, c.Command, Reason, str]] = [
         Reason.BALANCE_OVERFLOW,
         "amount_units",
     ),
+    ("switch of nobody", c.CancelAllAfter(0, 1), Reason.INVALID_ARGUMENT, "account_id"),
+    ("switch before time", c.CancelAllAfter(ALICE, -1), Reason.INVALID_ARGUMENT, "at_ns"),
     ("stale epoch", c.BeginEpoch(epoch=0, writer="old"), Reason.FENCED, "epoch"),
     (
         "status of an unknown market",

@@ -6,14 +6,19 @@ from typing import Final
 
 from kernel.reasons import Reason, Refused
 from services.engine.domain.book import Book, Order
-from services.engine.domain.commands import AmendOrder, CancelAll, CancelOrder
+from services.engine.domain.commands import AmendOrder, CancelAll, CancelAllAfter, CancelOrder
 from services.engine.domain.constants import (
     MARKET_STATUS_HALTED,
     MARKET_STATUS_POST_ONLY,
     ORDER_STATUS_CANCELLED,
     SIDE_SELL,
 )
-from services.engine.domain.events import Event, OrderAmended, OrdersCancelled
+from services.engine.domain.events import (
+    CancelAllAfterSet,
+    Event,
+    OrderAmended,
+    OrdersCancelled,
+)
 from services.engine.domain.matching import EXHAUSTED, match
 from services.engine.domain.placing import check_limits, check_open_for_orders, settle_rest
 from services.engine.domain.state import State
@@ -59,6 +64,20 @@ def cancel_all(state: State, command: CancelAll, now_ns: int) -> list[Event]:
                 state.close(order, ORDER_STATUS_CANCELLED, reason, now_ns, events)
     events.append(OrdersCancelled(len(events)))
     return events
+
+
+def cancel_all_after(state: State, command: CancelAllAfter) -> list[Event]:
+    """Arm, move or disarm the account's dead man's switch; a `Tick` at or after its time fires it.
+
+    A time that has passed while the command waited is taken as well: the next `Tick` fires it.
+    Raises `Refused(INVALID_ARGUMENT)` for a negative time.
+    """
+    if command.account_id == 0:
+        raise Refused(Reason.INVALID_ARGUMENT, field="account_id")
+    if command.at_ns < 0:
+        raise Refused(Reason.INVALID_ARGUMENT, field="at_ns")
+    state.set_switch(command.account_id, command.at_ns)
+    return [CancelAllAfterSet(command.account_id, command.at_ns)]
 
 
 def amend(state: State, command: AmendOrder, now_ns: int) -> list[Event]:

@@ -257,6 +257,17 @@ class CancelAll(Command):
         self.reason = reason
 
 
+class CancelAllAfter(Command):
+    """The dead man's switch: cancel everything at a time; 0 disarms."""
+
+    __slots__ = ("at_ns",)
+
+    def __init__(self, account_id: int = 0, at_ns: int = 0, deadline_ns: int = 0) -> None:
+        self.account_id = account_id
+        self.deadline_ns = deadline_ns
+        self.at_ns = at_ns
+
+
 class AmendOrder(Command):
     """New price or quantity of a live order."""
 

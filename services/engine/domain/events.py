@@ -277,6 +277,16 @@ class OrdersCancelled(Event):
         self.count = count
 
 
+class CancelAllAfterSet(Event):
+    """The dead man's switch was armed, moved or disarmed (`at_ns` 0, also after it fired)."""
+
+    __slots__ = ("account_id", "at_ns")
+
+    def __init__(self, account_id: int, at_ns: int) -> None:
+        self.account_id = account_id
+        self.at_ns = at_ns
+
+
 class TimePassed(Event):
     """A tick was applied."""
 

@@ -12,6 +12,7 @@ from services.engine.domain.commands import (
     AssetConfig,
     BeginEpoch,
     CancelAll,
+    CancelAllAfter,
     CancelOrder,
     Command,
     Configure,
@@ -66,6 +67,8 @@ class Exchange:
                 return amending.amend(state, command, now_ns)
             if isinstance(command, CancelAll):
                 return amending.cancel_all(state, command, now_ns)
+            if isinstance(command, CancelAllAfter):
+                return amending.cancel_all_after(state, command)
             if isinstance(command, Tick):
                 return system.tick(state, command, now_ns)
             if isinstance(command, SetMarketStatus):
@@ -168,9 +171,9 @@ class Exchange:
         """Asset id -> units that came in by transfers minus those that left."""
         return dict(sorted(self._state.external.items()))
 
-    def next_expiry_ns(self) -> int:
-        """When the next GTD order expires, which takes a `Tick`; 0 if none will."""
-        return self._state.next_expiry_ns()
+    def next_due_ns(self) -> int:
+        """When a `Tick` is due: an order expires or a dead man's switch fires; 0 for never."""
+        return self._state.next_due_ns()
 
     # ------------------------------------------------------------ the whole state
 

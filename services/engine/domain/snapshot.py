@@ -17,7 +17,9 @@ from services.engine.domain.commands import AssetConfig, MarketConfig, PlaceOrde
 from services.engine.domain.state import State
 
 _MAGIC: Final = b"TIDEBOOK"
-_VERSION: Final = 1
+_VERSION: Final = 2
+# Without dead man's switches; still read.
+_VERSION_WITHOUT_SWITCHES: Final = 1
 
 _HEADER: Final = Struct("<8sIQ32s")
 _COUNT: Final = Struct("<Q")
@@ -55,6 +57,7 @@ def dump_body(state: State) -> bytes:
         _dump_request(known.request, parts)
     _dump_pairs(list(state.closed_recently.items()), parts)
     _dump_pairs(list(state.closed_before.items()), parts)
+    _dump_pairs(sorted(state.switches.items()), parts)
     return b"".join(parts)
 
 
@@ -65,12 +68,12 @@ def load(data: bytes) -> State:
     magic, version, last_command_seq, digest = _HEADER.unpack_from(data)
     if magic != _MAGIC:
         raise ValueError("not a snapshot of this exchange")
-    if version != _VERSION:
+    if version not in (_VERSION, _VERSION_WITHOUT_SWITCHES):
         raise ValueError(f"snapshot version {version}, this program reads {_VERSION}")
     body = data[_HEADER.size :]
     if hashlib.sha256(body).digest() != digest:
         raise ValueError("snapshot is damaged: its checksum is wrong")
-    state = _Reader(body).state()
+    state = _Reader(body).state(with_switches=version == _VERSION)
     state.last_command_seq = last_command_seq
     return state
 
@@ -208,7 +211,7 @@ class _Reader:
         self._body = body
         self._at = 0
 
-    def state(self) -> State:
+    def state(self, *, with_switches: bool) -> State:
         window_entries, epoch, last_order_id = self._take(_COUNTERS)
         state = State(window_entries)
         state.epoch = epoch
@@ -240,6 +243,8 @@ class _Reader:
         self._register(state, orders)
         state.closed_recently = dict(self._pairs())
         state.closed_before = dict(self._pairs())
+        for account_id, at_ns in self._pairs() if with_switches else ():
+            state.set_switch(account_id, at_ns)
         if self._at != len(self._body):
             raise ValueError("snapshot has bytes left over")
         return state

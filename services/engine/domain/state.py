@@ -39,6 +39,8 @@ class State:
         "last_command_seq",
         "last_order_id",
         "orders",
+        "switch_times",
+        "switches",
         "transfers",
         "window",
         "window_entries",
@@ -65,6 +67,10 @@ class State:
         # (expire_ns, order_id) of GTD orders; entries of closed ones are skipped when met.
         self.expiries: list[tuple[int, int]] = []
         self.gtd_orders = 0
+        # Account id -> when its dead man's switch fires; the heap of (at_ns, account_id) has
+        # entries of moved and disarmed ones too, which are skipped when met.
+        self.switches: dict[int, int] = {}
+        self.switch_times: list[tuple[int, int]] = []
 
     def account(self, account_id: int) -> Account:
         """The account, made when it is first needed."""
@@ -234,3 +240,38 @@ class State:
         if due_ns == 0 or due_ns > now_ns:
             return None
         return self.orders[heappop(self.expiries)[1]]
+
+    # ------------------------------------------------------------ dead man's switches
+
+    def set_switch(self, account_id: int, at_ns: int) -> None:
+        """Arm or move an account's switch; 0 disarms it."""
+        if at_ns == 0:
+            self.switches.pop(account_id, None)
+            return
+        self.switches[account_id] = at_ns
+        heappush(self.switch_times, (at_ns, account_id))
+        if len(self.switch_times) > 64 and len(self.switch_times) > 2 * len(self.switches):
+            # Mostly moved ones by now: a client moves its switch with every heartbeat.
+            self.switch_times = [(due_ns, owner) for owner, due_ns in self.switches.items()]
+            heapify(self.switch_times)
+
+    def next_switch_ns(self) -> int:
+        """When the next switch fires; 0 if none will."""
+        times = self.switch_times
+        while times and self.switches.get(times[0][1]) != times[0][0]:
+            heappop(times)
+        return times[0][0] if times else 0
+
+    def take_due_switch(self, now_ns: int) -> int:
+        """The account whose switch is due, disarmed, in order of time, then id; 0 if none is."""
+        due_ns = self.next_switch_ns()
+        if due_ns == 0 or due_ns > now_ns:
+            return 0
+        account_id = heappop(self.switch_times)[1]
+        del self.switches[account_id]
+        return account_id
+
+    def next_due_ns(self) -> int:
+        """When the next order expires or switch fires; 0 for never."""
+        expiry_ns, switch_ns = self.next_expiry_ns(), self.next_switch_ns()
+        return min(expiry_ns, switch_ns) if expiry_ns and switch_ns else expiry_ns or switch_ns

@@ -22,9 +22,11 @@ from services.engine.domain.constants import (
     MARKET_KIND_SPOT,
     MARKET_STATUS_HALTED,
     MARKET_STATUS_TRADING,
+    ORDER_STATUS_CANCELLED,
     ORDER_STATUS_EXPIRED,
 )
 from services.engine.domain.events import (
+    CancelAllAfterSet,
     CommandRepeated,
     Configured,
     EpochBegan,
@@ -36,6 +38,8 @@ from services.engine.domain.events import (
 from services.engine.domain.state import State
 
 _EXPIRED: Final = int(Reason.EXPIRED)
+# A switch that fires means that the client has gone silent.
+_DISCONNECTED: Final = int(Reason.CANCELLED_ON_DISCONNECT)
 # A hundredth of an int64: room for fees, and for the sum of an order's fills over its amendments.
 _MAX_NOTIONAL_UNITS: Final = 10**17
 
@@ -97,7 +101,11 @@ def set_market_status(state: State, command: SetMarketStatus) -> list[Event]:
 
 
 def tick(state: State, command: Tick, now_ns: int) -> list[Event]:
-    """Expire every GTD order whose time has come, by time, then id; in halted markets too."""
+    """Expire every GTD order whose time has come, by time, then id; in halted markets too.
+
+    Then fire the dead man's switches that are due, by time, then account: like a cancel-all, which
+    passes over halted markets. An order that is due in both ways has expired.
+    """
     _check_system(command)
     events: list[Event] = []
     while True:
@@ -105,7 +113,17 @@ def tick(state: State, command: Tick, now_ns: int) -> list[Event]:
         if order is None:
             break
         state.close(order, ORDER_STATUS_EXPIRED, _EXPIRED, now_ns, events)
-    events.append(TimePassed(len(events)))
+    expired = len(events)
+    while True:
+        account_id = state.take_due_switch(now_ns)
+        if account_id == 0:
+            break
+        account = state.accounts.get(account_id)
+        for order in account.live_orders() if account is not None else ():
+            if order.book.status != MARKET_STATUS_HALTED:
+                state.close(order, ORDER_STATUS_CANCELLED, _DISCONNECTED, now_ns, events)
+        events.append(CancelAllAfterSet(account_id, 0))
+    events.append(TimePassed(expired))
     return events
 
 
