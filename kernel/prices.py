@@ -1,6 +1,6 @@
 """Mark prices: one formula for whoever shows them and whoever liquidates by them.
 
-All prices of one call are whole numbers of the same unit; 0 stands for one that is missing or stale.
+All prices of one call are whole numbers of the same unit; 0 stands for a missing or stale one.
 """
 
 from __future__ import annotations
