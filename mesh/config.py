@@ -133,7 +133,9 @@ class Settings(BaseSettings):
 
     # Market data.
     feed: str = Field(
-        "backpack", description="backpack, replay:FILE.csv.gz[?speed=N] or synthetic[:SEED]."
+        "backpack",
+        description="backpack, replay:FILE.csv.gz[?speed=N] or synthetic[:SEED]; several, divided by"
+        " semicolons, make an index that is their median.",
     )
     feed_fallback: bool = Field(
         True, description="Without a network go on with the synthetic feed, and say so."

@@ -21,7 +21,7 @@ from services.marketdata.book_streams import BookStreams
 from services.marketdata.catalogue import Catalogue
 from services.marketdata.domain.candles import CandleSource
 from services.marketdata.domain.prices import FeedKind, PriceBoard
-from services.marketdata.feeds.choose import make_feed
+from services.marketdata.feeds.choose import make_feeds
 from services.marketdata.feeds.desk import FeedDesk
 from services.marketdata.follower import LogFollower
 from services.marketdata.history import History
@@ -40,7 +40,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     clock = SystemClock()
     markets = default_markets()
     try:
-        feed = make_feed(settings.feed, markets, clock)
+        feeds = make_feeds(settings.feed, markets, clock)
         redis = open_redis(settings)
     except ValueError as error:
         raise SystemExit(f"{SERVICE}: {error}") from None
@@ -55,19 +55,19 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     publisher = Publisher(
         catalogue,
         history,
-        prices=PriceStreams(board),
+        prices=PriceStreams(board, catalogue),
         tickers=TickerStreams(projection, board, clock),
         books=BookStreams(projection),
         trades=TradeStreams(projection),
         candles=CandleStreams(catalogue),
     )
     desk = FeedDesk(
-        feed,
+        feeds,
         board,
         publisher,
         clock,
         fallback_markets=(
-            markets if settings.feed_fallback and feed.kind is FeedKind.BACKPACK else ()
+            markets if settings.feed_fallback and not any(f.simulated for f in feeds) else ()
         ),
         stale_ms=settings.price_stale_ms,
     )
@@ -82,7 +82,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         clock,
     )
     # A recording begins anew with every start, and its candles with it.
-    if feed.kind is not FeedKind.REPLAY:
+    if all(feed.kind is not FeedKind.REPLAY for feed in feeds):
         catalogue.restore_index(await store.newest_candles(CandleSource.INDEX))
     servicer = MarketDataServicer(MarketData(catalogue, projection, desk, history, publisher))
     registration = (marketdata_pb2_grpc.add_MarketDataServiceServicer_to_server, servicer)

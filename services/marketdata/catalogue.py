@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from kernel.markets import Market
 from kernel.reasons import Reason, Refused
 from services.marketdata.domain.candles import Candle, CandleSeries, CandleSource
-from services.marketdata.domain.prices import FeedTrade
+from services.marketdata.domain.prices import FeedTrade, pair_of
 from services.marketdata.projection import MarketState, Projection
 
 
@@ -17,7 +17,11 @@ class Catalogue:
     def __init__(self, feed_markets: Sequence[Market], projection: Projection) -> None:
         self._feed_markets = {market.name: market for market in feed_markets}
         self._projection = projection
-        self._index = {name: CandleSeries(name, CandleSource.INDEX) for name in self._feed_markets}
+        # One external pair serves every market of it.
+        self._of_pair: dict[str, list[Market]] = {}
+        for market in feed_markets:
+            self._of_pair.setdefault(pair_of(market), []).append(market)
+        self._index = {pair: CandleSeries(pair, CandleSource.INDEX) for pair in self._of_pair}
 
     def market(self, name: str) -> Market:
         """A market's rules, as the log has them if it does."""
@@ -51,24 +55,34 @@ class Catalogue:
             if name not in self._feed_markets:
                 raise Refused(Reason.MARKET_NOT_FOUND, f"no feed has {name}", field="markets")
 
+    def of_pair(self, pair: str) -> Sequence[Market]:
+        """The markets that an external pair has the price of."""
+        return self._of_pair.get(pair, ())
+
+    def markets_of(self, candle: Candle) -> Sequence[Market]:
+        """The markets that a candle is of: index candles are those of a pair."""
+        if candle.source is CandleSource.INDEX:
+            return self.of_pair(candle.market)
+        return (self.market(candle.market),)
+
     def series(self, source: CandleSource, name: str) -> CandleSeries:
-        """A market's candles from one source."""
+        """A market's candles from one source; those of the index are its pair's."""
         if source is CandleSource.CLOB:
             return self.state(name).candles
         self.check_feed([name])
-        return self._index[name]
+        return self._index[pair_of(self._feed_markets[name])]
 
     def restore_index(self, newest: Iterable[Candle]) -> None:
         """Go on with the feed's candles where they ended."""
-        for name, series in self._index.items():
-            series.restore(candle for candle in newest if candle.market == name)
+        for pair, series in self._index.items():
+            series.restore(candle for candle in newest if candle.market == pair)
 
     def add_feed_trades(
         self, trades: Iterable[FeedTrade], *, simulated: bool, until_ns: int
     ) -> list[Candle]:
         """Count trades of the feed; none of before `until_ns` will come. The candles it changed."""
         for trade in trades:
-            self._index[trade.market].add(
+            self._index[trade.pair].add(
                 trade.time_ns,
                 trade.price,
                 trade.quantity,

@@ -14,7 +14,8 @@ from kernel.money import format_units
 from services.marketdata.domain.book import BookOrder, Level
 from services.marketdata.domain.candles import Candle, CandleSource
 from services.marketdata.domain.depth import checksum
-from services.marketdata.domain.prices import FEED_DECIMALS, ExternalPrice
+from services.marketdata.domain.marks import Marks
+from services.marketdata.domain.prices import FEED_DECIMALS, IndexPrice, SourcePrice
 from services.marketdata.domain.ticker import DayFigures
 from services.marketdata.domain.trades import PublicTrade
 from services.marketdata.feeds.desk import FeedSnapshot
@@ -37,10 +38,10 @@ def feed_decimal(units: int) -> str:
     return format_units(units, FEED_DECIMALS) if units else ""
 
 
-def price_to_proto(price: ExternalPrice, prev_seq: int) -> pb.Price:
-    """`prev_seq` is the seq before it on the stream it is for."""
+def price_to_proto(name: str, price: IndexPrice, prev_seq: int) -> pb.Price:
+    """The price of the market `name`; `prev_seq` is the seq before it on the stream it is for."""
     return pb.Price(
-        market=price.market,
+        market=name,
         price=feed_decimal(price.price),
         bid=feed_decimal(price.bid),
         ask=feed_decimal(price.ask),
@@ -55,9 +56,33 @@ def price_to_proto(price: ExternalPrice, prev_seq: int) -> pb.Price:
     )
 
 
+def price_with_inputs(name: str, price: IndexPrice) -> pb.Price:
+    """The price of the market `name`, and what each source says."""
+    message = price_to_proto(name, price, 0)
+    message.inputs.extend(_input_to_proto(one, one in price.used) for one in price.inputs)
+    return message
+
+
+def _input_to_proto(price: SourcePrice, used: bool) -> pb.PriceInput:
+    return pb.PriceInput(
+        source=price.source.name,
+        kind=pb.FeedKind.ValueType(price.source.kind),
+        simulated=price.source.simulated,
+        price=feed_decimal(price.price),
+        bid=feed_decimal(price.bid),
+        ask=feed_decimal(price.ask),
+        last=feed_decimal(price.last),
+        source_time=timestamp(price.source_time_ns),
+        receive_time=timestamp(price.receive_time_ns),
+        stale=price.stale,
+        used=used,
+    )
+
+
 def feed_to_proto(feed: FeedSnapshot) -> pb.FeedStatus:
     """How the external feed is."""
     return pb.FeedStatus(
+        name=feed.name,
         source=pb.FeedKind.ValueType(feed.kind),
         simulated=feed.simulated,
         healthy=feed.healthy,
@@ -120,7 +145,7 @@ def trade_to_proto(market: Market, trade: PublicTrade) -> pb.Trade:
 
 
 def candle_to_proto(market: Market, candle: Candle) -> pb.Candle:
-    """A candle; those of the feed are in its own units, not in ticks and lots."""
+    """A candle as one of `market`; those of the feed are in its units, not in ticks and lots."""
     if candle.source is CandleSource.INDEX:
         prices = [feed_decimal(p) for p in (candle.open, candle.high, candle.low, candle.close)]
         volume = format_units(candle.volume, FEED_DECIMALS)
@@ -132,7 +157,7 @@ def candle_to_proto(market: Market, candle: Candle) -> pb.Candle:
         volume = market.format_quantity(candle.volume)
         quote_volume = market.quote.format(candle.quote_volume)
     return pb.Candle(
-        market=candle.market,
+        market=market.name,
         interval=pb.CandleInterval.ValueType(candle.interval),
         source=pb.CandleSource.ValueType(candle.source),
         open_time=Timestamp(seconds=candle.open_s),
@@ -149,7 +174,7 @@ def candle_to_proto(market: Market, candle: Candle) -> pb.Candle:
 
 
 def ticker_to_proto(
-    state: MarketState, figures: DayFigures, price: ExternalPrice | None, time_ns: int
+    state: MarketState, figures: DayFigures, price: IndexPrice | None, time_ns: int
 ) -> pb.Ticker:
     """A market at a glance."""
     market = state.market
@@ -177,4 +202,30 @@ def ticker_to_proto(
     if price is not None:
         message.index_price = feed_decimal(price.price)
         message.simulated = price.simulated
+    message.mark_price = tick_decimal(market, state.marks(price).mark)
     return message
+
+
+def tick_decimal(market: Market, ticks: int) -> str:
+    """A price in ticks -> decimal string; 0 (unknown) -> empty."""
+    return market.format_price(ticks) if ticks else ""
+
+
+def market_prices_to_proto(
+    state: MarketState, marks: Marks, price: IndexPrice | None, seq: int, time_ns: int
+) -> pb.MarketPrices:
+    """A market's prices with what they are made of; `seq` is the log position of book and trade."""
+    market, last = state.market, state.trades.last
+    return pb.MarketPrices(
+        market=market.name,
+        index_price=tick_decimal(market, marks.index),
+        mark_price=tick_decimal(market, marks.mark),
+        last_price=tick_decimal(market, marks.last),
+        mid_price=tick_decimal(market, marks.mid),
+        best_bid=tick_decimal(market, marks.bid),
+        best_ask=tick_decimal(market, marks.ask),
+        index=price_with_inputs(market.name, price) if price is not None else None,
+        last_trade=trade_to_proto(market, last) if last is not None else None,
+        seq=seq,
+        time=timestamp(time_ns),
+    )

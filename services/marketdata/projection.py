@@ -14,6 +14,8 @@ from kernel.markets import Asset, Market
 from services.marketdata.domain.book import BUY, SELL, OrderBook, OrderChange
 from services.marketdata.domain.candles import Candle, CandleSeries, CandleSource
 from services.marketdata.domain.intervals import Interval
+from services.marketdata.domain.marks import Marks, marks_of
+from services.marketdata.domain.prices import IndexPrice
 from services.marketdata.domain.ticker import DayWindow
 from services.marketdata.domain.trades import PublicTrade, RecentTrades
 
@@ -28,6 +30,11 @@ class MarketState:
         self.trades = RecentTrades()
         self.candles = CandleSeries(market.name, CandleSource.CLOB)
         self.day = DayWindow()
+
+    def marks(self, index: IndexPrice | None) -> Marks:
+        """Its mark price and what that is made of."""
+        last = self.trades.last
+        return marks_of(self.market, self.book, last.price_ticks if last else 0, index)
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from services.marketdata.book_streams import BookStreams
 from services.marketdata.catalogue import Catalogue
 from services.marketdata.domain.candles import Candle
-from services.marketdata.domain.prices import ExternalPrice, FeedTrade
+from services.marketdata.domain.prices import FeedTrade, IndexPrice
 from services.marketdata.feeds.port import Feed
 from services.marketdata.history import History
 from services.marketdata.projection import Applied
@@ -49,7 +49,7 @@ class Publisher:
         self._history.add((), candles)
         self.candles.publish(candles)
 
-    def on_prices(self, prices: Sequence[ExternalPrice]) -> None:
+    def on_prices(self, prices: Sequence[IndexPrice]) -> None:
         """External prices changed."""
         self.prices.publish(prices)
         self.tickers.publish_prices(prices)

@@ -11,6 +11,7 @@ from services.marketdata import codec
 from services.marketdata.catalogue import Catalogue
 from services.marketdata.domain.candles import CandleSource
 from services.marketdata.domain.intervals import Interval
+from services.marketdata.domain.prices import pair_of
 from services.marketdata.domain.trades import PublicTrade
 from services.marketdata.feeds.desk import FeedDesk
 from services.marketdata.history import History
@@ -48,12 +49,19 @@ class MarketData:
         wanted = frozenset(request.markets)
         return pb.ListPricesResponse(
             prices=[
-                codec.price_to_proto(price, 0)
+                codec.price_with_inputs(market.name, price)
                 for price in self._desk.board
-                if not wanted or price.market in wanted
+                for market in self._catalogue.of_pair(price.pair)
+                if not wanted or market.name in wanted
             ],
             feed=codec.feed_to_proto(self._desk.status()),
+            sources=map(codec.feed_to_proto, self._desk.statuses()),
         )
+
+    def get_market_prices(self, request: pb.GetMarketPricesRequest) -> pb.GetMarketPricesResponse:
+        """A market's index, mark and last price, and what they are made of."""
+        state = self._catalogue.state(request.market)
+        return pb.GetMarketPricesResponse(prices=self._streams.tickers.market_prices(state))
 
     def list_tickers(self, request: pb.ListTickersRequest) -> pb.ListTickersResponse:
         """Tickers of the named markets, or of all."""
@@ -108,7 +116,7 @@ class MarketData:
             end_s = min(end_s, page)
         found = await self._history.list_candles(
             source,
-            market.name,
+            pair_of(market) if source is CandleSource.INDEX else market.name,
             interval,
             start_s=ceil_div(codec.nanoseconds(request.start_time), NS_PER_SECOND),
             end_s=end_s,
@@ -168,9 +176,7 @@ class MarketData:
     def watch_candles(self, request: pb.WatchCandlesRequest, mailbox: Mailbox) -> Subscription:
         """Candles of one interval and source."""
         source, interval = _candle_kind(request.source, request.interval)
-        names = dict.fromkeys(request.markets)
-        series = [self._catalogue.series(source, name) for name in names]
-        return self._streams.candles.open(mailbox, series, source, interval)
+        return self._streams.candles.open(mailbox, request.markets, source, interval)
 
 
 def _candle_kind(

@@ -48,6 +48,11 @@ class MarketDataServicer(rpc.MarketDataServiceServicer):
     ) -> pb.ListCandlesResponse:
         return await self._data.list_candles(request)
 
+    async def GetMarketPrices(
+        self, request: pb.GetMarketPricesRequest, context: Context
+    ) -> pb.GetMarketPricesResponse:
+        return self._data.get_market_prices(request)
+
     async def ListPrices(
         self, request: pb.ListPricesRequest, context: Context
     ) -> pb.ListPricesResponse:

@@ -10,9 +10,9 @@ from tidebook.marketdata.v1 import marketdata_pb2 as pb
 from kernel.clock import NS_PER_SECOND, Clock
 from services.marketdata import codec
 from services.marketdata.catalogue import Catalogue
-from services.marketdata.domain.candles import Candle, CandleSeries, CandleSource
+from services.marketdata.domain.candles import Candle, CandleSource
 from services.marketdata.domain.intervals import Interval
-from services.marketdata.domain.prices import ExternalPrice, PriceBoard
+from services.marketdata.domain.prices import IndexPrice, PriceBoard, pair_of
 from services.marketdata.domain.ticker import DayFigures
 from services.marketdata.domain.trades import PublicTrade
 from services.marketdata.hub import (
@@ -31,23 +31,26 @@ TICKER_SECONDS = 0.25
 class PriceStreams:
     """External prices: what they are now, then each change; a slow reader skips some."""
 
-    def __init__(self, board: PriceBoard) -> None:
+    def __init__(self, board: PriceBoard, catalogue: Catalogue) -> None:
         self._board = board
+        self._catalogue = catalogue
         self._topic: Topic[pb.Price] = Topic()
 
-    def publish(self, prices: Sequence[ExternalPrice]) -> None:
+    def publish(self, prices: Sequence[IndexPrice]) -> None:
         """These prices changed."""
         if self._topic:
             for price in prices:
-                message = codec.price_to_proto(price, price.seq - 1)
-                self._topic.publish(price.market, price.market, message)
+                for market in self._catalogue.of_pair(price.pair):
+                    message = codec.price_to_proto(market.name, price, price.seq - 1)
+                    self._topic.publish(market.name, market.name, message)
 
     def open(self, mailbox: Mailbox, markets: Collection[str]) -> Subscription:
         """The prices of `markets` (empty: all)."""
         first = [
-            (price.market, codec.price_to_proto(price, 0))
+            (market.name, codec.price_to_proto(market.name, price, 0))
             for price in self._board
-            if not markets or price.market in markets
+            for market in self._catalogue.of_pair(price.pair)
+            if not markets or market.name in markets
         ]
         return KeyedSubscription(self._topic, mailbox, markets, _PriceChain().respond, first=first)
 
@@ -84,7 +87,15 @@ class TickerStreams:
         figures = self._figures.get(name)
         if state.day.trim(now_ns // NS_PER_SECOND) or figures is None:
             figures = self._figures[name] = state.day.figures()
-        return codec.ticker_to_proto(state, figures, self._board.get(name), now_ns)
+        index = self._board.get(pair_of(state.market))
+        return codec.ticker_to_proto(state, figures, index, now_ns)
+
+    def market_prices(self, state: MarketState) -> pb.MarketPrices:
+        """A market's index, mark and last price now."""
+        index = self._board.get(pair_of(state.market))
+        return codec.market_prices_to_proto(
+            state, state.marks(index), index, self._projection.book_seq, self._clock.now_ns()
+        )
 
     def publish(self, applied: Applied) -> None:
         """A log entry was applied."""
@@ -93,9 +104,12 @@ class TickerStreams:
             self._dirty.add(trade.market)
             self._figures.pop(trade.market, None)
 
-    def publish_prices(self, prices: Iterable[ExternalPrice]) -> None:
+    def publish_prices(self, prices: Iterable[IndexPrice]) -> None:
         """These external prices changed."""
-        self._dirty.update(price.market for price in prices)
+        pairs = {price.pair for price in prices}
+        for name, state in self._projection.markets.items():
+            if pair_of(state.market) in pairs:
+                self._dirty.add(name)
 
     async def run(self) -> None:
         """Send what changed until cancelled."""
@@ -161,24 +175,24 @@ class CandleStreams:
         for candle in candles:
             topic = self._topics.get((candle.source, candle.interval))
             if topic:
-                message = codec.candle_to_proto(self._catalogue.market(candle.market), candle)
-                topic.publish(candle.market, (candle.market, candle.open_s), message)
+                for market in self._catalogue.markets_of(candle):
+                    message = codec.candle_to_proto(market, candle)
+                    topic.publish(market.name, (market.name, candle.open_s), message)
 
     def open(
-        self, mailbox: Mailbox, series: Sequence[CandleSeries], source: CandleSource, of: Interval
+        self, mailbox: Mailbox, names: Collection[str], source: CandleSource, of: Interval
     ) -> Subscription:
-        """The newest candle of some series (all of this source), then each change."""
-        newest = [candle for one in series if (candle := one.newest(of)) is not None]
+        """The newest candle of some markets, then each change."""
+        first = []
+        for name in dict.fromkeys(names):
+            candle = self._catalogue.series(source, name).newest(of)
+            if candle is not None:
+                message = codec.candle_to_proto(self._catalogue.market(name), candle)
+                first.append(((name, candle.open_s), message))
         return KeyedSubscription(
             self._topics.setdefault((source, of), Topic()),
             mailbox,
-            [one.market for one in series],
+            names,
             lambda candles: pb.WatchCandlesResponse(candles=candles),
-            first=[
-                (
-                    (candle.market, candle.open_s),
-                    codec.candle_to_proto(self._catalogue.market(candle.market), candle),
-                )
-                for candle in newest
-            ],
+            first=first,
         )

@@ -18,7 +18,7 @@ from kernel.markets import default_markets
 from services.marketdata.catalogue import Catalogue
 from services.marketdata.domain.candles import Candle, CandleSeries, CandleSource
 from services.marketdata.domain.intervals import SECONDS, Interval, span_of
-from services.marketdata.domain.prices import ExternalPrice, FeedTrade, PriceBoard
+from services.marketdata.domain.prices import FeedTrade, IndexPrice, PriceBoard
 from services.marketdata.feeds.desk import FeedDesk
 from services.marketdata.feeds.port import Feed
 from services.marketdata.feeds.replay import ReplayFeed
@@ -126,10 +126,10 @@ class Collected:
     def __init__(self) -> None:
         self._catalogue = Catalogue(default_markets(), Projection())
         self.candles: dict[tuple[str, Interval, int], Candle] = {}
-        self.prices: dict[str, ExternalPrice] = {}
+        self.prices: dict[str, IndexPrice] = {}
 
-    def on_prices(self, prices: Sequence[ExternalPrice]) -> None:
-        self.prices.update((price.market, price) for price in prices)
+    def on_prices(self, prices: Sequence[IndexPrice]) -> None:
+        self.prices.update((price.pair, price) for price in prices)
 
     def on_feed_trades(self, feed: Feed, trades: Sequence[FeedTrade], until_ns: int) -> None:
         changed = self._catalogue.add_feed_trades(
@@ -177,7 +177,7 @@ async def test_candles_of_a_recording_equal_those_computed_from_the_file(
 ) -> None:
     collected = Collected()
     feed = ReplayFeed(paths, list(MARKETS.values()), speed=0)
-    desk = FeedDesk(feed, PriceBoard(), collected, ManualClock(1))
+    desk = FeedDesk([feed], PriceBoard(), collected, ManualClock(1))
     await feed.run(desk)
 
     expected: dict[tuple[str, Interval, int], list[tuple[Decimal, Decimal]]] = {}

@@ -17,12 +17,13 @@ from kernel.clock import ManualClock, SystemClock
 from kernel.markets import default_markets
 from mesh.aio import Backoff, cancel_and_wait
 from services.marketdata.domain.prices import (
-    ExternalPrice,
     FeedEvent,
     FeedKind,
     FeedTrade,
+    IndexPrice,
     PriceBoard,
     Quote,
+    Source,
 )
 from services.marketdata.feeds.backpack import BackpackFeed
 from services.marketdata.feeds.choose import make_feed
@@ -36,6 +37,7 @@ from tests.support.waiting import eventually
 MARKETS = default_markets()
 NAMES = [market.name for market in MARKETS]
 UNIT = 10**8
+RECORDING = Source("replay", FeedKind.REPLAY, simulated=True)
 
 
 class Sink:
@@ -52,9 +54,9 @@ class Listener:
     """Keeps what a desk says."""
 
     def __init__(self) -> None:
-        self.prices: list[ExternalPrice] = []
+        self.prices: list[IndexPrice] = []
 
-    def on_prices(self, prices: Sequence[ExternalPrice]) -> None:
+    def on_prices(self, prices: Sequence[IndexPrice]) -> None:
         self.prices.extend(prices)
 
     def on_feed_trades(self, feed: Feed, trades: Sequence[FeedTrade], until_ns: int) -> None:
@@ -244,7 +246,7 @@ async def test_without_backpack_prices_are_simulated_said_to_be_and_then_real_ag
     server.refuse_with = 503
     feed, listener, board = backpack(server), Listener(), PriceBoard()
     desk = FeedDesk(
-        feed,
+        [feed],
         board,
         listener,
         SystemClock(),
@@ -252,7 +254,7 @@ async def test_without_backpack_prices_are_simulated_said_to_be_and_then_real_ag
         fallback_after_seconds=0.2,
     )
     async with running(desk.run()):
-        await eventually(lambda: {price.market for price in board} == set(NAMES))
+        await eventually(lambda: {price.pair for price in board} == set(NAMES))
         assert all(p.simulated and p.kind is FeedKind.SYNTHETIC for p in listener.prices)
         status = desk.status()
         assert status.simulated and status.kind is FeedKind.SYNTHETIC
@@ -276,7 +278,7 @@ async def test_without_backpack_prices_are_simulated_said_to_be_and_then_real_ag
 
 async def test_a_price_that_gets_old_is_marked_stale(server: FakeBackpack) -> None:
     listener, board = Listener(), PriceBoard()
-    desk = FeedDesk(backpack(server), board, listener, SystemClock(), stale_ms=200)
+    desk = FeedDesk([backpack(server)], board, listener, SystemClock(), stale_ms=200)
     async with running(desk.run()):
         await eventually(lambda: server.subscriptions)
         await server.send(server.quote("SOL_USDC", "18.67", "18.70"))
@@ -290,10 +292,10 @@ async def test_a_price_that_gets_old_is_marked_stale(server: FakeBackpack) -> No
 def test_the_middle_price_is_that_of_bid_and_ask_else_the_last() -> None:
     board = PriceBoard()
     traded = FeedTrade("BTC_USDC", 7 * UNIT, UNIT, 1)
-    (price,) = board.apply([traded], FeedKind.REPLAY, True, 5)
+    (price,) = board.apply([traded], RECORDING, 5)
     assert price.price == 7 * UNIT
     quoted = Quote("BTC_USDC", 8 * UNIT, 9 * UNIT, 2)
-    (price,) = board.apply([quoted, traded], FeedKind.REPLAY, True, 6)
+    (price,) = board.apply([quoted, traded], RECORDING, 6)
     assert (price.price, price.last, price.seq) == (17 * UNIT // 2, 7 * UNIT, 2)
     assert (price.source_time_ns, price.receive_time_ns) == (1, 6)
 
@@ -317,7 +319,7 @@ async def test_synthetic_prices_of_all_markets_come_about_twice_a_second() -> No
     sink = Sink()
     feed = SyntheticFeed(MARKETS, ManualClock(5))
     async with running(feed.run(sink)):
-        await eventually(lambda: {event.market for event in sink.events} == set(NAMES))
+        await eventually(lambda: {event.pair for event in sink.events} == set(NAMES))
     assert feed.simulated
 
 

@@ -12,10 +12,12 @@ import pytest
 from tidebook.marketdata.v1 import marketdata_pb2 as pb
 from tidebook.marketdata.v1 import marketdata_pb2_grpc as rpc
 
+from kernel.markets import default_markets
 from kernel.reasons import Reason, Refused
 from mesh.server import ServiceHost
 from mesh.status import refused_from
-from services.marketdata.domain.prices import FeedKind, PriceBoard, Quote
+from services.marketdata.catalogue import Catalogue
+from services.marketdata.domain.prices import FeedKind, PriceBoard, Quote, Source
 from services.marketdata.hub import (
     KeyedSubscription,
     Mailbox,
@@ -23,9 +25,13 @@ from services.marketdata.hub import (
     QueueTopic,
     Topic,
 )
+from services.marketdata.projection import Projection
 from services.marketdata.servicer import MarketDataServicer
 from services.marketdata.streams import PriceStreams
 from tests.builders import make_settings
+
+CATALOGUE = Catalogue(default_markets(), Projection())
+MADE_UP = Source("synthetic", FeedKind.SYNTHETIC, simulated=True)
 
 
 def candles(messages: Sequence[pb.Candle]) -> pb.WatchCandlesResponse:
@@ -42,12 +48,12 @@ async def next_of(mailbox: Mailbox) -> Any:
 
 async def test_a_slow_reader_of_prices_skips_some_and_still_sees_a_chain() -> None:
     board = PriceBoard()
-    streams = PriceStreams(board)
+    streams = PriceStreams(board, CATALOGUE)
     mailbox = Mailbox()
 
     def move(market: str, price: int) -> None:
         quote = Quote(market, price, price, price)
-        streams.publish(board.apply([quote], FeedKind.SYNTHETIC, True, price))
+        streams.publish(board.apply([quote], MADE_UP, price))
 
     move("BTC_USDC", 1)
     streams.open(mailbox, ["BTC_USDC"])
@@ -65,12 +71,12 @@ async def test_a_slow_reader_of_prices_skips_some_and_still_sees_a_chain() -> No
 
 async def test_readers_share_a_message_and_cannot_change_it_for_each_other() -> None:
     board = PriceBoard()
-    streams = PriceStreams(board)
+    streams = PriceStreams(board, CATALOGUE)
     mailboxes = [Mailbox(), Mailbox()]
-    streams.open(mailboxes[0], [])
-    streams.publish(board.apply([Quote("A", 1, 1, 1)], FeedKind.SYNTHETIC, True, 1))
-    streams.open(mailboxes[1], [])
-    streams.publish(board.apply([Quote("A", 2, 2, 2)], FeedKind.SYNTHETIC, True, 2))
+    streams.open(mailboxes[0], ["BTC_USDC"])
+    streams.publish(board.apply([Quote("BTC_USDC", 1, 1, 1)], MADE_UP, 1))
+    streams.open(mailboxes[1], ["BTC_USDC"])
+    streams.publish(board.apply([Quote("BTC_USDC", 2, 2, 2)], MADE_UP, 2))
     for mailbox in mailboxes:
         (price,) = (await next_of(mailbox)).prices
         assert (price.seq, price.prev_seq) == (2, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +137,44 @@ async def test_a_ticker_shows_the_day_the_best_prices_and_the_simulated_index(
         assert (ticker.best_bid, ticker.best_bid_quantity, ticker.best_ask) == ("99", "3", "")
         assert ticker.index_price and ticker.simulated
         assert ticker.status == types_pb2.MARKET_STATUS_TRADING
+        assert ticker.mark_price
 
     await eventually(shown)
+
+
+async def test_index_mark_and_last_price_are_shown_with_what_they_are_made_of(
+    running: MarketDataRig,
+) -> None:
+    alice, bob = await running.engine.funded(1), await running.engine.funded(2)
+    await trade(alice, bob, "100", "1")
+
+    async def prices() -> pb.MarketPrices:
+        request = pb.GetMarketPricesRequest(market=BTC)
+        return (await running.stub.GetMarketPrices(request)).prices
+
+    async def without_a_middle() -> None:
+        shown = await prices()
+        (source,) = shown.index.inputs
+        assert source.used and source.simulated and source.source == "synthetic"
+        assert shown.index.price == source.price
+        assert (shown.last_price, shown.mid_price, shown.last_trade.trade_id) == ("100", "", 1)
+        index, mark = Decimal(shown.index_price), Decimal(shown.mark_price)
+        assert 0 <= (index + 100) / 2 - mark < Decimal("0.01")
+
+    await eventually(without_a_middle)
+    await alice.place(side="buy", price="99.97", quantity="1")
+    await bob.place(side="sell", price="100.02", quantity="1")
+
+    async def with_all_three() -> None:
+        shown = await prices()
+        assert (shown.best_bid, shown.best_ask, shown.mid_price) == ("99.97", "100.02", "99.99")
+        # The median of a far index, 99.99 and 100: the last trade.
+        assert shown.mark_price == "100"
+
+    await eventually(with_all_three)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await running.stub.GetMarketPrices(pb.GetMarketPricesRequest(market="NONE"))
+    assert refused_from(caught.value).reason is Reason.MARKET_NOT_FOUND
 
 
 async def test_candles_have_no_hole_and_no_double_over_restarts(rig: MarketDataRig) -> None:

@@ -48,6 +48,11 @@ class RecentTrades:
         self.last_trade_id = trade.trade_id
         return True
 
+    @property
+    def last(self) -> PublicTrade | None:
+        """The newest trade."""
+        return self._trades[-1] if self._trades else None
+
     def after(self, seq: int) -> list[PublicTrade] | None:
         """Every trade after a log position, oldest first; None when they are not all here."""
         if seq < self._complete_after_seq:

@@ -38,13 +38,14 @@ class BackpackFeed:
     """Live prices. Connects again after every fault, with growing and jittered pauses."""
 
     kind = FeedKind.BACKPACK
+    name = "backpack"
     simulated = False
-    # Events of several markets share a connection, and none waits longer than this for another.
+    # Events of several pairs share a connection, and none waits longer than this for another.
     late_ns = 2_000_000_000
 
     def __init__(
         self,
-        markets: Sequence[str],
+        pairs: Sequence[str],
         *,
         ws_url: str = WS_URL,
         rest_url: str = REST_URL,
@@ -52,7 +53,7 @@ class BackpackFeed:
         backoff: Backoff | None = None,
     ) -> None:
         """Without a frame for `silence_seconds` the connection counts as dead."""
-        self._wanted = tuple(markets)
+        self._wanted = tuple(pairs)
         self._ws_url = ws_url
         self._rest_url = rest_url.rstrip("/")
         self._silence_seconds = silence_seconds
@@ -98,7 +99,7 @@ class BackpackFeed:
                     sink.on_events(self, events)
 
     async def _existing(self, session: aiohttp.ClientSession) -> tuple[str, ...]:
-        """Which of our markets Backpack has."""
+        """Which of our pairs Backpack has."""
         url = f"{self._rest_url}/api/v1/markets"
         async with session.get(url, timeout=aiohttp.ClientTimeout(total=10)) as response:
             if response.status != 200:
@@ -112,7 +113,7 @@ class BackpackFeed:
         if missing:
             log.warning("feed_symbols_missing", feed="backpack", symbols=missing)
         if len(missing) == len(self._wanted):
-            raise _Lost("Backpack has none of our markets")
+            raise _Lost("Backpack has none of our pairs")
         return tuple(symbol for symbol in self._wanted if symbol in known)
 
     async def _receive(self, socket: aiohttp.ClientWebSocketResponse) -> aiohttp.WSMessage:
@@ -146,7 +147,7 @@ class BackpackFeed:
             return []
 
     def _is_news(self, event: FeedEvent, number: int) -> bool:
-        key, position = (type(event), event.market), (event.time_ns, number)
+        key, position = (type(event), event.pair), (event.time_ns, number)
         if position <= self._newest.get(key, (0, 0)):
             return False
         self._newest[key] = position
@@ -171,7 +172,7 @@ def _event(frame: dict[str, Any], symbols: Sequence[str]) -> tuple[FeedEvent, in
         raise BadFrame("without data")
     kind, symbol = data.get("e"), data.get("s")
     if not isinstance(symbol, str) or symbol not in symbols:
-        raise BadFrame("not of a market that was subscribed to")
+        raise BadFrame("not of a pair that was subscribed to")
     if frame.get("stream") != f"{kind}.{symbol}":
         raise BadFrame("not of a stream that was subscribed to")
     time_us = _whole(data.get("T"), "T")

@@ -31,13 +31,14 @@ class FeedHealth:
 
 
 class Feed(Protocol):
-    """A source of external prices.
+    """A source of external prices. `name` tells it from the others that run.
 
     `simulated` says that its prices are not a live market's. `late_ns` is how long after a moment
     (in source time) events of before it may still come.
     """
 
     kind: FeedKind
+    name: str
     simulated: bool
     late_ns: int
     health: FeedHealth

@@ -31,13 +31,14 @@ class ReplayFeed:
     """
 
     kind = FeedKind.REPLAY
+    name = "replay"
     simulated = True
     late_ns = 0
 
-    def __init__(self, paths: Sequence[Path], markets: Sequence[str], speed: float = 1.0) -> None:
+    def __init__(self, paths: Sequence[Path], pairs: Sequence[str], speed: float = 1.0) -> None:
         """Raises `ValueError` for a file that is not there or has other columns."""
         self._paths = tuple(paths)
-        self._markets = {name.partition("_")[0]: name for name in markets}
+        self._pairs = {pair.partition("_")[0]: pair for pair in pairs}
         self._speed = speed
         for path in paths:
             _check_header(path)
@@ -72,14 +73,14 @@ class ReplayFeed:
         log.info("feed_replay_ended", files=self._names(), trades=count)
 
     def _read(self, path: Path) -> Iterator[FeedTrade]:
-        """One file's trades of our markets; rows that break the format are counted."""
+        """One file's trades of our pairs; rows that break the format are counted."""
         with gzip.open(path, "rt", encoding="utf-8", newline="") as rows:
             for row in csv.DictReader(rows):
-                market = self._markets.get(base_of(row["symbol"] or ""))
-                if market is None:
+                pair = self._pairs.get(base_of(row["symbol"] or ""))
+                if pair is None:
                     continue
                 try:
-                    yield _trade(row, market)
+                    yield _trade(row, pair)
                 except BadFrame as error:
                     self.health.bad_frames += 1
                     log.warning("feed_row_dropped", file=path.name, error=str(error))
@@ -93,12 +94,12 @@ def base_of(symbol: str) -> str:
     return symbol
 
 
-def _trade(row: dict[str, str], market: str) -> FeedTrade:
+def _trade(row: dict[str, str], pair: str) -> FeedTrade:
     time_text = row["ts_us"] or ""
     if not (time_text.isascii() and time_text.isdigit()):
         raise BadFrame("ts_us is not a whole number")
     price, quantity = positive(row["price"], "price"), positive(row["qty"], "qty")
-    return FeedTrade(market, price, quantity, int(time_text) * 1000)
+    return FeedTrade(pair, price, quantity, int(time_text) * 1000)
 
 
 def _check_header(path: Path) -> None:

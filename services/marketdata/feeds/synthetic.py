@@ -15,6 +15,8 @@ from services.marketdata.domain.prices import (
     FeedKind,
     FeedTrade,
     Quote,
+    one_per_pair,
+    pair_of,
 )
 from services.marketdata.feeds.port import FeedHealth, FeedSink
 
@@ -39,11 +41,11 @@ _TRADE_VALUES = (20, 2_000)
 
 
 class Walk:
-    """One market's walk. The same seed and market give the same steps, whatever the time."""
+    """One pair's walk. The same seed and pair give the same steps, whatever the time."""
 
     def __init__(self, market: Market, seed: int, start: int | None = None) -> None:
-        self.market = market
-        self._random = random.Random(f"{seed}/{market.name}")
+        self.pair = pair_of(market)
+        self._random = random.Random(f"{seed}/{self.pair}")
         self._tick = _rescale(market.tick_size_units, market.quote.decimals)
         self._lot = _rescale(market.lot_size_units, market.base.decimals)
         if start is None:
@@ -61,19 +63,20 @@ class Walk:
         half_spread = max(1, self._ticks // (2 * _SPREAD_FRACTION))
         bid = (self._ticks - half_spread) * self._tick
         ask = (self._ticks + half_spread) * self._tick
-        events: list[FeedEvent] = [Quote(self.market.name, bid, ask, time_ns)]
+        events: list[FeedEvent] = [Quote(self.pair, bid, ask, time_ns)]
         if choose(0, 1):
             price = (bid, ask)[choose(0, 1)]
             value = choose(*_TRADE_VALUES) * 10 ** (2 * FEED_DECIMALS)
             quantity = max(1, value // (price * self._lot)) * self._lot
-            events.append(FeedTrade(self.market.name, price, quantity, time_ns))
+            events.append(FeedTrade(self.pair, price, quantity, time_ns))
         return events
 
 
 class SyntheticFeed:
-    """Random walks of all markets, about two quotes a second each."""
+    """Random walks of all pairs, about two quotes a second each."""
 
     kind = FeedKind.SYNTHETIC
+    name = "synthetic"
     simulated = True
     late_ns = 0
 
@@ -85,9 +88,11 @@ class SyntheticFeed:
         *,
         start_prices: Mapping[str, int] | None = None,
     ) -> None:
-        """`start_prices` (market name -> price) continue another source's prices."""
+        """`start_prices` (pair -> price) continue another source's prices."""
         starts = start_prices or {}
-        self._walks = [Walk(market, seed, starts.get(market.name)) for market in markets]
+        self._walks = [
+            Walk(market, seed, starts.get(pair)) for pair, market in one_per_pair(markets).items()
+        ]
         self._clock = clock
         self.health = FeedHealth(detail=f"made-up prices (seed {seed})")
 

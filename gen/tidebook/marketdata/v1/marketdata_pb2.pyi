@@ -200,10 +200,13 @@ class Price(_message.Message):
     STALE_FIELD_NUMBER: _builtins.int
     SEQ_FIELD_NUMBER: _builtins.int
     PREV_SEQ_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
     market: _builtins.str
     """Market name such as "BTC_USDC"."""
     price: _builtins.str
-    """Middle of bid and ask where the source has them, else its last trade."""
+    """The index: the median of the sources that count. Of one source it is the middle of bid and ask
+    where it has them, else its last trade.
+    """
     bid: _builtins.str
     """Best bid; empty if the source has none."""
     ask: _builtins.str
@@ -211,7 +214,7 @@ class Price(_message.Message):
     last: _builtins.str
     """Last trade; empty if none was seen."""
     source: Global___FeedKind.ValueType
-    """Where it comes from."""
+    """Where it comes from; of several sources that count the one named first."""
     simulated: _builtins.bool
     """Not a live market's price: recorded or made up."""
     stale: _builtins.bool
@@ -228,6 +231,10 @@ class Price(_message.Message):
     def receive_time(self) -> _timestamp_pb2.Timestamp:
         """When it arrived here."""
 
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriceInput]:
+        """Every source, the most believed first. Only in answers, not on streams."""
+
     def __init__(
         self,
         *,
@@ -243,14 +250,151 @@ class Price(_message.Message):
         stale: _builtins.bool = ...,
         seq: _builtins.int = ...,
         prev_seq: _builtins.int = ...,
+        inputs: _abc.Iterable[Global___PriceInput] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["receive_time", b"receive_time", "source_time", b"source_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask", b"ask", "bid", b"bid", "last", b"last", "market", b"market", "prev_seq", b"prev_seq", "price", b"price", "receive_time", b"receive_time", "seq", b"seq", "simulated", b"simulated", "source", b"source", "source_time", b"source_time", "stale", b"stale"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask", b"ask", "bid", b"bid", "inputs", b"inputs", "last", b"last", "market", b"market", "prev_seq", b"prev_seq", "price", b"price", "receive_time", b"receive_time", "seq", b"seq", "simulated", b"simulated", "source", b"source", "source_time", b"source_time", "stale", b"stale"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Price: _TypeAlias = Price  # noqa: Y015
+
+@_typing.final
+class PriceInput(_message.Message):
+    """What one source says of a market."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    SIMULATED_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    BID_FIELD_NUMBER: _builtins.int
+    ASK_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    SOURCE_TIME_FIELD_NUMBER: _builtins.int
+    RECEIVE_TIME_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """Its name, such as "backpack"."""
+    kind: Global___FeedKind.ValueType
+    """What it is."""
+    simulated: _builtins.bool
+    """Not a live market's price: recorded or made up. Such ones count only while no live one is fresh."""
+    price: _builtins.str
+    """Middle of bid and ask where it has them, else its last trade."""
+    bid: _builtins.str
+    """Best bid; empty if it has none."""
+    ask: _builtins.str
+    """Best ask; empty if it has none."""
+    last: _builtins.str
+    """Last trade; empty if none was seen."""
+    stale: _builtins.bool
+    """Older than it should be."""
+    used: _builtins.bool
+    """The index counts it: it is fresh and near enough to the others."""
+    @_builtins.property
+    def source_time(self) -> _timestamp_pb2.Timestamp:
+        """When the source saw it."""
+
+    @_builtins.property
+    def receive_time(self) -> _timestamp_pb2.Timestamp:
+        """When it arrived here."""
+
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        kind: Global___FeedKind.ValueType = ...,
+        simulated: _builtins.bool = ...,
+        price: _builtins.str = ...,
+        bid: _builtins.str = ...,
+        ask: _builtins.str = ...,
+        last: _builtins.str = ...,
+        source_time: _timestamp_pb2.Timestamp | None = ...,
+        receive_time: _timestamp_pb2.Timestamp | None = ...,
+        stale: _builtins.bool = ...,
+        used: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receive_time", b"receive_time", "source_time", b"source_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask", b"ask", "bid", b"bid", "kind", b"kind", "last", b"last", "price", b"price", "receive_time", b"receive_time", "simulated", b"simulated", "source", b"source", "source_time", b"source_time", "stale", b"stale", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PriceInput: _TypeAlias = PriceInput  # noqa: Y015
+
+@_typing.final
+class MarketPrices(_message.Message):
+    """A market's three prices, and what the mark price is the median of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MARKET_FIELD_NUMBER: _builtins.int
+    INDEX_PRICE_FIELD_NUMBER: _builtins.int
+    MARK_PRICE_FIELD_NUMBER: _builtins.int
+    LAST_PRICE_FIELD_NUMBER: _builtins.int
+    MID_PRICE_FIELD_NUMBER: _builtins.int
+    BEST_BID_FIELD_NUMBER: _builtins.int
+    BEST_ASK_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    LAST_TRADE_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    market: _builtins.str
+    """Market name."""
+    index_price: _builtins.str
+    """Index in the market's ticks, rounded down; empty while unknown or stale."""
+    mark_price: _builtins.str
+    """Median of index_price, mid_price and last_price, of those that there are; of two their mean,
+    rounded down. Empty while there is none.
+    """
+    last_price: _builtins.str
+    """Last trade here; empty without one."""
+    mid_price: _builtins.str
+    """Middle of best bid and ask here, rounded down; empty while a side is empty."""
+    best_bid: _builtins.str
+    """Best bid here; empty if none."""
+    best_ask: _builtins.str
+    """Best ask here; empty if none."""
+    seq: _builtins.int
+    """Log position that book and last trade are true at."""
+    @_builtins.property
+    def index(self) -> Global___Price:
+        """The external price, with every source; not set before the first."""
+
+    @_builtins.property
+    def last_trade(self) -> Global___Trade:
+        """The last trade; not set without one."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        market: _builtins.str = ...,
+        index_price: _builtins.str = ...,
+        mark_price: _builtins.str = ...,
+        last_price: _builtins.str = ...,
+        mid_price: _builtins.str = ...,
+        best_bid: _builtins.str = ...,
+        best_ask: _builtins.str = ...,
+        index: Global___Price | None = ...,
+        last_trade: Global___Trade | None = ...,
+        seq: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "last_trade", b"last_trade", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_ask", b"best_ask", "best_bid", b"best_bid", "index", b"index", "index_price", b"index_price", "last_price", b"last_price", "last_trade", b"last_trade", "mark_price", b"mark_price", "market", b"market", "mid_price", b"mid_price", "seq", b"seq", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarketPrices: _TypeAlias = MarketPrices  # noqa: Y015
 
 @_typing.final
 class Ticker(_message.Message):
@@ -308,7 +452,7 @@ class Ticker(_message.Message):
     index_price: _builtins.str
     """External price; empty if unknown."""
     mark_price: _builtins.str
-    """Mark price; empty for spot."""
+    """Mark price: median of index, middle of the book and last trade; empty while none is known."""
     simulated: _builtins.bool
     """The external price is recorded or made up."""
     status: _types_pb2.MarketStatus.ValueType
@@ -909,6 +1053,52 @@ class ListCandlesResponse(_message.Message):
 Global___ListCandlesResponse: _TypeAlias = ListCandlesResponse  # noqa: Y015
 
 @_typing.final
+class GetMarketPricesRequest(_message.Message):
+    """Which market."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MARKET_FIELD_NUMBER: _builtins.int
+    market: _builtins.str
+    """Market name."""
+    def __init__(
+        self,
+        *,
+        market: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["market", b"market"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMarketPricesRequest: _TypeAlias = GetMarketPricesRequest  # noqa: Y015
+
+@_typing.final
+class GetMarketPricesResponse(_message.Message):
+    """Its prices."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRICES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def prices(self) -> Global___MarketPrices:
+        """The prices."""
+
+    def __init__(
+        self,
+        *,
+        prices: Global___MarketPrices | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prices", b"prices"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prices", b"prices"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMarketPricesResponse: _TypeAlias = GetMarketPricesResponse  # noqa: Y015
+
+@_typing.final
 class ListPricesRequest(_message.Message):
     """Which markets."""
 
@@ -940,23 +1130,29 @@ class ListPricesResponse(_message.Message):
 
     PRICES_FIELD_NUMBER: _builtins.int
     FEED_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Price]:
         """In the order of the markets."""
 
     @_builtins.property
     def feed(self) -> Global___FeedStatus:
-        """The feed."""
+        """The feed, all sources together."""
+
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeedStatus]:
+        """Each source that was asked for."""
 
     def __init__(
         self,
         *,
         prices: _abc.Iterable[Global___Price] | None = ...,
         feed: Global___FeedStatus | None = ...,
+        sources: _abc.Iterable[Global___FeedStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["feed", b"feed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["feed", b"feed", "prices", b"prices"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feed", b"feed", "prices", b"prices", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -974,6 +1170,7 @@ class FeedStatus(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     BAD_FRAMES_FIELD_NUMBER: _builtins.int
     RECONNECTS_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     source: Global___FeedKind.ValueType
     """Where prices come from now."""
     simulated: _builtins.bool
@@ -986,6 +1183,8 @@ class FeedStatus(_message.Message):
     """Frames that broke the format and were dropped."""
     reconnects: _builtins.int
     """Times it had to connect again."""
+    name: _builtins.str
+    """Name of the source."""
     def __init__(
         self,
         *,
@@ -995,10 +1194,11 @@ class FeedStatus(_message.Message):
         detail: _builtins.str = ...,
         bad_frames: _builtins.int = ...,
         reconnects: _builtins.int = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_frames", b"bad_frames", "detail", b"detail", "healthy", b"healthy", "reconnects", b"reconnects", "simulated", b"simulated", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_frames", b"bad_frames", "detail", b"detail", "healthy", b"healthy", "name", b"name", "reconnects", b"reconnects", "simulated", b"simulated", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

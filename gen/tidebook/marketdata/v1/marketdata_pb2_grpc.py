@@ -64,6 +64,11 @@ class MarketDataServiceStub:
                 request_serializer=tidebook_dot_marketdata_dot_v1_dot_marketdata__pb2.ListCandlesRequest.SerializeToString,
                 response_deserializer=tidebook_dot_marketdata_dot_v1_dot_marketdata__pb2.ListCandlesResponse.FromString,
                 _registered_method=True)
+        self.GetMarketPrices = channel.unary_unary(
+                '/tidebook.marketdata.v1.MarketDataService/GetMarketPrices',
+                request_serializer=tidebook_dot_marketdata_dot_v1_dot_marketdata__pb2.GetMarketPricesRequest.SerializeToString,
+                response_deserializer=tidebook_dot_marketdata_dot_v1_dot_marketdata__pb2.GetMarketPricesResponse.FromString,
+                _registered_method=True)
         self.ListPrices = channel.unary_unary(
                 '/tidebook.marketdata.v1.MarketDataService/ListPrices',
                 request_serializer=tidebook_dot_marketdata_dot_v1_dot_marketdata__pb2.ListPricesRequest.SerializeToString,
@@ -144,6 +149,13 @@ class MarketDataServiceServicer:
 
     def ListCandles(self, request, context):
         """Candles, newest first, paged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMarketPrices(self, request, context):
+        """A market's index, mark and last price now, with everything they are made of.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -232,6 +244,11 @@ def add_MarketDataServiceServicer_to_server(servicer, server):
                     servicer.ListCandles,
                     request_deserializer=tidebook_dot_marketdata_dot_v1_dot_marketdata__pb2.ListCandlesRequest.FromString,
                     response_serializer=tidebook_dot_marketdata_dot_v1_dot_marketdata__pb2.ListCandlesResponse.SerializeToString,
+            ),
+            'GetMarketPrices': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMarketPrices,
+                    request_deserializer=tidebook_dot_marketdata_dot_v1_dot_marketdata__pb2.GetMarketPricesRequest.FromString,
+                    response_serializer=tidebook_dot_marketdata_dot_v1_dot_marketdata__pb2.GetMarketPricesResponse.SerializeToString,
             ),
             'ListPrices': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPrices,
@@ -414,6 +431,33 @@ class MarketDataService:
             '/tidebook.marketdata.v1.MarketDataService/ListCandles',
             tidebook_dot_marketdata_dot_v1_dot_marketdata__pb2.ListCandlesRequest.SerializeToString,
             tidebook_dot_marketdata_dot_v1_dot_marketdata__pb2.ListCandlesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMarketPrices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidebook.marketdata.v1.MarketDataService/GetMarketPrices',
+            tidebook_dot_marketdata_dot_v1_dot_marketdata__pb2.GetMarketPricesRequest.SerializeToString,
+            tidebook_dot_marketdata_dot_v1_dot_marketdata__pb2.GetMarketPricesResponse.FromString,
             options,
             channel_credentials,
             insecure,

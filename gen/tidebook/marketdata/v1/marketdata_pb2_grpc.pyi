@@ -48,6 +48,8 @@ class MarketDataServiceStub:
     """Recent trades, newest first."""
     ListCandles: _grpc.UnaryUnaryMultiCallable[_marketdata_pb2.ListCandlesRequest, _marketdata_pb2.ListCandlesResponse]
     """Candles, newest first, paged."""
+    GetMarketPrices: _grpc.UnaryUnaryMultiCallable[_marketdata_pb2.GetMarketPricesRequest, _marketdata_pb2.GetMarketPricesResponse]
+    """A market's index, mark and last price now, with everything they are made of."""
     ListPrices: _grpc.UnaryUnaryMultiCallable[_marketdata_pb2.ListPricesRequest, _marketdata_pb2.ListPricesResponse]
     """The external feed's prices now."""
     WatchPrices: _grpc.UnaryStreamMultiCallable[_marketdata_pb2.WatchPricesRequest, _marketdata_pb2.WatchPricesResponse]
@@ -85,6 +87,8 @@ class MarketDataServiceAsyncStub(MarketDataServiceStub):
     """Recent trades, newest first."""
     ListCandles: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.ListCandlesRequest, _marketdata_pb2.ListCandlesResponse]  # type: ignore[assignment]
     """Candles, newest first, paged."""
+    GetMarketPrices: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.GetMarketPricesRequest, _marketdata_pb2.GetMarketPricesResponse]  # type: ignore[assignment]
+    """A market's index, mark and last price now, with everything they are made of."""
     ListPrices: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.ListPricesRequest, _marketdata_pb2.ListPricesResponse]  # type: ignore[assignment]
     """The external feed's prices now."""
     WatchPrices: _aio.UnaryStreamMultiCallable[_marketdata_pb2.WatchPricesRequest, _marketdata_pb2.WatchPricesResponse]  # type: ignore[assignment]
@@ -149,6 +153,14 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_marketdata_pb2.ListCandlesResponse, _abc.Awaitable[_marketdata_pb2.ListCandlesResponse]]:
         """Candles, newest first, paged."""
+
+    @_abc_1.abstractmethod
+    def GetMarketPrices(
+        self,
+        request: _marketdata_pb2.GetMarketPricesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_marketdata_pb2.GetMarketPricesResponse, _abc.Awaitable[_marketdata_pb2.GetMarketPricesResponse]]:
+        """A market's index, mark and last price now, with everything they are made of."""
 
     @_abc_1.abstractmethod
     def ListPrices(

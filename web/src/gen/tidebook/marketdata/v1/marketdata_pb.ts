@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tidebook/marketdata/v1/marketdata.proto.
  */
 export const file_tidebook_marketdata_v1_marketdata: GenFile = /*@__PURE__*/
-  fileDesc("Cid0aWRlYm9vay9tYXJrZXRkYXRhL3YxL21hcmtldGRhdGEucHJvdG8SFnRpZGVib29rLm1hcmtldGRhdGEudjEipAIKBVByaWNlEg4KBm1hcmtldBgBIAEoCRINCgVwcmljZRgCIAEoCRILCgNiaWQYAyABKAkSCwoDYXNrGAQgASgJEgwKBGxhc3QYBSABKAkSMAoGc291cmNlGAYgASgOMiAudGlkZWJvb2subWFya2V0ZGF0YS52MS5GZWVkS2luZBIRCglzaW11bGF0ZWQYByABKAgSLwoLc291cmNlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKDHJlY2VpdmVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFc3RhbGUYCiABKAgSCwoDc2VxGAsgASgEEhAKCHByZXZfc2VxGAwgASgEIpsDCgZUaWNrZXISDgoGbWFya2V0GAEgASgJEgwKBG9wZW4YAiABKAkSDAoEaGlnaBgDIAEoCRILCgNsb3cYBCABKAkSDAoEbGFzdBgFIAEoCRIOCgZ2b2x1bWUYBiABKAkSFAoMcXVvdGVfdm9sdW1lGAcgASgJEg4KBmNoYW5nZRgIIAEoCRISCgpjaGFuZ2VfYnBzGAkgASgREg4KBnRyYWRlcxgKIAEoBBIQCghiZXN0X2JpZBgLIAEoCRIZChFiZXN0X2JpZF9xdWFudGl0eRgMIAEoCRIQCghiZXN0X2FzaxgNIAEoCRIZChFiZXN0X2Fza19xdWFudGl0eRgOIAEoCRITCgtpbmRleF9wcmljZRgPIAEoCRISCgptYXJrX3ByaWNlGBAgASgJEhEKCXNpbXVsYXRlZBgRIAEoCBIoCgR0aW1lGBIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIwCgZzdGF0dXMYEyABKA4yIC50aWRlYm9vay5lbmdpbmUudjEuTWFya2V0U3RhdHVzIigKBUxldmVsEg0KBXByaWNlGAEgASgJEhAKCHF1YW50aXR5GAIgASgJIvUBCgpCb29rVXBkYXRlEg4KBm1hcmtldBgBIAEoCRILCgNzZXEYAiABKAQSEAoIcHJldl9zZXEYAyABKAQSEAoIc25hcHNob3QYBCABKAgSKwoEYmlkcxgFIAMoCzIdLnRpZGVib29rLm1hcmtldGRhdGEudjEuTGV2ZWwSKwoEYXNrcxgGIAMoCzIdLnRpZGVib29rLm1hcmtldGRhdGEudjEuTGV2ZWwSFQoIY2hlY2tzdW0YByABKBFIAIgBARIoCgR0aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEILCglfY2hlY2tzdW0iZgoJQm9va09yZGVyEhAKCG9yZGVyX2lkGAEgASgEEiYKBHNpZGUYAiABKA4yGC50aWRlYm9vay5lbmdpbmUudjEuU2lkZRINCgVwcmljZRgDIAEoCRIQCghxdWFudGl0eRgEIAEoCSKFAQoPT3JkZXJCb29rVXBkYXRlEg4KBm1hcmtldBgBIAEoCRILCgNzZXEYAiABKAQSEAoIcHJldl9zZXEYAyABKAQSEAoIc25hcHNob3QYBCABKAgSMQoGb3JkZXJzGAUgAygLMiEudGlkZWJvb2subWFya2V0ZGF0YS52MS5Cb29rT3JkZXIirwEKBVRyYWRlEg4KBm1hcmtldBgBIAEoCRIQCgh0cmFkZV9pZBgCIAEoBBINCgVwcmljZRgDIAEoCRIQCghxdWFudGl0eRgEIAEoCRIsCgp0YWtlcl9zaWRlGAUgASgOMhgudGlkZWJvb2suZW5naW5lLnYxLlNpZGUSKAoEdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASCwoDc2VxGAcgASgEIsgCCgZDYW5kbGUSDgoGbWFya2V0GAEgASgJEjgKCGludGVydmFsGAIgASgOMiYudGlkZWJvb2subWFya2V0ZGF0YS52MS5DYW5kbGVJbnRlcnZhbBI0CgZzb3VyY2UYAyABKA4yJC50aWRlYm9vay5tYXJrZXRkYXRhLnYxLkNhbmRsZVNvdXJjZRItCglvcGVuX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBG9wZW4YBSABKAkSDAoEaGlnaBgGIAEoCRILCgNsb3cYByABKAkSDQoFY2xvc2UYCCABKAkSDgoGdm9sdW1lGAkgASgJEhQKDHF1b3RlX3ZvbHVtZRgKIAEoCRIOCgZ0cmFkZXMYCyABKAQSDgoGY2xvc2VkGAwgASgIEhEKCXNpbXVsYXRlZBgNIAEoCCI8ChBHZXRUaWNrZXJSZXF1ZXN0EigKBm1hcmtldBgBIAEoCUIYukgVchMyEV5bQS1aMC05X117MSwzMn0kIkMKEUdldFRpY2tlclJlc3BvbnNlEi4KBnRpY2tlchgBIAEoCzIeLnRpZGVib29rLm1hcmtldGRhdGEudjEuVGlja2VyIi8KEkxpc3RUaWNrZXJzUmVxdWVzdBIZCgdtYXJrZXRzGAEgAygJQgi6SAWSAQIQZCJGChNMaXN0VGlja2Vyc1Jlc3BvbnNlEi8KB3RpY2tlcnMYASADKAsyHi50aWRlYm9vay5tYXJrZXRkYXRhLnYxLlRpY2tlciJTCg5HZXRCb29rUmVxdWVzdBIoCgZtYXJrZXQYASABKAlCGLpIFXITMhFeW0EtWjAtOV9dezEsMzJ9JBIXCgVkZXB0aBgCIAEoDUIIukgFKgMY6AciQwoPR2V0Qm9va1Jlc3BvbnNlEjAKBGJvb2sYASABKAsyIi50aWRlYm9vay5tYXJrZXRkYXRhLnYxLkJvb2tVcGRhdGUieAoRTGlzdFRyYWRlc1JlcXVlc3QSKAoGbWFya2V0GAEgASgJQhi6SBVyEzIRXltBLVowLTlfXXsxLDMyfSQSGwoJcGFnZV9zaXplGAIgASgNQgi6SAUqAxjoBxIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxjIASJcChJMaXN0VHJhZGVzUmVzcG9uc2USLQoGdHJhZGVzGAEgAygLMh0udGlkZWJvb2subWFya2V0ZGF0YS52MS5UcmFkZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAki2wIKEkxpc3RDYW5kbGVzUmVxdWVzdBIoCgZtYXJrZXQYASABKAlCGLpIFXITMhFeW0EtWjAtOV9dezEsMzJ9JBJCCghpbnRlcnZhbBgCIAEoDjImLnRpZGVib29rLm1hcmtldGRhdGEudjEuQ2FuZGxlSW50ZXJ2YWxCCLpIBYIBAhABEj4KBnNvdXJjZRgDIAEoDjIkLnRpZGVib29rLm1hcmtldGRhdGEudjEuQ2FuZGxlU291cmNlQgi6SAWCAQIQARIuCgpzdGFydF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGwoJcGFnZV9zaXplGAYgASgNQgi6SAUqAxjoBxIcCgpwYWdlX3Rva2VuGAcgASgJQgi6SAVyAxjIASJfChNMaXN0Q2FuZGxlc1Jlc3BvbnNlEi8KB2NhbmRsZXMYASADKAsyHi50aWRlYm9vay5tYXJrZXRkYXRhLnYxLkNhbmRsZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiLgoRTGlzdFByaWNlc1JlcXVlc3QSGQoHbWFya2V0cxgBIAMoCUIIukgFkgECEGQidQoSTGlzdFByaWNlc1Jlc3BvbnNlEi0KBnByaWNlcxgBIAMoCzIdLnRpZGVib29rLm1hcmtldGRhdGEudjEuUHJpY2USMAoEZmVlZBgCIAEoCzIiLnRpZGVib29rLm1hcmtldGRhdGEudjEuRmVlZFN0YXR1cyKaAQoKRmVlZFN0YXR1cxIwCgZzb3VyY2UYASABKA4yIC50aWRlYm9vay5tYXJrZXRkYXRhLnYxLkZlZWRLaW5kEhEKCXNpbXVsYXRlZBgCIAEoCBIPCgdoZWFsdGh5GAMgASgIEg4KBmRldGFpbBgEIAEoCRISCgpiYWRfZnJhbWVzGAUgASgEEhIKCnJlY29ubmVjdHMYBiABKAQiLwoSV2F0Y2hQcmljZXNSZXF1ZXN0EhkKB21hcmtldHMYASADKAlCCLpIBZIBAhBkIkQKE1dhdGNoUHJpY2VzUmVzcG9uc2USLQoGcHJpY2VzGAEgAygLMh0udGlkZWJvb2subWFya2V0ZGF0YS52MS5QcmljZSIwChNXYXRjaFRpY2tlcnNSZXF1ZXN0EhkKB21hcmtldHMYASADKAlCCLpIBZIBAhBkIkcKFFdhdGNoVGlja2Vyc1Jlc3BvbnNlEi8KB3RpY2tlcnMYASADKAsyHi50aWRlYm9vay5tYXJrZXRkYXRhLnYxLlRpY2tlciKUAQoQV2F0Y2hCb29rUmVxdWVzdBIbCgdtYXJrZXRzGAEgAygJQgq6SAeSAQQIARBkEhcKBWRlcHRoGAIgASgNQgi6SAUqAxjoBxI4CgRyYXRlGAMgASgOMiAudGlkZWJvb2subWFya2V0ZGF0YS52MS5Cb29rUmF0ZUIIukgFggECEAESEAoIY2hlY2tzdW0YBCABKAgiRgoRV2F0Y2hCb29rUmVzcG9uc2USMQoFYm9va3MYASADKAsyIi50aWRlYm9vay5tYXJrZXRkYXRhLnYxLkJvb2tVcGRhdGUiNAoVV2F0Y2hPcmRlckJvb2tSZXF1ZXN0EhsKB21hcmtldHMYASADKAlCCrpIB5IBBAgBEGQiUAoWV2F0Y2hPcmRlckJvb2tSZXNwb25zZRI2CgVib29rcxgBIAMoCzInLnRpZGVib29rLm1hcmtldGRhdGEudjEuT3JkZXJCb29rVXBkYXRlIkoKEldhdGNoVHJhZGVzUmVxdWVzdBIbCgdtYXJrZXRzGAEgAygJQgq6SAeSAQQIARBkEhcKD3Jlc3VtZV9mcm9tX3NlcRgCIAEoBCJEChNXYXRjaFRyYWRlc1Jlc3BvbnNlEi0KBnRyYWRlcxgBIAMoCzIdLnRpZGVib29rLm1hcmtldGRhdGEudjEuVHJhZGUitgEKE1dhdGNoQ2FuZGxlc1JlcXVlc3QSGwoHbWFya2V0cxgBIAMoCUIKukgHkgEECAEQZBJCCghpbnRlcnZhbBgCIAEoDjImLnRpZGVib29rLm1hcmtldGRhdGEudjEuQ2FuZGxlSW50ZXJ2YWxCCLpIBYIBAhABEj4KBnNvdXJjZRgDIAEoDjIkLnRpZGVib29rLm1hcmtldGRhdGEudjEuQ2FuZGxlU291cmNlQgi6SAWCAQIQASJHChRXYXRjaENhbmRsZXNSZXNwb25zZRIvCgdjYW5kbGVzGAEgAygLMh4udGlkZWJvb2subWFya2V0ZGF0YS52MS5DYW5kbGUizQMKEFN1YnNjcmliZVJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoBBITCgt1bnN1YnNjcmliZRgCIAEoCBI8CgZwcmljZXMYAyABKAsyKi50aWRlYm9vay5tYXJrZXRkYXRhLnYxLldhdGNoUHJpY2VzUmVxdWVzdEgAEj4KB3RpY2tlcnMYBCABKAsyKy50aWRlYm9vay5tYXJrZXRkYXRhLnYxLldhdGNoVGlja2Vyc1JlcXVlc3RIABI4CgRib29rGAUgASgLMigudGlkZWJvb2subWFya2V0ZGF0YS52MS5XYXRjaEJvb2tSZXF1ZXN0SAASQwoKb3JkZXJfYm9vaxgGIAEoCzItLnRpZGVib29rLm1hcmtldGRhdGEudjEuV2F0Y2hPcmRlckJvb2tSZXF1ZXN0SAASPAoGdHJhZGVzGAcgASgLMioudGlkZWJvb2subWFya2V0ZGF0YS52MS5XYXRjaFRyYWRlc1JlcXVlc3RIABI+CgdjYW5kbGVzGAggASgLMisudGlkZWJvb2subWFya2V0ZGF0YS52MS5XYXRjaENhbmRsZXNSZXF1ZXN0SABCFQoMc3Vic2NyaXB0aW9uEgW6SAIIASL0AwoRU3Vic2NyaWJlUmVzcG9uc2USFgoMYWNrbm93bGVkZ2VkGAEgASgESAASOwoHcmVmdXNlZBgCIAEoCzIoLnRpZGVib29rLm1hcmtldGRhdGEudjEuU3Vic2NyaWJlUmVmdXNlZEgAEj0KBnByaWNlcxgDIAEoCzIrLnRpZGVib29rLm1hcmtldGRhdGEudjEuV2F0Y2hQcmljZXNSZXNwb25zZUgAEj8KB3RpY2tlcnMYBCABKAsyLC50aWRlYm9vay5tYXJrZXRkYXRhLnYxLldhdGNoVGlja2Vyc1Jlc3BvbnNlSAASOQoEYm9vaxgFIAEoCzIpLnRpZGVib29rLm1hcmtldGRhdGEudjEuV2F0Y2hCb29rUmVzcG9uc2VIABJECgpvcmRlcl9ib29rGAYgASgLMi4udGlkZWJvb2subWFya2V0ZGF0YS52MS5XYXRjaE9yZGVyQm9va1Jlc3BvbnNlSAASPQoGdHJhZGVzGAcgASgLMisudGlkZWJvb2subWFya2V0ZGF0YS52MS5XYXRjaFRyYWRlc1Jlc3BvbnNlSAASPwoHY2FuZGxlcxgIIAEoCzIsLnRpZGVib29rLm1hcmtldGRhdGEudjEuV2F0Y2hDYW5kbGVzUmVzcG9uc2VIAEIJCgdtZXNzYWdlIlAKEFN1YnNjcmliZVJlZnVzZWQSEgoKcmVxdWVzdF9pZBgBIAEoBBIoCgVlcnJvchgCIAEoCzIZLnRpZGVib29rLmNvbW1vbi52MS5FcnJvcipsCghGZWVkS2luZBIZChVGRUVEX0tJTkRfVU5TUEVDSUZJRUQQABIWChJGRUVEX0tJTkRfQkFDS1BBQ0sQARIUChBGRUVEX0tJTkRfUkVQTEFZEAISFwoTRkVFRF9LSU5EX1NZTlRIRVRJQxADKmMKCEJvb2tSYXRlEhkKFUJPT0tfUkFURV9VTlNQRUNJRklFRBAAEhEKDUJPT0tfUkFURV9SQVcQARITCg9CT09LX1JBVEVfMTAwTVMQAhIUChBCT09LX1JBVEVfMTAwME1TEAMqtQMKDkNhbmRsZUludGVydmFsEh8KG0NBTkRMRV9JTlRFUlZBTF9VTlNQRUNJRklFRBAAEhYKEkNBTkRMRV9JTlRFUlZBTF8xUxABEhYKEkNBTkRMRV9JTlRFUlZBTF8xTRACEhYKEkNBTkRMRV9JTlRFUlZBTF8zTRADEhYKEkNBTkRMRV9JTlRFUlZBTF81TRAEEhcKE0NBTkRMRV9JTlRFUlZBTF8xNU0QBRIXChNDQU5ETEVfSU5URVJWQUxfMzBNEAYSFgoSQ0FORExFX0lOVEVSVkFMXzFIEAcSFgoSQ0FORExFX0lOVEVSVkFMXzJIEAgSFgoSQ0FORExFX0lOVEVSVkFMXzRIEAkSFgoSQ0FORExFX0lOVEVSVkFMXzZIEAoSFgoSQ0FORExFX0lOVEVSVkFMXzhIEAsSFwoTQ0FORExFX0lOVEVSVkFMXzEySBAMEhYKEkNBTkRMRV9JTlRFUlZBTF8xRBANEhYKEkNBTkRMRV9JTlRFUlZBTF8zRBAOEhYKEkNBTkRMRV9JTlRFUlZBTF8xVxAPEhcKE0NBTkRMRV9JTlRFUlZBTF8xTU8QECpeCgxDYW5kbGVTb3VyY2USHQoZQ0FORExFX1NPVVJDRV9VTlNQRUNJRklFRBAAEhYKEkNBTkRMRV9TT1VSQ0VfQ0xPQhABEhcKE0NBTkRMRV9TT1VSQ0VfSU5ERVgQAjKdDgoRTWFya2V0RGF0YVNlcnZpY2USiwEKCUdldFRpY2tlchIoLnRpZGVib29rLm1hcmtldGRhdGEudjEuR2V0VGlja2VyUmVxdWVzdBopLnRpZGVib29rLm1hcmtldGRhdGEudjEuR2V0VGlja2VyUmVzcG9uc2UiKZACAYLT5JMCIBIeL3YxL21hcmtldGRhdGEve21hcmtldH0vdGlja2VyEokBCgtMaXN0VGlja2VycxIqLnRpZGVib29rLm1hcmtldGRhdGEudjEuTGlzdFRpY2tlcnNSZXF1ZXN0GisudGlkZWJvb2subWFya2V0ZGF0YS52MS5MaXN0VGlja2Vyc1Jlc3BvbnNlIiGQAgGC0+STAhgSFi92MS9tYXJrZXRkYXRhL3RpY2tlcnMSgwEKB0dldEJvb2sSJi50aWRlYm9vay5tYXJrZXRkYXRhLnYxLkdldEJvb2tSZXF1ZXN0GicudGlkZWJvb2subWFya2V0ZGF0YS52MS5HZXRCb29rUmVzcG9uc2UiJ5ACAYLT5JMCHhIcL3YxL21hcmtldGRhdGEve21hcmtldH0vYm9vaxKOAQoKTGlzdFRyYWRlcxIpLnRpZGVib29rLm1hcmtldGRhdGEudjEuTGlzdFRyYWRlc1JlcXVlc3QaKi50aWRlYm9vay5tYXJrZXRkYXRhLnYxLkxpc3RUcmFkZXNSZXNwb25zZSIpkAIBgtPkkwIgEh4vdjEvbWFya2V0ZGF0YS97bWFya2V0fS90cmFkZXMSkgEKC0xpc3RDYW5kbGVzEioudGlkZWJvb2subWFya2V0ZGF0YS52MS5MaXN0Q2FuZGxlc1JlcXVlc3QaKy50aWRlYm9vay5tYXJrZXRkYXRhLnYxLkxpc3RDYW5kbGVzUmVzcG9uc2UiKpACAYLT5JMCIRIfL3YxL21hcmtldGRhdGEve21hcmtldH0vY2FuZGxlcxJ6CgpMaXN0UHJpY2VzEikudGlkZWJvb2subWFya2V0ZGF0YS52MS5MaXN0UHJpY2VzUmVxdWVzdBoqLnRpZGVib29rLm1hcmtldGRhdGEudjEuTGlzdFByaWNlc1Jlc3BvbnNlIhWQAgGC0+STAgwSCi92MS9wcmljZXMSggEKC1dhdGNoUHJpY2VzEioudGlkZWJvb2subWFya2V0ZGF0YS52MS5XYXRjaFByaWNlc1JlcXVlc3QaKy50aWRlYm9vay5tYXJrZXRkYXRhLnYxLldhdGNoUHJpY2VzUmVzcG9uc2UiGILT5JMCEhIQL3YxL3ByaWNlczp3YXRjaDABEpEBCgxXYXRjaFRpY2tlcnMSKy50aWRlYm9vay5tYXJrZXRkYXRhLnYxLldhdGNoVGlja2Vyc1JlcXVlc3QaLC50aWRlYm9vay5tYXJrZXRkYXRhLnYxLldhdGNoVGlja2Vyc1Jlc3BvbnNlIiSC0+STAh4SHC92MS9tYXJrZXRkYXRhL3RpY2tlcnM6d2F0Y2gwARKFAQoJV2F0Y2hCb29rEigudGlkZWJvb2subWFya2V0ZGF0YS52MS5XYXRjaEJvb2tSZXF1ZXN0GikudGlkZWJvb2subWFya2V0ZGF0YS52MS5XYXRjaEJvb2tSZXNwb25zZSIhgtPkkwIbEhkvdjEvbWFya2V0ZGF0YS9ib29rOndhdGNoMAESmgEKDldhdGNoT3JkZXJCb29rEi0udGlkZWJvb2subWFya2V0ZGF0YS52MS5XYXRjaE9yZGVyQm9va1JlcXVlc3QaLi50aWRlYm9vay5tYXJrZXRkYXRhLnYxLldhdGNoT3JkZXJCb29rUmVzcG9uc2UiJ4LT5JMCIRIfL3YxL21hcmtldGRhdGEvb3JkZXItYm9vazp3YXRjaDABEo0BCgtXYXRjaFRyYWRlcxIqLnRpZGVib29rLm1hcmtldGRhdGEudjEuV2F0Y2hUcmFkZXNSZXF1ZXN0GisudGlkZWJvb2subWFya2V0ZGF0YS52MS5XYXRjaFRyYWRlc1Jlc3BvbnNlIiOC0+STAh0SGy92MS9tYXJrZXRkYXRhL3RyYWRlczp3YXRjaDABEpEBCgxXYXRjaENhbmRsZXMSKy50aWRlYm9vay5tYXJrZXRkYXRhLnYxLldhdGNoQ2FuZGxlc1JlcXVlc3QaLC50aWRlYm9vay5tYXJrZXRkYXRhLnYxLldhdGNoQ2FuZGxlc1Jlc3BvbnNlIiSC0+STAh4SHC92MS9tYXJrZXRkYXRhL2NhbmRsZXM6d2F0Y2gwARJkCglTdWJzY3JpYmUSKC50aWRlYm9vay5tYXJrZXRkYXRhLnYxLlN1YnNjcmliZVJlcXVlc3QaKS50aWRlYm9vay5tYXJrZXRkYXRhLnYxLlN1YnNjcmliZVJlc3BvbnNlKAEwAWIGcHJvdG8z", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp, file_tidebook_common_v1_error, file_tidebook_engine_v1_types]);
+  fileDesc("Cid0aWRlYm9vay9tYXJrZXRkYXRhL3YxL21hcmtldGRhdGEucHJvdG8SFnRpZGVib29rLm1hcmtldGRhdGEudjEi2AIKBVByaWNlEg4KBm1hcmtldBgBIAEoCRINCgVwcmljZRgCIAEoCRILCgNiaWQYAyABKAkSCwoDYXNrGAQgASgJEgwKBGxhc3QYBSABKAkSMAoGc291cmNlGAYgASgOMiAudGlkZWJvb2subWFya2V0ZGF0YS52MS5GZWVkS2luZBIRCglzaW11bGF0ZWQYByABKAgSLwoLc291cmNlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKDHJlY2VpdmVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFc3RhbGUYCiABKAgSCwoDc2VxGAsgASgEEhAKCHByZXZfc2VxGAwgASgEEjIKBmlucHV0cxgNIAMoCzIiLnRpZGVib29rLm1hcmtldGRhdGEudjEuUHJpY2VJbnB1dCKWAgoKUHJpY2VJbnB1dBIOCgZzb3VyY2UYASABKAkSLgoEa2luZBgCIAEoDjIgLnRpZGVib29rLm1hcmtldGRhdGEudjEuRmVlZEtpbmQSEQoJc2ltdWxhdGVkGAMgASgIEg0KBXByaWNlGAQgASgJEgsKA2JpZBgFIAEoCRILCgNhc2sYBiABKAkSDAoEbGFzdBgHIAEoCRIvCgtzb3VyY2VfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoMcmVjZWl2ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBINCgVzdGFsZRgKIAEoCBIMCgR1c2VkGAsgASgIIqoCCgxNYXJrZXRQcmljZXMSDgoGbWFya2V0GAEgASgJEhMKC2luZGV4X3ByaWNlGAIgASgJEhIKCm1hcmtfcHJpY2UYAyABKAkSEgoKbGFzdF9wcmljZRgEIAEoCRIRCgltaWRfcHJpY2UYBSABKAkSEAoIYmVzdF9iaWQYBiABKAkSEAoIYmVzdF9hc2sYByABKAkSLAoFaW5kZXgYCCABKAsyHS50aWRlYm9vay5tYXJrZXRkYXRhLnYxLlByaWNlEjEKCmxhc3RfdHJhZGUYCSABKAsyHS50aWRlYm9vay5tYXJrZXRkYXRhLnYxLlRyYWRlEgsKA3NlcRgKIAEoBBIoCgR0aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKbAwoGVGlja2VyEg4KBm1hcmtldBgBIAEoCRIMCgRvcGVuGAIgASgJEgwKBGhpZ2gYAyABKAkSCwoDbG93GAQgASgJEgwKBGxhc3QYBSABKAkSDgoGdm9sdW1lGAYgASgJEhQKDHF1b3RlX3ZvbHVtZRgHIAEoCRIOCgZjaGFuZ2UYCCABKAkSEgoKY2hhbmdlX2JwcxgJIAEoERIOCgZ0cmFkZXMYCiABKAQSEAoIYmVzdF9iaWQYCyABKAkSGQoRYmVzdF9iaWRfcXVhbnRpdHkYDCABKAkSEAoIYmVzdF9hc2sYDSABKAkSGQoRYmVzdF9hc2tfcXVhbnRpdHkYDiABKAkSEwoLaW5kZXhfcHJpY2UYDyABKAkSEgoKbWFya19wcmljZRgQIAEoCRIRCglzaW11bGF0ZWQYESABKAgSKAoEdGltZRgSIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoGc3RhdHVzGBMgASgOMiAudGlkZWJvb2suZW5naW5lLnYxLk1hcmtldFN0YXR1cyIoCgVMZXZlbBINCgVwcmljZRgBIAEoCRIQCghxdWFudGl0eRgCIAEoCSL1AQoKQm9va1VwZGF0ZRIOCgZtYXJrZXQYASABKAkSCwoDc2VxGAIgASgEEhAKCHByZXZfc2VxGAMgASgEEhAKCHNuYXBzaG90GAQgASgIEisKBGJpZHMYBSADKAsyHS50aWRlYm9vay5tYXJrZXRkYXRhLnYxLkxldmVsEisKBGFza3MYBiADKAsyHS50aWRlYm9vay5tYXJrZXRkYXRhLnYxLkxldmVsEhUKCGNoZWNrc3VtGAcgASgRSACIAQESKAoEdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCCwoJX2NoZWNrc3VtImYKCUJvb2tPcmRlchIQCghvcmRlcl9pZBgBIAEoBBImCgRzaWRlGAIgASgOMhgudGlkZWJvb2suZW5naW5lLnYxLlNpZGUSDQoFcHJpY2UYAyABKAkSEAoIcXVhbnRpdHkYBCABKAkihQEKD09yZGVyQm9va1VwZGF0ZRIOCgZtYXJrZXQYASABKAkSCwoDc2VxGAIgASgEEhAKCHByZXZfc2VxGAMgASgEEhAKCHNuYXBzaG90GAQgASgIEjEKBm9yZGVycxgFIAMoCzIhLnRpZGVib29rLm1hcmtldGRhdGEudjEuQm9va09yZGVyIq8BCgVUcmFkZRIOCgZtYXJrZXQYASABKAkSEAoIdHJhZGVfaWQYAiABKAQSDQoFcHJpY2UYAyABKAkSEAoIcXVhbnRpdHkYBCABKAkSLAoKdGFrZXJfc2lkZRgFIAEoDjIYLnRpZGVib29rLmVuZ2luZS52MS5TaWRlEigKBHRpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgsKA3NlcRgHIAEoBCLIAgoGQ2FuZGxlEg4KBm1hcmtldBgBIAEoCRI4CghpbnRlcnZhbBgCIAEoDjImLnRpZGVib29rLm1hcmtldGRhdGEudjEuQ2FuZGxlSW50ZXJ2YWwSNAoGc291cmNlGAMgASgOMiQudGlkZWJvb2subWFya2V0ZGF0YS52MS5DYW5kbGVTb3VyY2USLQoJb3Blbl90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgRvcGVuGAUgASgJEgwKBGhpZ2gYBiABKAkSCwoDbG93GAcgASgJEg0KBWNsb3NlGAggASgJEg4KBnZvbHVtZRgJIAEoCRIUCgxxdW90ZV92b2x1bWUYCiABKAkSDgoGdHJhZGVzGAsgASgEEg4KBmNsb3NlZBgMIAEoCBIRCglzaW11bGF0ZWQYDSABKAgiPAoQR2V0VGlja2VyUmVxdWVzdBIoCgZtYXJrZXQYASABKAlCGLpIFXITMhFeW0EtWjAtOV9dezEsMzJ9JCJDChFHZXRUaWNrZXJSZXNwb25zZRIuCgZ0aWNrZXIYASABKAsyHi50aWRlYm9vay5tYXJrZXRkYXRhLnYxLlRpY2tlciIvChJMaXN0VGlja2Vyc1JlcXVlc3QSGQoHbWFya2V0cxgBIAMoCUIIukgFkgECEGQiRgoTTGlzdFRpY2tlcnNSZXNwb25zZRIvCgd0aWNrZXJzGAEgAygLMh4udGlkZWJvb2subWFya2V0ZGF0YS52MS5UaWNrZXIiUwoOR2V0Qm9va1JlcXVlc3QSKAoGbWFya2V0GAEgASgJQhi6SBVyEzIRXltBLVowLTlfXXsxLDMyfSQSFwoFZGVwdGgYAiABKA1CCLpIBSoDGOgHIkMKD0dldEJvb2tSZXNwb25zZRIwCgRib29rGAEgASgLMiIudGlkZWJvb2subWFya2V0ZGF0YS52MS5Cb29rVXBkYXRlIngKEUxpc3RUcmFkZXNSZXF1ZXN0EigKBm1hcmtldBgBIAEoCUIYukgVchMyEV5bQS1aMC05X117MSwzMn0kEhsKCXBhZ2Vfc2l6ZRgCIAEoDUIIukgFKgMY6AcSHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYyAEiXAoSTGlzdFRyYWRlc1Jlc3BvbnNlEi0KBnRyYWRlcxgBIAMoCzIdLnRpZGVib29rLm1hcmtldGRhdGEudjEuVHJhZGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJItsCChJMaXN0Q2FuZGxlc1JlcXVlc3QSKAoGbWFya2V0GAEgASgJQhi6SBVyEzIRXltBLVowLTlfXXsxLDMyfSQSQgoIaW50ZXJ2YWwYAiABKA4yJi50aWRlYm9vay5tYXJrZXRkYXRhLnYxLkNhbmRsZUludGVydmFsQgi6SAWCAQIQARI+CgZzb3VyY2UYAyABKA4yJC50aWRlYm9vay5tYXJrZXRkYXRhLnYxLkNhbmRsZVNvdXJjZUIIukgFggECEAESLgoKc3RhcnRfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhsKCXBhZ2Vfc2l6ZRgGIAEoDUIIukgFKgMY6AcSHAoKcGFnZV90b2tlbhgHIAEoCUIIukgFcgMYyAEiXwoTTGlzdENhbmRsZXNSZXNwb25zZRIvCgdjYW5kbGVzGAEgAygLMh4udGlkZWJvb2subWFya2V0ZGF0YS52MS5DYW5kbGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIkIKFkdldE1hcmtldFByaWNlc1JlcXVlc3QSKAoGbWFya2V0GAEgASgJQhi6SBVyEzIRXltBLVowLTlfXXsxLDMyfSQiTwoXR2V0TWFya2V0UHJpY2VzUmVzcG9uc2USNAoGcHJpY2VzGAEgASgLMiQudGlkZWJvb2subWFya2V0ZGF0YS52MS5NYXJrZXRQcmljZXMiLgoRTGlzdFByaWNlc1JlcXVlc3QSGQoHbWFya2V0cxgBIAMoCUIIukgFkgECEGQiqgEKEkxpc3RQcmljZXNSZXNwb25zZRItCgZwcmljZXMYASADKAsyHS50aWRlYm9vay5tYXJrZXRkYXRhLnYxLlByaWNlEjAKBGZlZWQYAiABKAsyIi50aWRlYm9vay5tYXJrZXRkYXRhLnYxLkZlZWRTdGF0dXMSMwoHc291cmNlcxgDIAMoCzIiLnRpZGVib29rLm1hcmtldGRhdGEudjEuRmVlZFN0YXR1cyKoAQoKRmVlZFN0YXR1cxIwCgZzb3VyY2UYASABKA4yIC50aWRlYm9vay5tYXJrZXRkYXRhLnYxLkZlZWRLaW5kEhEKCXNpbXVsYXRlZBgCIAEoCBIPCgdoZWFsdGh5GAMgASgIEg4KBmRldGFpbBgEIAEoCRISCgpiYWRfZnJhbWVzGAUgASgEEhIKCnJlY29ubmVjdHMYBiABKAQSDAoEbmFtZRgHIAEoCSIvChJXYXRjaFByaWNlc1JlcXVlc3QSGQoHbWFya2V0cxgBIAMoCUIIukgFkgECEGQiRAoTV2F0Y2hQcmljZXNSZXNwb25zZRItCgZwcmljZXMYASADKAsyHS50aWRlYm9vay5tYXJrZXRkYXRhLnYxLlByaWNlIjAKE1dhdGNoVGlja2Vyc1JlcXVlc3QSGQoHbWFya2V0cxgBIAMoCUIIukgFkgECEGQiRwoUV2F0Y2hUaWNrZXJzUmVzcG9uc2USLwoHdGlja2VycxgBIAMoCzIeLnRpZGVib29rLm1hcmtldGRhdGEudjEuVGlja2VyIpQBChBXYXRjaEJvb2tSZXF1ZXN0EhsKB21hcmtldHMYASADKAlCCrpIB5IBBAgBEGQSFwoFZGVwdGgYAiABKA1CCLpIBSoDGOgHEjgKBHJhdGUYAyABKA4yIC50aWRlYm9vay5tYXJrZXRkYXRhLnYxLkJvb2tSYXRlQgi6SAWCAQIQARIQCghjaGVja3N1bRgEIAEoCCJGChFXYXRjaEJvb2tSZXNwb25zZRIxCgVib29rcxgBIAMoCzIiLnRpZGVib29rLm1hcmtldGRhdGEudjEuQm9va1VwZGF0ZSI0ChVXYXRjaE9yZGVyQm9va1JlcXVlc3QSGwoHbWFya2V0cxgBIAMoCUIKukgHkgEECAEQZCJQChZXYXRjaE9yZGVyQm9va1Jlc3BvbnNlEjYKBWJvb2tzGAEgAygLMicudGlkZWJvb2subWFya2V0ZGF0YS52MS5PcmRlckJvb2tVcGRhdGUiSgoSV2F0Y2hUcmFkZXNSZXF1ZXN0EhsKB21hcmtldHMYASADKAlCCrpIB5IBBAgBEGQSFwoPcmVzdW1lX2Zyb21fc2VxGAIgASgEIkQKE1dhdGNoVHJhZGVzUmVzcG9uc2USLQoGdHJhZGVzGAEgAygLMh0udGlkZWJvb2subWFya2V0ZGF0YS52MS5UcmFkZSK2AQoTV2F0Y2hDYW5kbGVzUmVxdWVzdBIbCgdtYXJrZXRzGAEgAygJQgq6SAeSAQQIARBkEkIKCGludGVydmFsGAIgASgOMiYudGlkZWJvb2subWFya2V0ZGF0YS52MS5DYW5kbGVJbnRlcnZhbEIIukgFggECEAESPgoGc291cmNlGAMgASgOMiQudGlkZWJvb2subWFya2V0ZGF0YS52MS5DYW5kbGVTb3VyY2VCCLpIBYIBAhABIkcKFFdhdGNoQ2FuZGxlc1Jlc3BvbnNlEi8KB2NhbmRsZXMYASADKAsyHi50aWRlYm9vay5tYXJrZXRkYXRhLnYxLkNhbmRsZSLNAwoQU3Vic2NyaWJlUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgEEhMKC3Vuc3Vic2NyaWJlGAIgASgIEjwKBnByaWNlcxgDIAEoCzIqLnRpZGVib29rLm1hcmtldGRhdGEudjEuV2F0Y2hQcmljZXNSZXF1ZXN0SAASPgoHdGlja2VycxgEIAEoCzIrLnRpZGVib29rLm1hcmtldGRhdGEudjEuV2F0Y2hUaWNrZXJzUmVxdWVzdEgAEjgKBGJvb2sYBSABKAsyKC50aWRlYm9vay5tYXJrZXRkYXRhLnYxLldhdGNoQm9va1JlcXVlc3RIABJDCgpvcmRlcl9ib29rGAYgASgLMi0udGlkZWJvb2subWFya2V0ZGF0YS52MS5XYXRjaE9yZGVyQm9va1JlcXVlc3RIABI8CgZ0cmFkZXMYByABKAsyKi50aWRlYm9vay5tYXJrZXRkYXRhLnYxLldhdGNoVHJhZGVzUmVxdWVzdEgAEj4KB2NhbmRsZXMYCCABKAsyKy50aWRlYm9vay5tYXJrZXRkYXRhLnYxLldhdGNoQ2FuZGxlc1JlcXVlc3RIAEIVCgxzdWJzY3JpcHRpb24SBbpIAggBIvQDChFTdWJzY3JpYmVSZXNwb25zZRIWCgxhY2tub3dsZWRnZWQYASABKARIABI7CgdyZWZ1c2VkGAIgASgLMigudGlkZWJvb2subWFya2V0ZGF0YS52MS5TdWJzY3JpYmVSZWZ1c2VkSAASPQoGcHJpY2VzGAMgASgLMisudGlkZWJvb2subWFya2V0ZGF0YS52MS5XYXRjaFByaWNlc1Jlc3BvbnNlSAASPwoHdGlja2VycxgEIAEoCzIsLnRpZGVib29rLm1hcmtldGRhdGEudjEuV2F0Y2hUaWNrZXJzUmVzcG9uc2VIABI5CgRib29rGAUgASgLMikudGlkZWJvb2subWFya2V0ZGF0YS52MS5XYXRjaEJvb2tSZXNwb25zZUgAEkQKCm9yZGVyX2Jvb2sYBiABKAsyLi50aWRlYm9vay5tYXJrZXRkYXRhLnYxLldhdGNoT3JkZXJCb29rUmVzcG9uc2VIABI9CgZ0cmFkZXMYByABKAsyKy50aWRlYm9vay5tYXJrZXRkYXRhLnYxLldhdGNoVHJhZGVzUmVzcG9uc2VIABI/CgdjYW5kbGVzGAggASgLMiwudGlkZWJvb2subWFya2V0ZGF0YS52MS5XYXRjaENhbmRsZXNSZXNwb25zZUgAQgkKB21lc3NhZ2UiUAoQU3Vic2NyaWJlUmVmdXNlZBISCgpyZXF1ZXN0X2lkGAEgASgEEigKBWVycm9yGAIgASgLMhkudGlkZWJvb2suY29tbW9uLnYxLkVycm9yKmwKCEZlZWRLaW5kEhkKFUZFRURfS0lORF9VTlNQRUNJRklFRBAAEhYKEkZFRURfS0lORF9CQUNLUEFDSxABEhQKEEZFRURfS0lORF9SRVBMQVkQAhIXChNGRUVEX0tJTkRfU1lOVEhFVElDEAMqYwoIQm9va1JhdGUSGQoVQk9PS19SQVRFX1VOU1BFQ0lGSUVEEAASEQoNQk9PS19SQVRFX1JBVxABEhMKD0JPT0tfUkFURV8xMDBNUxACEhQKEEJPT0tfUkFURV8xMDAwTVMQAyq1AwoOQ2FuZGxlSW50ZXJ2YWwSHwobQ0FORExFX0lOVEVSVkFMX1VOU1BFQ0lGSUVEEAASFgoSQ0FORExFX0lOVEVSVkFMXzFTEAESFgoSQ0FORExFX0lOVEVSVkFMXzFNEAISFgoSQ0FORExFX0lOVEVSVkFMXzNNEAMSFgoSQ0FORExFX0lOVEVSVkFMXzVNEAQSFwoTQ0FORExFX0lOVEVSVkFMXzE1TRAFEhcKE0NBTkRMRV9JTlRFUlZBTF8zME0QBhIWChJDQU5ETEVfSU5URVJWQUxfMUgQBxIWChJDQU5ETEVfSU5URVJWQUxfMkgQCBIWChJDQU5ETEVfSU5URVJWQUxfNEgQCRIWChJDQU5ETEVfSU5URVJWQUxfNkgQChIWChJDQU5ETEVfSU5URVJWQUxfOEgQCxIXChNDQU5ETEVfSU5URVJWQUxfMTJIEAwSFgoSQ0FORExFX0lOVEVSVkFMXzFEEA0SFgoSQ0FORExFX0lOVEVSVkFMXzNEEA4SFgoSQ0FORExFX0lOVEVSVkFMXzFXEA8SFwoTQ0FORExFX0lOVEVSVkFMXzFNTxAQKl4KDENhbmRsZVNvdXJjZRIdChlDQU5ETEVfU09VUkNFX1VOU1BFQ0lGSUVEEAASFgoSQ0FORExFX1NPVVJDRV9DTE9CEAESFwoTQ0FORExFX1NPVVJDRV9JTkRFWBACMr0PChFNYXJrZXREYXRhU2VydmljZRKLAQoJR2V0VGlja2VyEigudGlkZWJvb2subWFya2V0ZGF0YS52MS5HZXRUaWNrZXJSZXF1ZXN0GikudGlkZWJvb2subWFya2V0ZGF0YS52MS5HZXRUaWNrZXJSZXNwb25zZSIpkAIBgtPkkwIgEh4vdjEvbWFya2V0ZGF0YS97bWFya2V0fS90aWNrZXISiQEKC0xpc3RUaWNrZXJzEioudGlkZWJvb2subWFya2V0ZGF0YS52MS5MaXN0VGlja2Vyc1JlcXVlc3QaKy50aWRlYm9vay5tYXJrZXRkYXRhLnYxLkxpc3RUaWNrZXJzUmVzcG9uc2UiIZACAYLT5JMCGBIWL3YxL21hcmtldGRhdGEvdGlja2VycxKDAQoHR2V0Qm9vaxImLnRpZGVib29rLm1hcmtldGRhdGEudjEuR2V0Qm9va1JlcXVlc3QaJy50aWRlYm9vay5tYXJrZXRkYXRhLnYxLkdldEJvb2tSZXNwb25zZSInkAIBgtPkkwIeEhwvdjEvbWFya2V0ZGF0YS97bWFya2V0fS9ib29rEo4BCgpMaXN0VHJhZGVzEikudGlkZWJvb2subWFya2V0ZGF0YS52MS5MaXN0VHJhZGVzUmVxdWVzdBoqLnRpZGVib29rLm1hcmtldGRhdGEudjEuTGlzdFRyYWRlc1Jlc3BvbnNlIimQAgGC0+STAiASHi92MS9tYXJrZXRkYXRhL3ttYXJrZXR9L3RyYWRlcxKSAQoLTGlzdENhbmRsZXMSKi50aWRlYm9vay5tYXJrZXRkYXRhLnYxLkxpc3RDYW5kbGVzUmVxdWVzdBorLnRpZGVib29rLm1hcmtldGRhdGEudjEuTGlzdENhbmRsZXNSZXNwb25zZSIqkAIBgtPkkwIhEh8vdjEvbWFya2V0ZGF0YS97bWFya2V0fS9jYW5kbGVzEp0BCg9HZXRNYXJrZXRQcmljZXMSLi50aWRlYm9vay5tYXJrZXRkYXRhLnYxLkdldE1hcmtldFByaWNlc1JlcXVlc3QaLy50aWRlYm9vay5tYXJrZXRkYXRhLnYxLkdldE1hcmtldFByaWNlc1Jlc3BvbnNlIimQAgGC0+STAiASHi92MS9tYXJrZXRkYXRhL3ttYXJrZXR9L3ByaWNlcxJ6CgpMaXN0UHJpY2VzEikudGlkZWJvb2subWFya2V0ZGF0YS52MS5MaXN0UHJpY2VzUmVxdWVzdBoqLnRpZGVib29rLm1hcmtldGRhdGEudjEuTGlzdFByaWNlc1Jlc3BvbnNlIhWQAgGC0+STAgwSCi92MS9wcmljZXMSggEKC1dhdGNoUHJpY2VzEioudGlkZWJvb2subWFya2V0ZGF0YS52MS5XYXRjaFByaWNlc1JlcXVlc3QaKy50aWRlYm9vay5tYXJrZXRkYXRhLnYxLldhdGNoUHJpY2VzUmVzcG9uc2UiGILT5JMCEhIQL3YxL3ByaWNlczp3YXRjaDABEpEBCgxXYXRjaFRpY2tlcnMSKy50aWRlYm9vay5tYXJrZXRkYXRhLnYxLldhdGNoVGlja2Vyc1JlcXVlc3QaLC50aWRlYm9vay5tYXJrZXRkYXRhLnYxLldhdGNoVGlja2Vyc1Jlc3BvbnNlIiSC0+STAh4SHC92MS9tYXJrZXRkYXRhL3RpY2tlcnM6d2F0Y2gwARKFAQoJV2F0Y2hCb29rEigudGlkZWJvb2subWFya2V0ZGF0YS52MS5XYXRjaEJvb2tSZXF1ZXN0GikudGlkZWJvb2subWFya2V0ZGF0YS52MS5XYXRjaEJvb2tSZXNwb25zZSIhgtPkkwIbEhkvdjEvbWFya2V0ZGF0YS9ib29rOndhdGNoMAESmgEKDldhdGNoT3JkZXJCb29rEi0udGlkZWJvb2subWFya2V0ZGF0YS52MS5XYXRjaE9yZGVyQm9va1JlcXVlc3QaLi50aWRlYm9vay5tYXJrZXRkYXRhLnYxLldhdGNoT3JkZXJCb29rUmVzcG9uc2UiJ4LT5JMCIRIfL3YxL21hcmtldGRhdGEvb3JkZXItYm9vazp3YXRjaDABEo0BCgtXYXRjaFRyYWRlcxIqLnRpZGVib29rLm1hcmtldGRhdGEudjEuV2F0Y2hUcmFkZXNSZXF1ZXN0GisudGlkZWJvb2subWFya2V0ZGF0YS52MS5XYXRjaFRyYWRlc1Jlc3BvbnNlIiOC0+STAh0SGy92MS9tYXJrZXRkYXRhL3RyYWRlczp3YXRjaDABEpEBCgxXYXRjaENhbmRsZXMSKy50aWRlYm9vay5tYXJrZXRkYXRhLnYxLldhdGNoQ2FuZGxlc1JlcXVlc3QaLC50aWRlYm9vay5tYXJrZXRkYXRhLnYxLldhdGNoQ2FuZGxlc1Jlc3BvbnNlIiSC0+STAh4SHC92MS9tYXJrZXRkYXRhL2NhbmRsZXM6d2F0Y2gwARJkCglTdWJzY3JpYmUSKC50aWRlYm9vay5tYXJrZXRkYXRhLnYxLlN1YnNjcmliZVJlcXVlc3QaKS50aWRlYm9vay5tYXJrZXRkYXRhLnYxLlN1YnNjcmliZVJlc3BvbnNlKAEwAWIGcHJvdG8z", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp, file_tidebook_common_v1_error, file_tidebook_engine_v1_types]);
 
 /**
  * A price of the external feed.
@@ -34,7 +34,8 @@ export type Price = Message<"tidebook.marketdata.v1.Price"> & {
   market: string;
 
   /**
-   * Middle of bid and ask where the source has them, else its last trade.
+   * The index: the median of the sources that count. Of one source it is the middle of bid and ask
+   * where it has them, else its last trade.
    *
    * @generated from field: string price = 2;
    */
@@ -62,7 +63,7 @@ export type Price = Message<"tidebook.marketdata.v1.Price"> & {
   last: string;
 
   /**
-   * Where it comes from.
+   * Where it comes from; of several sources that count the one named first.
    *
    * @generated from field: tidebook.marketdata.v1.FeedKind source = 6;
    */
@@ -109,6 +110,13 @@ export type Price = Message<"tidebook.marketdata.v1.Price"> & {
    * @generated from field: uint64 prev_seq = 12;
    */
   prevSeq: bigint;
+
+  /**
+   * Every source, the most believed first. Only in answers, not on streams.
+   *
+   * @generated from field: repeated tidebook.marketdata.v1.PriceInput inputs = 13;
+   */
+  inputs: PriceInput[];
 };
 
 /**
@@ -125,7 +133,8 @@ export type PriceJson = {
   market?: string;
 
   /**
-   * Middle of bid and ask where the source has them, else its last trade.
+   * The index: the median of the sources that count. Of one source it is the middle of bid and ask
+   * where it has them, else its last trade.
    *
    * @generated from field: string price = 2;
    */
@@ -153,7 +162,7 @@ export type PriceJson = {
   last?: string;
 
   /**
-   * Where it comes from.
+   * Where it comes from; of several sources that count the one named first.
    *
    * @generated from field: tidebook.marketdata.v1.FeedKind source = 6;
    */
@@ -200,6 +209,13 @@ export type PriceJson = {
    * @generated from field: uint64 prev_seq = 12;
    */
   prevSeq?: string;
+
+  /**
+   * Every source, the most believed first. Only in answers, not on streams.
+   *
+   * @generated from field: repeated tidebook.marketdata.v1.PriceInput inputs = 13;
+   */
+  inputs?: PriceInputJson[];
 };
 
 /**
@@ -208,6 +224,358 @@ export type PriceJson = {
  */
 export const PriceSchema: GenMessage<Price, {jsonType: PriceJson}> = /*@__PURE__*/
   messageDesc(file_tidebook_marketdata_v1_marketdata, 0);
+
+/**
+ * What one source says of a market.
+ *
+ * @generated from message tidebook.marketdata.v1.PriceInput
+ */
+export type PriceInput = Message<"tidebook.marketdata.v1.PriceInput"> & {
+  /**
+   * Its name, such as "backpack".
+   *
+   * @generated from field: string source = 1;
+   */
+  source: string;
+
+  /**
+   * What it is.
+   *
+   * @generated from field: tidebook.marketdata.v1.FeedKind kind = 2;
+   */
+  kind: FeedKind;
+
+  /**
+   * Not a live market's price: recorded or made up. Such ones count only while no live one is fresh.
+   *
+   * @generated from field: bool simulated = 3;
+   */
+  simulated: boolean;
+
+  /**
+   * Middle of bid and ask where it has them, else its last trade.
+   *
+   * @generated from field: string price = 4;
+   */
+  price: string;
+
+  /**
+   * Best bid; empty if it has none.
+   *
+   * @generated from field: string bid = 5;
+   */
+  bid: string;
+
+  /**
+   * Best ask; empty if it has none.
+   *
+   * @generated from field: string ask = 6;
+   */
+  ask: string;
+
+  /**
+   * Last trade; empty if none was seen.
+   *
+   * @generated from field: string last = 7;
+   */
+  last: string;
+
+  /**
+   * When the source saw it.
+   *
+   * @generated from field: google.protobuf.Timestamp source_time = 8;
+   */
+  sourceTime?: Timestamp | undefined;
+
+  /**
+   * When it arrived here.
+   *
+   * @generated from field: google.protobuf.Timestamp receive_time = 9;
+   */
+  receiveTime?: Timestamp | undefined;
+
+  /**
+   * Older than it should be.
+   *
+   * @generated from field: bool stale = 10;
+   */
+  stale: boolean;
+
+  /**
+   * The index counts it: it is fresh and near enough to the others.
+   *
+   * @generated from field: bool used = 11;
+   */
+  used: boolean;
+};
+
+/**
+ * What one source says of a market.
+ *
+ * @generated from message tidebook.marketdata.v1.PriceInput
+ */
+export type PriceInputJson = {
+  /**
+   * Its name, such as "backpack".
+   *
+   * @generated from field: string source = 1;
+   */
+  source?: string;
+
+  /**
+   * What it is.
+   *
+   * @generated from field: tidebook.marketdata.v1.FeedKind kind = 2;
+   */
+  kind?: FeedKindJson;
+
+  /**
+   * Not a live market's price: recorded or made up. Such ones count only while no live one is fresh.
+   *
+   * @generated from field: bool simulated = 3;
+   */
+  simulated?: boolean;
+
+  /**
+   * Middle of bid and ask where it has them, else its last trade.
+   *
+   * @generated from field: string price = 4;
+   */
+  price?: string;
+
+  /**
+   * Best bid; empty if it has none.
+   *
+   * @generated from field: string bid = 5;
+   */
+  bid?: string;
+
+  /**
+   * Best ask; empty if it has none.
+   *
+   * @generated from field: string ask = 6;
+   */
+  ask?: string;
+
+  /**
+   * Last trade; empty if none was seen.
+   *
+   * @generated from field: string last = 7;
+   */
+  last?: string;
+
+  /**
+   * When the source saw it.
+   *
+   * @generated from field: google.protobuf.Timestamp source_time = 8;
+   */
+  sourceTime?: TimestampJson;
+
+  /**
+   * When it arrived here.
+   *
+   * @generated from field: google.protobuf.Timestamp receive_time = 9;
+   */
+  receiveTime?: TimestampJson;
+
+  /**
+   * Older than it should be.
+   *
+   * @generated from field: bool stale = 10;
+   */
+  stale?: boolean;
+
+  /**
+   * The index counts it: it is fresh and near enough to the others.
+   *
+   * @generated from field: bool used = 11;
+   */
+  used?: boolean;
+};
+
+/**
+ * Describes the message tidebook.marketdata.v1.PriceInput.
+ * Use `create(PriceInputSchema)` to create a new message.
+ */
+export const PriceInputSchema: GenMessage<PriceInput, {jsonType: PriceInputJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 1);
+
+/**
+ * A market's three prices, and what the mark price is the median of.
+ *
+ * @generated from message tidebook.marketdata.v1.MarketPrices
+ */
+export type MarketPrices = Message<"tidebook.marketdata.v1.MarketPrices"> & {
+  /**
+   * Market name.
+   *
+   * @generated from field: string market = 1;
+   */
+  market: string;
+
+  /**
+   * Index in the market's ticks, rounded down; empty while unknown or stale.
+   *
+   * @generated from field: string index_price = 2;
+   */
+  indexPrice: string;
+
+  /**
+   * Median of index_price, mid_price and last_price, of those that there are; of two their mean,
+   * rounded down. Empty while there is none.
+   *
+   * @generated from field: string mark_price = 3;
+   */
+  markPrice: string;
+
+  /**
+   * Last trade here; empty without one.
+   *
+   * @generated from field: string last_price = 4;
+   */
+  lastPrice: string;
+
+  /**
+   * Middle of best bid and ask here, rounded down; empty while a side is empty.
+   *
+   * @generated from field: string mid_price = 5;
+   */
+  midPrice: string;
+
+  /**
+   * Best bid here; empty if none.
+   *
+   * @generated from field: string best_bid = 6;
+   */
+  bestBid: string;
+
+  /**
+   * Best ask here; empty if none.
+   *
+   * @generated from field: string best_ask = 7;
+   */
+  bestAsk: string;
+
+  /**
+   * The external price, with every source; not set before the first.
+   *
+   * @generated from field: tidebook.marketdata.v1.Price index = 8;
+   */
+  index?: Price | undefined;
+
+  /**
+   * The last trade; not set without one.
+   *
+   * @generated from field: tidebook.marketdata.v1.Trade last_trade = 9;
+   */
+  lastTrade?: Trade | undefined;
+
+  /**
+   * Log position that book and last trade are true at.
+   *
+   * @generated from field: uint64 seq = 10;
+   */
+  seq: bigint;
+
+  /**
+   * When.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 11;
+   */
+  time?: Timestamp | undefined;
+};
+
+/**
+ * A market's three prices, and what the mark price is the median of.
+ *
+ * @generated from message tidebook.marketdata.v1.MarketPrices
+ */
+export type MarketPricesJson = {
+  /**
+   * Market name.
+   *
+   * @generated from field: string market = 1;
+   */
+  market?: string;
+
+  /**
+   * Index in the market's ticks, rounded down; empty while unknown or stale.
+   *
+   * @generated from field: string index_price = 2;
+   */
+  indexPrice?: string;
+
+  /**
+   * Median of index_price, mid_price and last_price, of those that there are; of two their mean,
+   * rounded down. Empty while there is none.
+   *
+   * @generated from field: string mark_price = 3;
+   */
+  markPrice?: string;
+
+  /**
+   * Last trade here; empty without one.
+   *
+   * @generated from field: string last_price = 4;
+   */
+  lastPrice?: string;
+
+  /**
+   * Middle of best bid and ask here, rounded down; empty while a side is empty.
+   *
+   * @generated from field: string mid_price = 5;
+   */
+  midPrice?: string;
+
+  /**
+   * Best bid here; empty if none.
+   *
+   * @generated from field: string best_bid = 6;
+   */
+  bestBid?: string;
+
+  /**
+   * Best ask here; empty if none.
+   *
+   * @generated from field: string best_ask = 7;
+   */
+  bestAsk?: string;
+
+  /**
+   * The external price, with every source; not set before the first.
+   *
+   * @generated from field: tidebook.marketdata.v1.Price index = 8;
+   */
+  index?: PriceJson;
+
+  /**
+   * The last trade; not set without one.
+   *
+   * @generated from field: tidebook.marketdata.v1.Trade last_trade = 9;
+   */
+  lastTrade?: TradeJson;
+
+  /**
+   * Log position that book and last trade are true at.
+   *
+   * @generated from field: uint64 seq = 10;
+   */
+  seq?: string;
+
+  /**
+   * When.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 11;
+   */
+  time?: TimestampJson;
+};
+
+/**
+ * Describes the message tidebook.marketdata.v1.MarketPrices.
+ * Use `create(MarketPricesSchema)` to create a new message.
+ */
+export const MarketPricesSchema: GenMessage<MarketPrices, {jsonType: MarketPricesJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 2);
 
 /**
  * A market at a glance, over the last 24 hours.
@@ -321,7 +689,7 @@ export type Ticker = Message<"tidebook.marketdata.v1.Ticker"> & {
   indexPrice: string;
 
   /**
-   * Mark price; empty for spot.
+   * Mark price: median of index, middle of the book and last trade; empty while none is known.
    *
    * @generated from field: string mark_price = 16;
    */
@@ -461,7 +829,7 @@ export type TickerJson = {
   indexPrice?: string;
 
   /**
-   * Mark price; empty for spot.
+   * Mark price: median of index, middle of the book and last trade; empty while none is known.
    *
    * @generated from field: string mark_price = 16;
    */
@@ -494,7 +862,7 @@ export type TickerJson = {
  * Use `create(TickerSchema)` to create a new message.
  */
 export const TickerSchema: GenMessage<Ticker, {jsonType: TickerJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 1);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 3);
 
 /**
  * A price level.
@@ -543,7 +911,7 @@ export type LevelJson = {
  * Use `create(LevelSchema)` to create a new message.
  */
 export const LevelSchema: GenMessage<Level, {jsonType: LevelJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 2);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 4);
 
 /**
  * A book, or what changed in it.
@@ -678,7 +1046,7 @@ export type BookUpdateJson = {
  * Use `create(BookUpdateSchema)` to create a new message.
  */
 export const BookUpdateSchema: GenMessage<BookUpdate, {jsonType: BookUpdateJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 3);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 5);
 
 /**
  * An order in the book, or what is left of it.
@@ -755,7 +1123,7 @@ export type BookOrderJson = {
  * Use `create(BookOrderSchema)` to create a new message.
  */
 export const BookOrderSchema: GenMessage<BookOrder, {jsonType: BookOrderJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 4);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 6);
 
 /**
  * A book order by order, or what changed in it.
@@ -846,7 +1214,7 @@ export type OrderBookUpdateJson = {
  * Use `create(OrderBookUpdateSchema)` to create a new message.
  */
 export const OrderBookUpdateSchema: GenMessage<OrderBookUpdate, {jsonType: OrderBookUpdateJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 5);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 7);
 
 /**
  * A trade.
@@ -965,7 +1333,7 @@ export type TradeJson = {
  * Use `create(TradeSchema)` to create a new message.
  */
 export const TradeSchema: GenMessage<Trade, {jsonType: TradeJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 6);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 8);
 
 /**
  * A candle. An interval without a trade has none.
@@ -1168,7 +1536,7 @@ export type CandleJson = {
  * Use `create(CandleSchema)` to create a new message.
  */
 export const CandleSchema: GenMessage<Candle, {jsonType: CandleJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 7);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 9);
 
 /**
  * Which market.
@@ -1203,7 +1571,7 @@ export type GetTickerRequestJson = {
  * Use `create(GetTickerRequestSchema)` to create a new message.
  */
 export const GetTickerRequestSchema: GenMessage<GetTickerRequest, {jsonType: GetTickerRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 8);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 10);
 
 /**
  * The ticker.
@@ -1238,7 +1606,7 @@ export type GetTickerResponseJson = {
  * Use `create(GetTickerResponseSchema)` to create a new message.
  */
 export const GetTickerResponseSchema: GenMessage<GetTickerResponse, {jsonType: GetTickerResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 9);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 11);
 
 /**
  * Which markets.
@@ -1273,7 +1641,7 @@ export type ListTickersRequestJson = {
  * Use `create(ListTickersRequestSchema)` to create a new message.
  */
 export const ListTickersRequestSchema: GenMessage<ListTickersRequest, {jsonType: ListTickersRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 10);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 12);
 
 /**
  * Tickers.
@@ -1308,7 +1676,7 @@ export type ListTickersResponseJson = {
  * Use `create(ListTickersResponseSchema)` to create a new message.
  */
 export const ListTickersResponseSchema: GenMessage<ListTickersResponse, {jsonType: ListTickersResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 11);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 13);
 
 /**
  * Which book.
@@ -1357,7 +1725,7 @@ export type GetBookRequestJson = {
  * Use `create(GetBookRequestSchema)` to create a new message.
  */
 export const GetBookRequestSchema: GenMessage<GetBookRequest, {jsonType: GetBookRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 12);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 14);
 
 /**
  * The book.
@@ -1392,7 +1760,7 @@ export type GetBookResponseJson = {
  * Use `create(GetBookResponseSchema)` to create a new message.
  */
 export const GetBookResponseSchema: GenMessage<GetBookResponse, {jsonType: GetBookResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 13);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 15);
 
 /**
  * Which trades.
@@ -1455,7 +1823,7 @@ export type ListTradesRequestJson = {
  * Use `create(ListTradesRequestSchema)` to create a new message.
  */
 export const ListTradesRequestSchema: GenMessage<ListTradesRequest, {jsonType: ListTradesRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 14);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 16);
 
 /**
  * Trades.
@@ -1504,7 +1872,7 @@ export type ListTradesResponseJson = {
  * Use `create(ListTradesResponseSchema)` to create a new message.
  */
 export const ListTradesResponseSchema: GenMessage<ListTradesResponse, {jsonType: ListTradesResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 15);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 17);
 
 /**
  * Which candles.
@@ -1623,7 +1991,7 @@ export type ListCandlesRequestJson = {
  * Use `create(ListCandlesRequestSchema)` to create a new message.
  */
 export const ListCandlesRequestSchema: GenMessage<ListCandlesRequest, {jsonType: ListCandlesRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 16);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 18);
 
 /**
  * Candles.
@@ -1672,7 +2040,77 @@ export type ListCandlesResponseJson = {
  * Use `create(ListCandlesResponseSchema)` to create a new message.
  */
 export const ListCandlesResponseSchema: GenMessage<ListCandlesResponse, {jsonType: ListCandlesResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 17);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 19);
+
+/**
+ * Which market.
+ *
+ * @generated from message tidebook.marketdata.v1.GetMarketPricesRequest
+ */
+export type GetMarketPricesRequest = Message<"tidebook.marketdata.v1.GetMarketPricesRequest"> & {
+  /**
+   * Market name.
+   *
+   * @generated from field: string market = 1;
+   */
+  market: string;
+};
+
+/**
+ * Which market.
+ *
+ * @generated from message tidebook.marketdata.v1.GetMarketPricesRequest
+ */
+export type GetMarketPricesRequestJson = {
+  /**
+   * Market name.
+   *
+   * @generated from field: string market = 1;
+   */
+  market?: string;
+};
+
+/**
+ * Describes the message tidebook.marketdata.v1.GetMarketPricesRequest.
+ * Use `create(GetMarketPricesRequestSchema)` to create a new message.
+ */
+export const GetMarketPricesRequestSchema: GenMessage<GetMarketPricesRequest, {jsonType: GetMarketPricesRequestJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 20);
+
+/**
+ * Its prices.
+ *
+ * @generated from message tidebook.marketdata.v1.GetMarketPricesResponse
+ */
+export type GetMarketPricesResponse = Message<"tidebook.marketdata.v1.GetMarketPricesResponse"> & {
+  /**
+   * The prices.
+   *
+   * @generated from field: tidebook.marketdata.v1.MarketPrices prices = 1;
+   */
+  prices?: MarketPrices | undefined;
+};
+
+/**
+ * Its prices.
+ *
+ * @generated from message tidebook.marketdata.v1.GetMarketPricesResponse
+ */
+export type GetMarketPricesResponseJson = {
+  /**
+   * The prices.
+   *
+   * @generated from field: tidebook.marketdata.v1.MarketPrices prices = 1;
+   */
+  prices?: MarketPricesJson;
+};
+
+/**
+ * Describes the message tidebook.marketdata.v1.GetMarketPricesResponse.
+ * Use `create(GetMarketPricesResponseSchema)` to create a new message.
+ */
+export const GetMarketPricesResponseSchema: GenMessage<GetMarketPricesResponse, {jsonType: GetMarketPricesResponseJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 21);
 
 /**
  * Which markets.
@@ -1707,7 +2145,7 @@ export type ListPricesRequestJson = {
  * Use `create(ListPricesRequestSchema)` to create a new message.
  */
 export const ListPricesRequestSchema: GenMessage<ListPricesRequest, {jsonType: ListPricesRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 18);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 22);
 
 /**
  * Prices, and how the feed is.
@@ -1723,11 +2161,18 @@ export type ListPricesResponse = Message<"tidebook.marketdata.v1.ListPricesRespo
   prices: Price[];
 
   /**
-   * The feed.
+   * The feed, all sources together.
    *
    * @generated from field: tidebook.marketdata.v1.FeedStatus feed = 2;
    */
   feed?: FeedStatus | undefined;
+
+  /**
+   * Each source that was asked for.
+   *
+   * @generated from field: repeated tidebook.marketdata.v1.FeedStatus sources = 3;
+   */
+  sources: FeedStatus[];
 };
 
 /**
@@ -1744,11 +2189,18 @@ export type ListPricesResponseJson = {
   prices?: PriceJson[];
 
   /**
-   * The feed.
+   * The feed, all sources together.
    *
    * @generated from field: tidebook.marketdata.v1.FeedStatus feed = 2;
    */
   feed?: FeedStatusJson;
+
+  /**
+   * Each source that was asked for.
+   *
+   * @generated from field: repeated tidebook.marketdata.v1.FeedStatus sources = 3;
+   */
+  sources?: FeedStatusJson[];
 };
 
 /**
@@ -1756,7 +2208,7 @@ export type ListPricesResponseJson = {
  * Use `create(ListPricesResponseSchema)` to create a new message.
  */
 export const ListPricesResponseSchema: GenMessage<ListPricesResponse, {jsonType: ListPricesResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 19);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 23);
 
 /**
  * How the external feed is.
@@ -1805,6 +2257,13 @@ export type FeedStatus = Message<"tidebook.marketdata.v1.FeedStatus"> & {
    * @generated from field: uint64 reconnects = 6;
    */
   reconnects: bigint;
+
+  /**
+   * Name of the source.
+   *
+   * @generated from field: string name = 7;
+   */
+  name: string;
 };
 
 /**
@@ -1854,6 +2313,13 @@ export type FeedStatusJson = {
    * @generated from field: uint64 reconnects = 6;
    */
   reconnects?: string;
+
+  /**
+   * Name of the source.
+   *
+   * @generated from field: string name = 7;
+   */
+  name?: string;
 };
 
 /**
@@ -1861,7 +2327,7 @@ export type FeedStatusJson = {
  * Use `create(FeedStatusSchema)` to create a new message.
  */
 export const FeedStatusSchema: GenMessage<FeedStatus, {jsonType: FeedStatusJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 20);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 24);
 
 /**
  * Which markets.
@@ -1896,7 +2362,7 @@ export type WatchPricesRequestJson = {
  * Use `create(WatchPricesRequestSchema)` to create a new message.
  */
 export const WatchPricesRequestSchema: GenMessage<WatchPricesRequest, {jsonType: WatchPricesRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 21);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 25);
 
 /**
  * Prices that changed.
@@ -1931,7 +2397,7 @@ export type WatchPricesResponseJson = {
  * Use `create(WatchPricesResponseSchema)` to create a new message.
  */
 export const WatchPricesResponseSchema: GenMessage<WatchPricesResponse, {jsonType: WatchPricesResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 22);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 26);
 
 /**
  * Which markets.
@@ -1966,7 +2432,7 @@ export type WatchTickersRequestJson = {
  * Use `create(WatchTickersRequestSchema)` to create a new message.
  */
 export const WatchTickersRequestSchema: GenMessage<WatchTickersRequest, {jsonType: WatchTickersRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 23);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 27);
 
 /**
  * Tickers that changed.
@@ -2001,7 +2467,7 @@ export type WatchTickersResponseJson = {
  * Use `create(WatchTickersResponseSchema)` to create a new message.
  */
 export const WatchTickersResponseSchema: GenMessage<WatchTickersResponse, {jsonType: WatchTickersResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 24);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 28);
 
 /**
  * Which books.
@@ -2078,7 +2544,7 @@ export type WatchBookRequestJson = {
  * Use `create(WatchBookRequestSchema)` to create a new message.
  */
 export const WatchBookRequestSchema: GenMessage<WatchBookRequest, {jsonType: WatchBookRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 25);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 29);
 
 /**
  * Books.
@@ -2113,7 +2579,7 @@ export type WatchBookResponseJson = {
  * Use `create(WatchBookResponseSchema)` to create a new message.
  */
 export const WatchBookResponseSchema: GenMessage<WatchBookResponse, {jsonType: WatchBookResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 26);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 30);
 
 /**
  * Which books.
@@ -2148,7 +2614,7 @@ export type WatchOrderBookRequestJson = {
  * Use `create(WatchOrderBookRequestSchema)` to create a new message.
  */
 export const WatchOrderBookRequestSchema: GenMessage<WatchOrderBookRequest, {jsonType: WatchOrderBookRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 27);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 31);
 
 /**
  * Books.
@@ -2183,7 +2649,7 @@ export type WatchOrderBookResponseJson = {
  * Use `create(WatchOrderBookResponseSchema)` to create a new message.
  */
 export const WatchOrderBookResponseSchema: GenMessage<WatchOrderBookResponse, {jsonType: WatchOrderBookResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 28);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 32);
 
 /**
  * Which trades.
@@ -2232,7 +2698,7 @@ export type WatchTradesRequestJson = {
  * Use `create(WatchTradesRequestSchema)` to create a new message.
  */
 export const WatchTradesRequestSchema: GenMessage<WatchTradesRequest, {jsonType: WatchTradesRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 29);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 33);
 
 /**
  * Trades.
@@ -2267,7 +2733,7 @@ export type WatchTradesResponseJson = {
  * Use `create(WatchTradesResponseSchema)` to create a new message.
  */
 export const WatchTradesResponseSchema: GenMessage<WatchTradesResponse, {jsonType: WatchTradesResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 30);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 34);
 
 /**
  * Which candles.
@@ -2330,7 +2796,7 @@ export type WatchCandlesRequestJson = {
  * Use `create(WatchCandlesRequestSchema)` to create a new message.
  */
 export const WatchCandlesRequestSchema: GenMessage<WatchCandlesRequest, {jsonType: WatchCandlesRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 31);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 35);
 
 /**
  * Candles.
@@ -2365,7 +2831,7 @@ export type WatchCandlesResponseJson = {
  * Use `create(WatchCandlesResponseSchema)` to create a new message.
  */
 export const WatchCandlesResponseSchema: GenMessage<WatchCandlesResponse, {jsonType: WatchCandlesResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 32);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 36);
 
 /**
  * A change of the set.
@@ -2511,7 +2977,7 @@ export type SubscribeRequestJson = {
  * Use `create(SubscribeRequestSchema)` to create a new message.
  */
 export const SubscribeRequestSchema: GenMessage<SubscribeRequest, {jsonType: SubscribeRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 33);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 37);
 
 /**
  * Data of the set, or the answer to a change of it.
@@ -2659,7 +3125,7 @@ export type SubscribeResponseJson = {
  * Use `create(SubscribeResponseSchema)` to create a new message.
  */
 export const SubscribeResponseSchema: GenMessage<SubscribeResponse, {jsonType: SubscribeResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 34);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 38);
 
 /**
  * A refused change.
@@ -2708,7 +3174,7 @@ export type SubscribeRefusedJson = {
  * Use `create(SubscribeRefusedSchema)` to create a new message.
  */
 export const SubscribeRefusedSchema: GenMessage<SubscribeRefused, {jsonType: SubscribeRefusedJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_marketdata_v1_marketdata, 35);
+  messageDesc(file_tidebook_marketdata_v1_marketdata, 39);
 
 /**
  * Where the external prices come from.
@@ -3045,6 +3511,16 @@ export const MarketDataService: GenService<{
     methodKind: "unary";
     input: typeof ListCandlesRequestSchema;
     output: typeof ListCandlesResponseSchema;
+  },
+  /**
+   * A market's index, mark and last price now, with everything they are made of.
+   *
+   * @generated from rpc tidebook.marketdata.v1.MarketDataService.GetMarketPrices
+   */
+  getMarketPrices: {
+    methodKind: "unary";
+    input: typeof GetMarketPricesRequestSchema;
+    output: typeof GetMarketPricesResponseSchema;
   },
   /**
    * The external feed's prices now.
