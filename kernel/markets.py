@@ -6,7 +6,7 @@ A market whose `tick_size x lot_size` is not a whole number of quote units is re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kernel.money import format_units, parse_units
 from kernel.reasons import Reason, Refused
@@ -31,9 +31,20 @@ class Asset:
 
 
 @dataclass(frozen=True, slots=True)
+class MarginTier:
+    """Maintenance margin from an entry notional (quote units) on; the rate in basis points."""
+
+    from_notional_units: int
+    maintenance_bps: int
+    max_leverage: int
+
+
+@dataclass(frozen=True, slots=True)
 class Market:
     """A market's rules in integers. Sizes: `tick_size_units` are quote units per whole base coin,
-    `lot_size_units` base units, `min_notional_units` quote units; fees in basis points.
+    `lot_size_units` base units, `min_notional_units` and `max_exposure_units` quote units; fees and
+    `price_band_bps` in basis points. Leverage is whole; 0, and no tiers, for spot. `price_stale_ns`,
+    `price_band_bps` and `max_exposure_units` are 0 for no limit.
     """
 
     market_id: int
@@ -51,6 +62,12 @@ class Market:
     maker_fee_bps: int = 10
     taker_fee_bps: int = 20
     max_open_orders: int = 200
+    max_leverage: int = 0
+    margin_tiers: tuple[MarginTier, ...] = ()
+    liquidation_fee_bps: int = 0
+    price_stale_ns: int = 0
+    price_band_bps: int = 0
+    max_exposure_units: int = 0
     units_per_tick_lot: int = 0
 
     def __post_init__(self) -> None:
@@ -62,6 +79,11 @@ class Market:
                 f" {self.quote.code} units, or notionals would have to be rounded"
             )
         object.__setattr__(self, "units_per_tick_lot", exact)
+
+    @property
+    def pair(self) -> str:
+        """The spot name of what is traded, the same for all kinds: "BTC_USDC"."""
+        return f"{self.base.code}_{self.quote.code}"
 
     @property
     def tick_size(self) -> str:
@@ -127,8 +149,13 @@ DEFAULT_ASSETS: tuple[Asset, ...] = (
 )
 
 
+# Nothing older than this is a price.
+PRICE_STALE_NS = 10_000_000_000
+
+
 def default_markets() -> tuple[Market, ...]:
-    """The five spot markets of the trading rules, ids 1 to 5."""
+    """The markets of the trading rules: five pairs as SPOT (ids 1 to 5), MARGIN (6 to 10) and CFD (11
+    to 15)."""
     assets = {asset.code: asset for asset in DEFAULT_ASSETS}
     usdc = assets["USDC"]
     rows = (
@@ -138,7 +165,7 @@ def default_markets() -> tuple[Market, ...]:
         ("DOGE", "0.00001", "1"),
         ("BNB", "0.01", "0.001"),
     )
-    return tuple(
+    spot = tuple(
         Market(
             market_id=number,
             name=f"{code}_USDC",
@@ -149,6 +176,49 @@ def default_markets() -> tuple[Market, ...]:
             lot_size_units=assets[code].parse(lot),
             min_notional_units=usdc.parse("1"),
             max_notional_units=usdc.parse("10000000"),
+            price_stale_ns=PRICE_STALE_NS,
         )
         for number, (code, tick, lot) in enumerate(rows, start=1)
+    )
+    margin = tuple(
+        replace(
+            market,
+            market_id=market.market_id + len(rows),
+            name=f"{market.name}_MARGIN",
+            kind="MARGIN",
+            maker_fee_bps=2,
+            taker_fee_bps=5,
+            max_leverage=100,
+            margin_tiers=_tiers(usdc),
+            liquidation_fee_bps=50,
+            price_band_bps=1000,
+        )
+        for market in spot
+    )
+    cfd = tuple(
+        replace(
+            market,
+            market_id=market.market_id + 2 * len(rows),
+            name=f"{market.name}_CFD",
+            kind="CFD",
+            # The spread is what the house earns.
+            maker_fee_bps=0,
+            taker_fee_bps=0,
+            max_leverage=100,
+            margin_tiers=_tiers(usdc),
+            liquidation_fee_bps=50,
+            max_exposure_units=usdc.parse("20000000"),
+        )
+        for market in spot
+    )
+    return spot + margin + cfd
+
+
+def _tiers(quote: Asset) -> tuple[MarginTier, ...]:
+    """Maintenance rates that leave room under 1 / leverage; the larger the position, the more."""
+    return (
+        MarginTier(0, 40, 100),
+        MarginTier(quote.parse("250000"), 100, 50),
+        MarginTier(quote.parse("1000000"), 250, 20),
+        MarginTier(quote.parse("5000000"), 500, 10),
     )

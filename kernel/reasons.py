@@ -87,6 +87,8 @@ class Reason(IntEnum):
     AMEND_CHANGES_NOTHING = 82
     AMEND_BELOW_FILLED = 83
     SLIPPAGE_LIMIT_REACHED = 84
+    INSUFFICIENT_MARGIN = 85
+    OCO_CANCELLED = 86
 
     # Money in and out.
     ASSET_NOT_FOUND = 100
@@ -108,6 +110,7 @@ class Reason(IntEnum):
     TRIGGER_ON_WRONG_SIDE = 126
     LIQUIDATION = 127
     AUTO_DELEVERAGED = 128
+    LEVERAGE_LOCKED = 129
 
 
 class Refused(Exception):

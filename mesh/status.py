@@ -121,6 +121,9 @@ _BY_STATUS: dict[grpc.StatusCode, tuple[Reason, ...]] = {
         Reason.WOULD_BE_LIQUIDATED,
         Reason.LIQUIDATION,
         Reason.AUTO_DELEVERAGED,
+        Reason.INSUFFICIENT_MARGIN,
+        Reason.OCO_CANCELLED,
+        Reason.LEVERAGE_LOCKED,
     ),
 }
 _STATUS = {reason: code for code, reasons in _BY_STATUS.items() for reason in reasons}

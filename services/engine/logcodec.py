@@ -1,8 +1,8 @@
 """Commands and events <-> the messages of log.proto.
 
 Records and messages have the same field names by design, so one loop over the fields that are not
-zero writes any of them; only the nested lists of a configuration need words of their own. Orders
-and the events that most of them cause are written field by field, which is faster than the loop.
+zero writes any of them, and one over all fields reads it. Orders and the events that most of them
+cause are written field by field, which is faster than the loop.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from tidebook.engine.v1 import log_pb2
 
 from services.engine.domain import commands as c
 from services.engine.domain import events as e
+from services.engine.domain import position_commands as pc
+from services.engine.domain import position_events as pe
 from services.engine.domain.record import Record, field_names
 
 _COMMANDS: Final[dict[type[c.Command], str]] = {
@@ -28,6 +30,13 @@ _COMMANDS: Final[dict[type[c.Command], str]] = {
     c.AmendOrder: "amend_order",
     c.SetMarketStatus: "set_market_status",
     c.Tick: "tick",
+    c.SetPrices: "set_prices",
+    c.PlaceOco: "place_oco",
+    pc.SetLeverage: "set_leverage",
+    pc.AddMargin: "add_margin",
+    pc.OpenCfd: "open_cfd",
+    pc.CloseCfd: "close_cfd",
+    pc.UpdateCfdTriggers: "update_cfd_triggers",
 }
 _EVENTS: Final[dict[type[e.Event], str]] = {
     e.CommandRefused: "command_refused",
@@ -43,6 +52,24 @@ _EVENTS: Final[dict[type[e.Event], str]] = {
     e.OrdersCancelled: "orders_cancelled",
     e.CancelAllAfterSet: "cancel_all_after_set",
     e.TimePassed: "time_passed",
+    e.OrderReplenished: "order_replenished",
+    e.OrderTriggered: "order_triggered",
+    e.PricesSet: "prices_set",
+    pe.PositionChanged: "position_changed",
+    pe.CfdOpened: "cfd_opened",
+    pe.CfdClosed: "cfd_closed",
+    pe.CfdTriggersChanged: "cfd_triggers_changed",
+    pe.Liquidated: "liquidated",
+    pe.LeverageChanged: "leverage_changed",
+}
+# Records inside records, by the name of their message.
+_NESTED: Final[dict[str, type[Record]]] = {
+    "AssetConfig": c.AssetConfig,
+    "MarketConfig": c.MarketConfig,
+    "MarginTierConfig": c.MarginTierConfig,
+    "PriceUpdate": c.PriceUpdate,
+    "PlaceOrderCommand": c.PlaceOrder,
+    "AutoDeleverage": pe.AutoDeleverage,
 }
 # Fields of LoggedCommand itself.
 _OUTER: Final = ("account_id", "deadline_ns")
@@ -54,6 +81,7 @@ def _own_fields(kind: type[Record]) -> tuple[str, ...]:
 
 _COMMAND_FIELDS: Final = {kind: _own_fields(kind) for kind in _COMMANDS}
 _EVENT_FIELDS: Final = {kind: field_names(kind) for kind in _EVENTS}
+_NESTED_FIELDS: Final = {kind: _own_fields(kind) for kind in _NESTED.values()}
 _COMMAND_OF: Final = {name: kind for kind, name in _COMMANDS.items()}
 _EVENT_OF: Final = {name: kind for kind, name in _EVENTS.items()}
 
@@ -92,8 +120,6 @@ def decode_command(logged: log_pb2.LoggedCommand) -> c.Command:
     kind = _COMMAND_OF.get(name or "")
     if kind is None:
         raise ValueError(f"command {logged.command_seq} is of the unknown kind {name}")
-    if kind is c.Configure:
-        return _decode_configure(logged)
     command: c.Command = kind(**_read(getattr(logged, str(name)), _COMMAND_FIELDS[kind]))
     command.account_id = logged.account_id
     command.deadline_ns = logged.deadline_ns
@@ -135,15 +161,7 @@ def _write_command(logged: log_pb2.LoggedCommand, command: c.Command) -> None:
     if kind is c.PlaceOrder:
         _write_place_order(logged.place_order, command)
         return
-    message = getattr(logged, _COMMANDS[kind])
-    if isinstance(command, c.Configure):
-        message.SetInParent()
-        for asset in command.assets:
-            _write(message.assets.add(), asset)
-        for market in command.markets:
-            _write(message.markets.add(), market)
-        return
-    _write_fields(message, command, _COMMAND_FIELDS[kind])
+    _write_fields(getattr(logged, _COMMANDS[kind]), command, _COMMAND_FIELDS[kind])
 
 
 def _write_fields(message: Message, record: Record, names: Iterable[str]) -> None:
@@ -151,7 +169,12 @@ def _write_fields(message: Message, record: Record, names: Iterable[str]) -> Non
     message.SetInParent()
     for name in names:
         value = getattr(record, name)
-        if value:
+        if isinstance(value, tuple):
+            for nested in value:
+                _write_fields(getattr(message, name).add(), nested, _NESTED_FIELDS[type(nested)])
+        elif isinstance(value, Record):
+            _write_fields(getattr(message, name), value, _NESTED_FIELDS[type(value)])
+        elif value:
             setattr(message, name, value)
 
 
@@ -205,6 +228,10 @@ def _write_placed(message: Any, event: Any) -> None:
     message.price_ticks = event.price_ticks
     message.side = event.side
     message.quantity_lots = event.quantity_lots
+    if event.trigger_price_ticks:
+        message.trigger_price_ticks = event.trigger_price_ticks
+    if event.oco_order_id:
+        message.oco_order_id = event.oco_order_id
 
 
 def _write_trade(message: Any, event: Any) -> None:
@@ -238,21 +265,18 @@ def _write_closed(message: Any, event: Any) -> None:
     message.hold_asset_id = event.hold_asset_id
 
 
-def _write(message: Message, record: Record) -> None:
-    for name in field_names(type(record)):
-        setattr(message, name, getattr(record, name))
-
-
 def _read(message: Message, names: Iterable[str]) -> dict[str, Any]:
-    return {name: getattr(message, name) for name in names}
+    return {name: _value(getattr(message, name)) for name in names}
 
 
-def _decode_configure(logged: log_pb2.LoggedCommand) -> c.Configure:
-    message = logged.configure
-    asset_names, market_names = field_names(c.AssetConfig), field_names(c.MarketConfig)
-    return c.Configure(
-        logged.account_id,
-        tuple(c.AssetConfig(**_read(asset, asset_names)) for asset in message.assets),
-        tuple(c.MarketConfig(**_read(market, market_names)) for market in message.markets),
-        logged.deadline_ns,
-    )
+def _value(value: Any) -> Any:
+    if isinstance(value, (int, str)):
+        return value
+    if isinstance(value, Message):
+        return _read_nested(value)
+    return tuple(_read_nested(nested) for nested in value)
+
+
+def _read_nested(message: Message) -> Record:
+    kind = _NESTED[message.DESCRIPTOR.name]
+    return kind(**_read(message, _NESTED_FIELDS[kind]))

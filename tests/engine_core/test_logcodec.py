@@ -13,17 +13,32 @@ from services.engine import logcodec
 from services.engine.domain import commands as c
 from services.engine.domain import constants as k
 from services.engine.domain import events as e
+from services.engine.domain import position_events as pe
 from services.engine.domain.record import Record, field_names
 from tests.engine_core.world import configure
 
 MESSAGES = log_pb2.DESCRIPTOR.message_types_by_name
 COMMANDS = c.Command.__subclasses__()
 EVENTS = e.Event.__subclasses__()
+NESTED = {
+    "AssetConfig": c.AssetConfig,
+    "MarketConfig": c.MarketConfig,
+    "MarginTierConfig": c.MarginTierConfig,
+    "PriceUpdate": c.PriceUpdate,
+    "AutoDeleverage": pe.AutoDeleverage,
+}
 
 
 def message_of(kind: type[Record]) -> Descriptor:
     name = kind.__name__ + ("Command" if issubclass(kind, c.Command) else "")
     return MESSAGES[name]
+
+
+def inner(order: Record) -> Record:
+    """An order inside another command, which says who acts and until when."""
+    assert isinstance(order, c.PlaceOrder)
+    order.account_id = order.deadline_ns = 0
+    return order
 
 
 def records(kind: type[Record]) -> st.SearchStrategy[Record]:
@@ -43,15 +58,18 @@ def records(kind: type[Record]) -> st.SearchStrategy[Record]:
         elif field.enum_type is not None:
             values[field.name] = st.sampled_from([v.number for v in field.enum_type.values])
         elif field.cpp_type == field.CPPTYPE_MESSAGE:
-            nested = c.AssetConfig if field.name == "assets" else c.MarketConfig
-            values[field.name] = st.lists(records(nested), max_size=2).map(tuple)
+            if field.message_type.name == "PlaceOrderCommand":
+                values[field.name] = records(c.PlaceOrder).map(inner)
+            else:
+                nested = NESTED[field.message_type.name]
+                values[field.name] = st.lists(records(nested), max_size=2).map(tuple)
         else:
             bits = 31 if field.cpp_type == field.CPPTYPE_INT32 else 63
             values[field.name] = st.integers(-(2**bits), 2**bits - 1)
     return st.builds(kind, **values)
 
 
-@pytest.mark.parametrize("kind", [*COMMANDS, *EVENTS, c.AssetConfig, c.MarketConfig])
+@pytest.mark.parametrize("kind", [*COMMANDS, *EVENTS, *NESTED.values()])
 def test_a_record_has_the_fields_of_its_message(kind: type[Record]) -> None:
     own = [
         name for name in field_names(kind) if kind in EVENTS or name not in field_names(c.Command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 
+from kernel.prices import median_price
 from services.engine.domain.accounts import Account, Balance
 from services.engine.domain.commands import MarketConfig, PlaceOrder
 from services.engine.domain.constants import MARKET_STATUS_TRADING, SIDE_BUY
@@ -178,6 +179,10 @@ class Book:
         "base_asset_id",
         "bids",
         "config",
+        "external_ask_ticks",
+        "external_bid_ticks",
+        "external_ns",
+        "index_ticks",
         "last_price_ticks",
         "last_trade_id",
         "lot_size_units",
@@ -197,6 +202,11 @@ class Book:
         self.asks = BookSide(-1)
         self.last_trade_id = 0
         self.last_price_ticks = 0
+        # What the feed said last, and when; 0 for never.
+        self.external_bid_ticks = 0
+        self.external_ask_ticks = 0
+        self.index_ticks = 0
+        self.external_ns = 0
 
     def configure(self, config: MarketConfig) -> None:
         """Take new rules; what every order needs is kept one step closer."""
@@ -209,6 +219,18 @@ class Book:
         self.maker_fee_bps = config.maker_fee_bps
         self.taker_fee_bps = config.taker_fee_bps
         self.worst_fee_bps = max(config.maker_fee_bps, config.taker_fee_bps)
+
+    def has_fresh_price(self, now_ns: int) -> bool:
+        """Whether the feed's price of this market still counts."""
+        limit_ns = self.config.price_stale_ns
+        return self.index_ticks > 0 and (limit_ns == 0 or now_ns - self.external_ns <= limit_ns)
+
+    def mark_price(self, now_ns: int) -> int:
+        """Median of index, mid of our book and last trade, in ticks; what is missing or stale is left
+        out. 0 when nothing is left."""
+        bid, ask = self.bids.best_price(), self.asks.best_price()
+        index = self.index_ticks if self.has_fresh_price(now_ns) else 0
+        return median_price([index, (bid + ask) // 2 if bid and ask else 0, self.last_price_ticks])
 
     def side(self, side: int) -> BookSide:
         """Where orders of `side` rest."""

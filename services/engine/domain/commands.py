@@ -35,6 +35,22 @@ class AssetConfig(Record):
         self.transfer_decimals = transfer_decimals
 
 
+class MarginTierConfig(Record):
+    """Maintenance margin from an entry notional on."""
+
+    __slots__ = ("from_notional_units", "maintenance_bps", "max_leverage")
+
+    def __init__(
+        self,
+        from_notional_units: int = 0,
+        maintenance_bps: int = 0,
+        max_leverage: int = 0,
+    ) -> None:
+        self.from_notional_units = from_notional_units
+        self.maintenance_bps = maintenance_bps
+        self.max_leverage = max_leverage
+
+
 class MarketConfig(Record):
     """A market in integers."""
 
@@ -55,6 +71,12 @@ class MarketConfig(Record):
         "maker_fee_bps",
         "taker_fee_bps",
         "max_open_orders",
+        "max_leverage",
+        "margin_tiers",
+        "liquidation_fee_bps",
+        "price_stale_ns",
+        "price_band_bps",
+        "max_exposure_units",
     )
 
     def __init__(
@@ -75,6 +97,12 @@ class MarketConfig(Record):
         maker_fee_bps: int = 0,
         taker_fee_bps: int = 0,
         max_open_orders: int = 0,
+        max_leverage: int = 0,
+        margin_tiers: tuple[MarginTierConfig, ...] = (),
+        liquidation_fee_bps: int = 0,
+        price_stale_ns: int = 0,
+        price_band_bps: int = 0,
+        max_exposure_units: int = 0,
     ) -> None:
         self.market_id = market_id
         self.name = name
@@ -92,6 +120,12 @@ class MarketConfig(Record):
         self.maker_fee_bps = maker_fee_bps
         self.taker_fee_bps = taker_fee_bps
         self.max_open_orders = max_open_orders
+        self.max_leverage = max_leverage
+        self.margin_tiers = margin_tiers
+        self.liquidation_fee_bps = liquidation_fee_bps
+        self.price_stale_ns = price_stale_ns
+        self.price_band_bps = price_band_bps
+        self.max_exposure_units = max_exposure_units
 
 
 class Configure(Command):
@@ -217,6 +251,24 @@ class PlaceOrder(Command):
         self.stream_id = stream_id
 
 
+class PlaceOco(Command):
+    """Two orders of which one cancels the other. Who acts, and until when, is said here only."""
+
+    __slots__ = ("first", "second")
+
+    def __init__(
+        self,
+        account_id: int,
+        first: PlaceOrder,
+        second: PlaceOrder,
+        deadline_ns: int = 0,
+    ) -> None:
+        self.account_id = account_id
+        self.deadline_ns = deadline_ns
+        self.first = first
+        self.second = second
+
+
 class CancelOrder(Command):
     """Which order to cancel; by id or by client id."""
 
@@ -320,3 +372,39 @@ class Tick(Command):
     def __init__(self, account_id: int = 0, deadline_ns: int = 0) -> None:
         self.account_id = account_id
         self.deadline_ns = deadline_ns
+
+
+class PriceUpdate(Record):
+    """One market's external price."""
+
+    __slots__ = ("market_id", "bid_ticks", "ask_ticks", "index_ticks", "time_ns")
+
+    def __init__(
+        self,
+        market_id: int = 0,
+        bid_ticks: int = 0,
+        ask_ticks: int = 0,
+        index_ticks: int = 0,
+        time_ns: int = 0,
+    ) -> None:
+        self.market_id = market_id
+        self.bid_ticks = bid_ticks
+        self.ask_ticks = ask_ticks
+        self.index_ticks = index_ticks
+        self.time_ns = time_ns
+
+
+class SetPrices(Command):
+    """External prices; at most one per market."""
+
+    __slots__ = ("prices",)
+
+    def __init__(
+        self,
+        account_id: int = 0,
+        prices: tuple[PriceUpdate, ...] = (),
+        deadline_ns: int = 0,
+    ) -> None:
+        self.account_id = account_id
+        self.deadline_ns = deadline_ns
+        self.prices = prices

@@ -6,7 +6,12 @@ from collections.abc import Iterable
 from typing import Final
 
 from kernel.markets import Asset, Market
-from services.engine.domain.commands import AssetConfig, Configure, MarketConfig
+from services.engine.domain.commands import (
+    AssetConfig,
+    Configure,
+    MarginTierConfig,
+    MarketConfig,
+)
 from services.engine.domain.constants import MARKET_KIND_CFD, MARKET_KIND_MARGIN, MARKET_KIND_SPOT
 
 _KINDS: Final = {"SPOT": MARKET_KIND_SPOT, "MARGIN": MARKET_KIND_MARGIN, "CFD": MARKET_KIND_CFD}
@@ -41,4 +46,13 @@ def _market(market: Market) -> MarketConfig:
         maker_fee_bps=market.maker_fee_bps,
         taker_fee_bps=market.taker_fee_bps,
         max_open_orders=market.max_open_orders,
+        max_leverage=market.max_leverage,
+        margin_tiers=tuple(
+            MarginTierConfig(tier.from_notional_units, tier.maintenance_bps, tier.max_leverage)
+            for tier in market.margin_tiers
+        ),
+        liquidation_fee_bps=market.liquidation_fee_bps,
+        price_stale_ns=market.price_stale_ns,
+        price_band_bps=market.price_band_bps,
+        max_exposure_units=market.max_exposure_units,
     )

@@ -31,11 +31,12 @@ class CommandRefused(Event):
 class CommandRepeated(Event):
     """The command was a repetition: same key, same payload. The original answer stands."""
 
-    __slots__ = ("order_id", "transfer_id")
+    __slots__ = ("order_id", "transfer_id", "cfd_id")
 
-    def __init__(self, order_id: int, transfer_id: int) -> None:
+    def __init__(self, order_id: int, transfer_id: int, cfd_id: int = 0) -> None:
         self.order_id = order_id
         self.transfer_id = transfer_id
+        self.cfd_id = cfd_id
 
 
 class Configured(Event):
@@ -85,6 +86,8 @@ class OrderPlaced(Event):
         "price_ticks",
         "side",
         "quantity_lots",
+        "trigger_price_ticks",
+        "oco_order_id",
     )
 
     def __init__(
@@ -98,6 +101,8 @@ class OrderPlaced(Event):
         price_ticks: int,
         side: int,
         quantity_lots: int,
+        trigger_price_ticks: int = 0,
+        oco_order_id: int = 0,
     ) -> None:
         self.order_id = order_id
         self.account_id = account_id
@@ -108,6 +113,8 @@ class OrderPlaced(Event):
         self.price_ticks = price_ticks
         self.side = side
         self.quantity_lots = quantity_lots
+        self.trigger_price_ticks = trigger_price_ticks
+        self.oco_order_id = oco_order_id
 
 
 class Trade(Event):
@@ -294,3 +301,75 @@ class TimePassed(Event):
 
     def __init__(self, expired: int) -> None:
         self.expired = expired
+
+
+class OrderReplenished(Event):
+    """The next slice of an iceberg, at the back of its level."""
+
+    __slots__ = ("order_id", "market_id", "displayed_lots", "price_ticks", "side", "account_id")
+
+    def __init__(
+        self,
+        order_id: int,
+        market_id: int,
+        displayed_lots: int,
+        price_ticks: int,
+        side: int,
+        account_id: int,
+    ) -> None:
+        self.order_id = order_id
+        self.market_id = market_id
+        self.displayed_lots = displayed_lots
+        self.price_ticks = price_ticks
+        self.side = side
+        self.account_id = account_id
+
+
+class OrderTriggered(Event):
+    """A stop became an ordinary order. free -= hold_delta, held += hold_delta."""
+
+    __slots__ = (
+        "order_id",
+        "account_id",
+        "market_id",
+        "trigger_price_ticks",
+        "side",
+        "price_ticks",
+        "rested_lots",
+        "hold_delta",
+        "hold_asset_id",
+    )
+
+    def __init__(
+        self,
+        order_id: int,
+        account_id: int,
+        market_id: int,
+        trigger_price_ticks: int,
+        side: int,
+        price_ticks: int,
+        rested_lots: int,
+        hold_delta: int,
+        hold_asset_id: int,
+    ) -> None:
+        self.order_id = order_id
+        self.account_id = account_id
+        self.market_id = market_id
+        self.trigger_price_ticks = trigger_price_ticks
+        self.side = side
+        self.price_ticks = price_ticks
+        self.rested_lots = rested_lots
+        self.hold_delta = hold_delta
+        self.hold_asset_id = hold_asset_id
+
+
+class PricesSet(Event):
+    """External prices in force; counts the markets that moved."""
+
+    __slots__ = ("count",)
+
+    def __init__(
+        self,
+        count: int,
+    ) -> None:
+        self.count = count

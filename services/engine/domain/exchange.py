@@ -18,6 +18,7 @@ from services.engine.domain.commands import (
     Configure,
     PlaceOrder,
     SetMarketStatus,
+    SetPrices,
     Tick,
     Transfer,
 )
@@ -69,6 +70,8 @@ class Exchange:
                 return amending.cancel_all(state, command, now_ns)
             if isinstance(command, CancelAllAfter):
                 return amending.cancel_all_after(state, command)
+            if isinstance(command, SetPrices):
+                return system.set_prices(state, command)
             if isinstance(command, Tick):
                 return system.tick(state, command, now_ns)
             if isinstance(command, SetMarketStatus):

@@ -13,19 +13,18 @@ from typing import Final
 
 from services.engine.domain.accounts import Remembered
 from services.engine.domain.book import Book, BookSide, Order
-from services.engine.domain.commands import AssetConfig, MarketConfig, PlaceOrder
+from services.engine.domain.commands import AssetConfig, MarginTierConfig, MarketConfig, PlaceOrder
 from services.engine.domain.state import State
 
 _MAGIC: Final = b"TIDEBOOK"
-_VERSION: Final = 2
-# Without dead man's switches; still read.
-_VERSION_WITHOUT_SWITCHES: Final = 1
+_VERSION: Final = 3
 
 _HEADER: Final = Struct("<8sIQ32s")
 _COUNT: Final = Struct("<Q")
 _COUNTERS: Final = Struct("<QQQ")
 _ASSET: Final = Struct("<IIIqq")
-_MARKET: Final = Struct("<IIIIqqqqqqqqiiIIQq")
+_MARKET: Final = Struct("<IIIIqqqqqqqqiiIIIqIqIQqqqqq")
+_TIER: Final = Struct("<qII")
 _PAIR: Final = Struct("<QQ")
 _BALANCE: Final = Struct("<QIqq")
 _REQUEST: Final = Struct("<IBBBBBBBIIqqqqqqQ")
@@ -68,12 +67,12 @@ def load(data: bytes) -> State:
     magic, version, last_command_seq, digest = _HEADER.unpack_from(data)
     if magic != _MAGIC:
         raise ValueError("not a snapshot of this exchange")
-    if version not in (_VERSION, _VERSION_WITHOUT_SWITCHES):
+    if version != _VERSION:
         raise ValueError(f"snapshot version {version}, this program reads {_VERSION}")
     body = data[_HEADER.size :]
     if hashlib.sha256(body).digest() != digest:
         raise ValueError("snapshot is damaged: its checksum is wrong")
-    state = _Reader(body).state(with_switches=version == _VERSION)
+    state = _Reader(body).state()
     state.last_command_seq = last_command_seq
     return state
 
@@ -127,12 +126,26 @@ def _dump_configuration(state: State, parts: list[bytes]) -> None:
                 config.maker_fee_bps,
                 config.taker_fee_bps,
                 config.max_open_orders,
+                config.max_leverage,
+                config.liquidation_fee_bps,
+                config.price_stale_ns,
+                config.price_band_bps,
+                config.max_exposure_units,
                 book.status,
                 book.last_trade_id,
                 book.last_price_ticks,
+                book.external_bid_ticks,
+                book.external_ask_ticks,
+                book.index_ticks,
+                book.external_ns,
             )
         )
         _dump_text(config.name, parts)
+        parts.append(_COUNT.pack(len(config.margin_tiers)))
+        for tier in config.margin_tiers:
+            parts.append(
+                _TIER.pack(tier.from_notional_units, tier.maintenance_bps, tier.max_leverage)
+            )
 
 
 def _dump_balances(state: State, parts: list[bytes]) -> None:
@@ -211,7 +224,7 @@ class _Reader:
         self._body = body
         self._at = 0
 
-    def state(self, *, with_switches: bool) -> State:
+    def state(self) -> State:
         window_entries, epoch, last_order_id = self._take(_COUNTERS)
         state = State(window_entries)
         state.epoch = epoch
@@ -243,7 +256,7 @@ class _Reader:
         self._register(state, orders)
         state.closed_recently = dict(self._pairs())
         state.closed_before = dict(self._pairs())
-        for account_id, at_ns in self._pairs() if with_switches else ():
+        for account_id, at_ns in self._pairs():
             state.set_switch(account_id, at_ns)
         if self._at != len(self._body):
             raise ValueError("snapshot has bytes left over")
@@ -280,8 +293,11 @@ class _Reader:
     def _load_market(self, state: State) -> None:
         fields = self._take(_MARKET)
         name = self._text(self._count())
-        book = Book(MarketConfig(fields[0], name, *fields[1:15]))
-        book.status, book.last_trade_id, book.last_price_ticks = fields[15:]
+        tiers = tuple(MarginTierConfig(*self._take(_TIER)) for _ in range(self._count()))
+        book = Book(MarketConfig(fields[0], name, *fields[1:16], tiers, *fields[16:20]))
+        book.status, book.last_trade_id, book.last_price_ticks = fields[20:23]
+        book.external_bid_ticks, book.external_ask_ticks = fields[23:25]
+        book.index_ticks, book.external_ns = fields[25:]
         state.books[book.market_id] = book
 
     def _load_side(self, state: State, book: Book, side: BookSide, orders: list[Order]) -> None:

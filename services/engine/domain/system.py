@@ -14,6 +14,7 @@ from services.engine.domain.commands import (
     Configure,
     MarketConfig,
     SetMarketStatus,
+    SetPrices,
     Tick,
     Transfer,
 )
@@ -32,6 +33,7 @@ from services.engine.domain.events import (
     EpochBegan,
     Event,
     MarketStatusChanged,
+    PricesSet,
     TimePassed,
     TransferApplied,
 )
@@ -98,6 +100,40 @@ def set_market_status(state: State, command: SetMarketStatus) -> list[Event]:
         raise Refused(Reason.INVALID_ARGUMENT, field="status")
     book.status = command.status
     return [MarketStatusChanged(command.market_id, command.status)]
+
+
+def set_prices(state: State, command: SetPrices) -> list[Event]:
+    """Take external prices: all or none. A market's own time never goes back.
+
+    Raises `Refused`: MARKET_NOT_FOUND, INVALID_ARGUMENT (no index, crossed, out of range, a market
+    twice).
+    """
+    _check_system(command)
+    seen: set[int] = set()
+    for price in command.prices:
+        book = state.tradable_book(price.market_id)
+        most = book.config.max_price_ticks
+        if (
+            price.market_id in seen
+            or not 0 < price.index_ticks <= most
+            or not 0 <= price.bid_ticks <= most
+            or not 0 <= price.ask_ticks <= most
+            or 0 < price.ask_ticks < price.bid_ticks
+            or price.time_ns <= 0
+        ):
+            raise Refused(Reason.INVALID_ARGUMENT, field="prices")
+        seen.add(price.market_id)
+    count = 0
+    for price in command.prices:
+        book = state.books[price.market_id]
+        if price.time_ns < book.external_ns:
+            continue
+        book.external_bid_ticks = price.bid_ticks
+        book.external_ask_ticks = price.ask_ticks
+        book.index_ticks = price.index_ticks
+        book.external_ns = price.time_ns
+        count += 1
+    return [PricesSet(count)]
 
 
 def tick(state: State, command: Tick, now_ns: int) -> list[Event]:
@@ -202,8 +238,35 @@ def _check_market(market: MarketConfig, assets: dict[int, AssetConfig]) -> None:
         # The two fees of a trade together never cost the exchange anything.
         or not -market.taker_fee_bps <= market.maker_fee_bps <= 10_000
         or market.max_open_orders <= 0
+        or not _has_valid_margin(market)
+        or not 0 <= market.liquidation_fee_bps <= 10_000
+        or not 0 <= market.price_stale_ns <= INT64_MAX
+        or not 0 <= market.price_band_bps <= 10_000
+        or not 0 <= market.max_exposure_units <= _MAX_NOTIONAL_UNITS
     ):
         raise Refused(Reason.INVALID_ARGUMENT, "has an invalid market", field="markets")
+
+
+def _has_valid_margin(market: MarketConfig) -> bool:
+    """Spot has no leverage; elsewhere the tiers rise from zero, in every one of them the maintenance
+    stays below what the highest leverage puts up."""
+    tiers = market.margin_tiers
+    if market.kind == MARKET_KIND_SPOT:
+        return market.max_leverage == 0 and not tiers
+    if not 0 < market.max_leverage <= 1000 or not tiers or tiers[0].from_notional_units != 0:
+        return False
+    before = -1
+    for tier in tiers:
+        if (
+            tier.from_notional_units <= before
+            or tier.from_notional_units > _MAX_NOTIONAL_UNITS
+            or not 0 < tier.max_leverage <= market.max_leverage
+            or tier.maintenance_bps < 0
+            or (tier.maintenance_bps + market.taker_fee_bps) * tier.max_leverage >= 10_000
+        ):
+            return False
+        before = tier.from_notional_units
+    return True
 
 
 def _same_meaning(new: MarketConfig, old: MarketConfig) -> bool:

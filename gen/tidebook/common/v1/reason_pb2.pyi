@@ -160,6 +160,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """The new quantity is not above what is filled."""
     REASON_SLIPPAGE_LIMIT_REACHED: _Reason.ValueType  # 84
     """A MARKET order reached its protection price."""
+    REASON_INSUFFICIENT_MARGIN: _Reason.ValueType  # 85
+    """The account cannot carry the position that the order would open."""
+    REASON_OCO_CANCELLED: _Reason.ValueType  # 86
+    """The other order of the pair traded, fired or was cancelled."""
     REASON_ASSET_NOT_FOUND: _Reason.ValueType  # 100
     """No such asset."""
     REASON_AMOUNT_INVALID: _Reason.ValueType  # 101
@@ -194,6 +198,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """Ended by a liquidation."""
     REASON_AUTO_DELEVERAGED: _Reason.ValueType  # 128
     """Closed to balance another account's liquidation."""
+    REASON_LEVERAGE_LOCKED: _Reason.ValueType  # 129
+    """The leverage cannot change while orders are open in the market."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why Tidebook refused something. Carried as `reason` of google.rpc.ErrorInfo (without the prefix),
@@ -338,6 +344,10 @@ REASON_AMEND_BELOW_FILLED: Reason.ValueType  # 83
 """The new quantity is not above what is filled."""
 REASON_SLIPPAGE_LIMIT_REACHED: Reason.ValueType  # 84
 """A MARKET order reached its protection price."""
+REASON_INSUFFICIENT_MARGIN: Reason.ValueType  # 85
+"""The account cannot carry the position that the order would open."""
+REASON_OCO_CANCELLED: Reason.ValueType  # 86
+"""The other order of the pair traded, fired or was cancelled."""
 REASON_ASSET_NOT_FOUND: Reason.ValueType  # 100
 """No such asset."""
 REASON_AMOUNT_INVALID: Reason.ValueType  # 101
@@ -372,4 +382,6 @@ REASON_LIQUIDATION: Reason.ValueType  # 127
 """Ended by a liquidation."""
 REASON_AUTO_DELEVERAGED: Reason.ValueType  # 128
 """Closed to balance another account's liquidation."""
+REASON_LEVERAGE_LOCKED: Reason.ValueType  # 129
+"""The leverage cannot change while orders are open in the market."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

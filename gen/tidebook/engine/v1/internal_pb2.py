@@ -29,7 +29,7 @@ from tidebook.engine.v1 import order_pb2 as tidebook_dot_engine_dot_v1_dot_order
 from tidebook.engine.v1 import types_pb2 as tidebook_dot_engine_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tidebook/engine/v1/internal.proto\x12\x12tidebook.engine.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1etidebook/common/v1/error.proto\x1a\x1ctidebook/engine/v1/log.proto\x1a\x1etidebook/engine/v1/order.proto\x1a\x1etidebook/engine/v1/types.proto\"Z\n\x15SubmitCommandsRequest\x12\x41\n\x08\x63ommands\x18\x01 \x03(\x0b\x32$.tidebook.engine.v1.SubmittedCommandB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\"p\n\x10SubmittedCommand\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x13\n\x0btraceparent\x18\x02 \x01(\t\x12\x31\n\x07\x63ommand\x18\x03 \x01(\x0b\x32 .tidebook.engine.v1.TradeCommand\"J\n\x16SubmitCommandsResponse\x12\x30\n\x07results\x18\x01 \x03(\x0b\x32\x1f.tidebook.engine.v1.TradeResult\"\xcd\x01\n\x14\x41pplyTransferRequest\x12\x1c\n\x0btransfer_id\x18\x01 \x01(\x04\x42\x07\xbaH\x04\x32\x02 \x00\x12\x1b\n\naccount_id\x18\x02 \x01(\x04\x42\x07\xbaH\x04\x32\x02 \x00\x12\x16\n\x05\x61sset\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x1d\n\x0c\x61mount_units\x18\x04 \x01(\x12\x42\x07\xbaH\x04\x42\x02\x38\x00\x12.\n\x04kind\x18\x05 \x01(\x0e\x32 .tidebook.engine.v1.TransferKind\x12\x13\n\x0btraceparent\x18\x06 \x01(\t\":\n\x15\x41pplyTransferResponse\x12\x0f\n\x07log_seq\x18\x01 \x01(\x04\x12\x10\n\x08repeated\x18\x02 \x01(\x08\"o\n\x16SetMarketStatusRequest\x12\x17\n\x06market\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12<\n\x06status\x18\x02 \x01(\x0e\x32 .tidebook.engine.v1.MarketStatusB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\"*\n\x17SetMarketStatusResponse\x12\x0f\n\x07log_seq\x18\x01 \x01(\x04\"8\n\x0eReadLogRequest\x12\x11\n\tafter_seq\x18\x01 \x01(\x04\x12\x13\n\x0bstop_at_end\x18\x02 \x01(\x08\"C\n\x0fReadLogResponse\x12\x30\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1f.tidebook.engine.v1.RawLogEntry\"9\n\x0bRawLogEntry\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\"\x18\n\x16GetBookSnapshotRequest\"\xa8\x01\n\x17GetBookSnapshotResponse\x12\x0f\n\x07log_seq\x18\x01 \x01(\x04\x12\x10\n\x08log_hash\x18\x02 \x01(\x0c\x12;\n\rconfiguration\x18\x03 \x01(\x0b\x32$.tidebook.engine.v1.ConfigureCommand\x12-\n\x05\x62ooks\x18\x04 \x03(\x0b\x32\x1e.tidebook.engine.v1.MarketBook\"\xe2\x01\n\nMarketBook\x12\x11\n\tmarket_id\x18\x01 \x01(\r\x12\x30\n\x06status\x18\x02 \x01(\x0e\x32 .tidebook.engine.v1.MarketStatus\x12\x15\n\rlast_trade_id\x18\x03 \x01(\x04\x12\x18\n\x10last_price_ticks\x18\x04 \x01(\x03\x12.\n\x04\x62ids\x18\x05 \x03(\x0b\x32 .tidebook.engine.v1.RestingOrder\x12.\n\x04\x61sks\x18\x06 \x03(\x0b\x32 .tidebook.engine.v1.RestingOrder\"L\n\x0cRestingOrder\x12\x10\n\x08order_id\x18\x01 \x01(\x04\x12\x13\n\x0bprice_ticks\x18\x02 \x01(\x03\x12\x15\n\rquantity_lots\x18\x03 \x01(\x03\".\n\x15GetEngineStateRequest\x12\x15\n\rwith_balances\x18\x01 \x01(\x08\"\xa6\x02\n\x16GetEngineStateResponse\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07log_seq\x18\x03 \x01(\x04\x12\x10\n\x08log_hash\x18\x04 \x01(\x0c\x12\x12\n\nstate_hash\x18\x05 \x01(\x0c\x12\x13\n\x0bopen_orders\x18\x06 \x01(\x04\x12\x10\n\x08\x61\x63\x63ounts\x18\x07 \x01(\x04\x12\x34\n\x08\x62\x61lances\x18\x08 \x03(\x0b\x32\".tidebook.engine.v1.AccountBalance\x12,\n\x04\x66\x65\x65s\x18\t \x03(\x0b\x32\x1e.tidebook.engine.v1.AssetTotal\x12,\n\tlog_error\x18\n \x01(\x0b\x32\x19.tidebook.common.v1.Error\"^\n\x0e\x41\x63\x63ountBalance\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12\x10\n\x08\x61sset_id\x18\x02 \x01(\r\x12\x12\n\nfree_units\x18\x03 \x01(\x03\x12\x12\n\nheld_units\x18\x04 \x01(\x03\"-\n\nAssetTotal\x12\x10\n\x08\x61sset_id\x18\x01 \x01(\r\x12\r\n\x05units\x18\x02 \x01(\x12\x32\x95\x05\n\x15\x45ngineInternalService\x12k\n\x0eSubmitCommands\x12).tidebook.engine.v1.SubmitCommandsRequest\x1a*.tidebook.engine.v1.SubmitCommandsResponse(\x01\x30\x01\x12i\n\rApplyTransfer\x12(.tidebook.engine.v1.ApplyTransferRequest\x1a).tidebook.engine.v1.ApplyTransferResponse\"\x03\x90\x02\x02\x12o\n\x0fSetMarketStatus\x12*.tidebook.engine.v1.SetMarketStatusRequest\x1a+.tidebook.engine.v1.SetMarketStatusResponse\"\x03\x90\x02\x02\x12T\n\x07ReadLog\x12\".tidebook.engine.v1.ReadLogRequest\x1a#.tidebook.engine.v1.ReadLogResponse0\x01\x12o\n\x0fGetBookSnapshot\x12*.tidebook.engine.v1.GetBookSnapshotRequest\x1a+.tidebook.engine.v1.GetBookSnapshotResponse\"\x03\x90\x02\x01\x12l\n\x0eGetEngineState\x12).tidebook.engine.v1.GetEngineStateRequest\x1a*.tidebook.engine.v1.GetEngineStateResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tidebook/engine/v1/internal.proto\x12\x12tidebook.engine.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1etidebook/common/v1/error.proto\x1a\x1ctidebook/engine/v1/log.proto\x1a\x1etidebook/engine/v1/order.proto\x1a\x1etidebook/engine/v1/types.proto\"Z\n\x15SubmitCommandsRequest\x12\x41\n\x08\x63ommands\x18\x01 \x03(\x0b\x32$.tidebook.engine.v1.SubmittedCommandB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\"p\n\x10SubmittedCommand\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x13\n\x0btraceparent\x18\x02 \x01(\t\x12\x31\n\x07\x63ommand\x18\x03 \x01(\x0b\x32 .tidebook.engine.v1.TradeCommand\"J\n\x16SubmitCommandsResponse\x12\x30\n\x07results\x18\x01 \x03(\x0b\x32\x1f.tidebook.engine.v1.TradeResult\"\xcd\x01\n\x14\x41pplyTransferRequest\x12\x1c\n\x0btransfer_id\x18\x01 \x01(\x04\x42\x07\xbaH\x04\x32\x02 \x00\x12\x1b\n\naccount_id\x18\x02 \x01(\x04\x42\x07\xbaH\x04\x32\x02 \x00\x12\x16\n\x05\x61sset\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x1d\n\x0c\x61mount_units\x18\x04 \x01(\x12\x42\x07\xbaH\x04\x42\x02\x38\x00\x12.\n\x04kind\x18\x05 \x01(\x0e\x32 .tidebook.engine.v1.TransferKind\x12\x13\n\x0btraceparent\x18\x06 \x01(\t\":\n\x15\x41pplyTransferResponse\x12\x0f\n\x07log_seq\x18\x01 \x01(\x04\x12\x10\n\x08repeated\x18\x02 \x01(\x08\"P\n\x10SetPricesRequest\x12<\n\x06prices\x18\x01 \x03(\x0b\x32!.tidebook.engine.v1.ExternalPriceB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\"\x98\x01\n\rExternalPrice\x12\x17\n\x06market\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x1a\n\tbid_ticks\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1a\n\task_ticks\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1c\n\x0bindex_ticks\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x18\n\x07time_ns\x18\x05 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"\x13\n\x11SetPricesResponse\"o\n\x16SetMarketStatusRequest\x12\x17\n\x06market\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12<\n\x06status\x18\x02 \x01(\x0e\x32 .tidebook.engine.v1.MarketStatusB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\"*\n\x17SetMarketStatusResponse\x12\x0f\n\x07log_seq\x18\x01 \x01(\x04\"8\n\x0eReadLogRequest\x12\x11\n\tafter_seq\x18\x01 \x01(\x04\x12\x13\n\x0bstop_at_end\x18\x02 \x01(\x08\"C\n\x0fReadLogResponse\x12\x30\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1f.tidebook.engine.v1.RawLogEntry\"9\n\x0bRawLogEntry\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\"\x18\n\x16GetBookSnapshotRequest\"\xa8\x01\n\x17GetBookSnapshotResponse\x12\x0f\n\x07log_seq\x18\x01 \x01(\x04\x12\x10\n\x08log_hash\x18\x02 \x01(\x0c\x12;\n\rconfiguration\x18\x03 \x01(\x0b\x32$.tidebook.engine.v1.ConfigureCommand\x12-\n\x05\x62ooks\x18\x04 \x03(\x0b\x32\x1e.tidebook.engine.v1.MarketBook\"\xe2\x01\n\nMarketBook\x12\x11\n\tmarket_id\x18\x01 \x01(\r\x12\x30\n\x06status\x18\x02 \x01(\x0e\x32 .tidebook.engine.v1.MarketStatus\x12\x15\n\rlast_trade_id\x18\x03 \x01(\x04\x12\x18\n\x10last_price_ticks\x18\x04 \x01(\x03\x12.\n\x04\x62ids\x18\x05 \x03(\x0b\x32 .tidebook.engine.v1.RestingOrder\x12.\n\x04\x61sks\x18\x06 \x03(\x0b\x32 .tidebook.engine.v1.RestingOrder\"L\n\x0cRestingOrder\x12\x10\n\x08order_id\x18\x01 \x01(\x04\x12\x13\n\x0bprice_ticks\x18\x02 \x01(\x03\x12\x15\n\rquantity_lots\x18\x03 \x01(\x03\".\n\x15GetEngineStateRequest\x12\x15\n\rwith_balances\x18\x01 \x01(\x08\"\xa6\x02\n\x16GetEngineStateResponse\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07log_seq\x18\x03 \x01(\x04\x12\x10\n\x08log_hash\x18\x04 \x01(\x0c\x12\x12\n\nstate_hash\x18\x05 \x01(\x0c\x12\x13\n\x0bopen_orders\x18\x06 \x01(\x04\x12\x10\n\x08\x61\x63\x63ounts\x18\x07 \x01(\x04\x12\x34\n\x08\x62\x61lances\x18\x08 \x03(\x0b\x32\".tidebook.engine.v1.AccountBalance\x12,\n\x04\x66\x65\x65s\x18\t \x03(\x0b\x32\x1e.tidebook.engine.v1.AssetTotal\x12,\n\tlog_error\x18\n \x01(\x0b\x32\x19.tidebook.common.v1.Error\"^\n\x0e\x41\x63\x63ountBalance\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12\x10\n\x08\x61sset_id\x18\x02 \x01(\r\x12\x12\n\nfree_units\x18\x03 \x01(\x03\x12\x12\n\nheld_units\x18\x04 \x01(\x03\"-\n\nAssetTotal\x12\x10\n\x08\x61sset_id\x18\x01 \x01(\r\x12\r\n\x05units\x18\x02 \x01(\x12\x32\xf1\x05\n\x15\x45ngineInternalService\x12k\n\x0eSubmitCommands\x12).tidebook.engine.v1.SubmitCommandsRequest\x1a*.tidebook.engine.v1.SubmitCommandsResponse(\x01\x30\x01\x12i\n\rApplyTransfer\x12(.tidebook.engine.v1.ApplyTransferRequest\x1a).tidebook.engine.v1.ApplyTransferResponse\"\x03\x90\x02\x02\x12Z\n\tSetPrices\x12$.tidebook.engine.v1.SetPricesRequest\x1a%.tidebook.engine.v1.SetPricesResponse(\x01\x12o\n\x0fSetMarketStatus\x12*.tidebook.engine.v1.SetMarketStatusRequest\x1a+.tidebook.engine.v1.SetMarketStatusResponse\"\x03\x90\x02\x02\x12T\n\x07ReadLog\x12\".tidebook.engine.v1.ReadLogRequest\x1a#.tidebook.engine.v1.ReadLogResponse0\x01\x12o\n\x0fGetBookSnapshot\x12*.tidebook.engine.v1.GetBookSnapshotRequest\x1a+.tidebook.engine.v1.GetBookSnapshotResponse\"\x03\x90\x02\x01\x12l\n\x0eGetEngineState\x12).tidebook.engine.v1.GetEngineStateRequest\x1a*.tidebook.engine.v1.GetEngineStateResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,6 +46,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPLYTRANSFERREQUEST'].fields_by_name['asset']._serialized_options = b'\272H\004r\002\020\001'
   _globals['_APPLYTRANSFERREQUEST'].fields_by_name['amount_units']._loaded_options = None
   _globals['_APPLYTRANSFERREQUEST'].fields_by_name['amount_units']._serialized_options = b'\272H\004B\0028\000'
+  _globals['_SETPRICESREQUEST'].fields_by_name['prices']._loaded_options = None
+  _globals['_SETPRICESREQUEST'].fields_by_name['prices']._serialized_options = b'\272H\006\222\001\003\020\350\007'
+  _globals['_EXTERNALPRICE'].fields_by_name['market']._loaded_options = None
+  _globals['_EXTERNALPRICE'].fields_by_name['market']._serialized_options = b'\272H\004r\002\020\001'
+  _globals['_EXTERNALPRICE'].fields_by_name['bid_ticks']._loaded_options = None
+  _globals['_EXTERNALPRICE'].fields_by_name['bid_ticks']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_EXTERNALPRICE'].fields_by_name['ask_ticks']._loaded_options = None
+  _globals['_EXTERNALPRICE'].fields_by_name['ask_ticks']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_EXTERNALPRICE'].fields_by_name['index_ticks']._loaded_options = None
+  _globals['_EXTERNALPRICE'].fields_by_name['index_ticks']._serialized_options = b'\272H\004\"\002 \000'
+  _globals['_EXTERNALPRICE'].fields_by_name['time_ns']._loaded_options = None
+  _globals['_EXTERNALPRICE'].fields_by_name['time_ns']._serialized_options = b'\272H\004\"\002 \000'
   _globals['_SETMARKETSTATUSREQUEST'].fields_by_name['market']._loaded_options = None
   _globals['_SETMARKETSTATUSREQUEST'].fields_by_name['market']._serialized_options = b'\272H\004r\002\020\001'
   _globals['_SETMARKETSTATUSREQUEST'].fields_by_name['status']._loaded_options = None
@@ -68,32 +80,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPLYTRANSFERREQUEST']._serialized_end=700
   _globals['_APPLYTRANSFERRESPONSE']._serialized_start=702
   _globals['_APPLYTRANSFERRESPONSE']._serialized_end=760
-  _globals['_SETMARKETSTATUSREQUEST']._serialized_start=762
-  _globals['_SETMARKETSTATUSREQUEST']._serialized_end=873
-  _globals['_SETMARKETSTATUSRESPONSE']._serialized_start=875
-  _globals['_SETMARKETSTATUSRESPONSE']._serialized_end=917
-  _globals['_READLOGREQUEST']._serialized_start=919
-  _globals['_READLOGREQUEST']._serialized_end=975
-  _globals['_READLOGRESPONSE']._serialized_start=977
-  _globals['_READLOGRESPONSE']._serialized_end=1044
-  _globals['_RAWLOGENTRY']._serialized_start=1046
-  _globals['_RAWLOGENTRY']._serialized_end=1103
-  _globals['_GETBOOKSNAPSHOTREQUEST']._serialized_start=1105
-  _globals['_GETBOOKSNAPSHOTREQUEST']._serialized_end=1129
-  _globals['_GETBOOKSNAPSHOTRESPONSE']._serialized_start=1132
-  _globals['_GETBOOKSNAPSHOTRESPONSE']._serialized_end=1300
-  _globals['_MARKETBOOK']._serialized_start=1303
-  _globals['_MARKETBOOK']._serialized_end=1529
-  _globals['_RESTINGORDER']._serialized_start=1531
-  _globals['_RESTINGORDER']._serialized_end=1607
-  _globals['_GETENGINESTATEREQUEST']._serialized_start=1609
-  _globals['_GETENGINESTATEREQUEST']._serialized_end=1655
-  _globals['_GETENGINESTATERESPONSE']._serialized_start=1658
-  _globals['_GETENGINESTATERESPONSE']._serialized_end=1952
-  _globals['_ACCOUNTBALANCE']._serialized_start=1954
-  _globals['_ACCOUNTBALANCE']._serialized_end=2048
-  _globals['_ASSETTOTAL']._serialized_start=2050
-  _globals['_ASSETTOTAL']._serialized_end=2095
-  _globals['_ENGINEINTERNALSERVICE']._serialized_start=2098
-  _globals['_ENGINEINTERNALSERVICE']._serialized_end=2759
+  _globals['_SETPRICESREQUEST']._serialized_start=762
+  _globals['_SETPRICESREQUEST']._serialized_end=842
+  _globals['_EXTERNALPRICE']._serialized_start=845
+  _globals['_EXTERNALPRICE']._serialized_end=997
+  _globals['_SETPRICESRESPONSE']._serialized_start=999
+  _globals['_SETPRICESRESPONSE']._serialized_end=1018
+  _globals['_SETMARKETSTATUSREQUEST']._serialized_start=1020
+  _globals['_SETMARKETSTATUSREQUEST']._serialized_end=1131
+  _globals['_SETMARKETSTATUSRESPONSE']._serialized_start=1133
+  _globals['_SETMARKETSTATUSRESPONSE']._serialized_end=1175
+  _globals['_READLOGREQUEST']._serialized_start=1177
+  _globals['_READLOGREQUEST']._serialized_end=1233
+  _globals['_READLOGRESPONSE']._serialized_start=1235
+  _globals['_READLOGRESPONSE']._serialized_end=1302
+  _globals['_RAWLOGENTRY']._serialized_start=1304
+  _globals['_RAWLOGENTRY']._serialized_end=1361
+  _globals['_GETBOOKSNAPSHOTREQUEST']._serialized_start=1363
+  _globals['_GETBOOKSNAPSHOTREQUEST']._serialized_end=1387
+  _globals['_GETBOOKSNAPSHOTRESPONSE']._serialized_start=1390
+  _globals['_GETBOOKSNAPSHOTRESPONSE']._serialized_end=1558
+  _globals['_MARKETBOOK']._serialized_start=1561
+  _globals['_MARKETBOOK']._serialized_end=1787
+  _globals['_RESTINGORDER']._serialized_start=1789
+  _globals['_RESTINGORDER']._serialized_end=1865
+  _globals['_GETENGINESTATEREQUEST']._serialized_start=1867
+  _globals['_GETENGINESTATEREQUEST']._serialized_end=1913
+  _globals['_GETENGINESTATERESPONSE']._serialized_start=1916
+  _globals['_GETENGINESTATERESPONSE']._serialized_end=2210
+  _globals['_ACCOUNTBALANCE']._serialized_start=2212
+  _globals['_ACCOUNTBALANCE']._serialized_end=2306
+  _globals['_ASSETTOTAL']._serialized_start=2308
+  _globals['_ASSETTOTAL']._serialized_end=2353
+  _globals['_ENGINEINTERNALSERVICE']._serialized_start=2356
+  _globals['_ENGINEINTERNALSERVICE']._serialized_end=3109
 # @@protoc_insertion_point(module_scope)

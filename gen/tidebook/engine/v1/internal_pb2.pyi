@@ -171,6 +171,85 @@ class ApplyTransferResponse(_message.Message):
 Global___ApplyTransferResponse: _TypeAlias = ApplyTransferResponse  # noqa: Y015
 
 @_typing.final
+class SetPricesRequest(_message.Message):
+    """Prices that moved."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRICES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExternalPrice]:
+        """At most one per market."""
+
+    def __init__(
+        self,
+        *,
+        prices: _abc.Iterable[Global___ExternalPrice] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prices", b"prices"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetPricesRequest: _TypeAlias = SetPricesRequest  # noqa: Y015
+
+@_typing.final
+class ExternalPrice(_message.Message):
+    """One market's external price, in ticks of that market."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MARKET_FIELD_NUMBER: _builtins.int
+    BID_TICKS_FIELD_NUMBER: _builtins.int
+    ASK_TICKS_FIELD_NUMBER: _builtins.int
+    INDEX_TICKS_FIELD_NUMBER: _builtins.int
+    TIME_NS_FIELD_NUMBER: _builtins.int
+    market: _builtins.str
+    """Market name."""
+    bid_ticks: _builtins.int
+    """Best bid outside; 0 if unknown."""
+    ask_ticks: _builtins.int
+    """Best ask outside; 0 if unknown."""
+    index_ticks: _builtins.int
+    """Index price."""
+    time_ns: _builtins.int
+    """When the source saw it, nanoseconds since 1970 UTC."""
+    def __init__(
+        self,
+        *,
+        market: _builtins.str = ...,
+        bid_ticks: _builtins.int = ...,
+        ask_ticks: _builtins.int = ...,
+        index_ticks: _builtins.int = ...,
+        time_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask_ticks", b"ask_ticks", "bid_ticks", b"bid_ticks", "index_ticks", b"index_ticks", "market", b"market", "time_ns", b"time_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExternalPrice: _TypeAlias = ExternalPrice  # noqa: Y015
+
+@_typing.final
+class SetPricesResponse(_message.Message):
+    """The stream ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetPricesResponse: _TypeAlias = SetPricesResponse  # noqa: Y015
+
+@_typing.final
 class SetMarketStatusRequest(_message.Message):
     """A market's new status."""
 

@@ -45,6 +45,11 @@ class EngineInternalServiceStub:
                 request_serializer=tidebook_dot_engine_dot_v1_dot_internal__pb2.ApplyTransferRequest.SerializeToString,
                 response_deserializer=tidebook_dot_engine_dot_v1_dot_internal__pb2.ApplyTransferResponse.FromString,
                 _registered_method=True)
+        self.SetPrices = channel.stream_unary(
+                '/tidebook.engine.v1.EngineInternalService/SetPrices',
+                request_serializer=tidebook_dot_engine_dot_v1_dot_internal__pb2.SetPricesRequest.SerializeToString,
+                response_deserializer=tidebook_dot_engine_dot_v1_dot_internal__pb2.SetPricesResponse.FromString,
+                _registered_method=True)
         self.SetMarketStatus = channel.unary_unary(
                 '/tidebook.engine.v1.EngineInternalService/SetMarketStatus',
                 request_serializer=tidebook_dot_engine_dot_v1_dot_internal__pb2.SetMarketStatusRequest.SerializeToString,
@@ -80,6 +85,13 @@ class EngineInternalServiceServicer:
 
     def ApplyTransfer(self, request, context):
         """Credit or debit a trading balance, at most once per transfer_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetPrices(self, request_iterator, context):
+        """External prices, as they come; the newest of each market counts. One answer when the stream ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,6 +137,11 @@ def add_EngineInternalServiceServicer_to_server(servicer, server):
                     servicer.ApplyTransfer,
                     request_deserializer=tidebook_dot_engine_dot_v1_dot_internal__pb2.ApplyTransferRequest.FromString,
                     response_serializer=tidebook_dot_engine_dot_v1_dot_internal__pb2.ApplyTransferResponse.SerializeToString,
+            ),
+            'SetPrices': grpc.stream_unary_rpc_method_handler(
+                    servicer.SetPrices,
+                    request_deserializer=tidebook_dot_engine_dot_v1_dot_internal__pb2.SetPricesRequest.FromString,
+                    response_serializer=tidebook_dot_engine_dot_v1_dot_internal__pb2.SetPricesResponse.SerializeToString,
             ),
             'SetMarketStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.SetMarketStatus,
@@ -202,6 +219,33 @@ class EngineInternalService:
             '/tidebook.engine.v1.EngineInternalService/ApplyTransfer',
             tidebook_dot_engine_dot_v1_dot_internal__pb2.ApplyTransferRequest.SerializeToString,
             tidebook_dot_engine_dot_v1_dot_internal__pb2.ApplyTransferResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPrices(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/tidebook.engine.v1.EngineInternalService/SetPrices',
+            tidebook_dot_engine_dot_v1_dot_internal__pb2.SetPricesRequest.SerializeToString,
+            tidebook_dot_engine_dot_v1_dot_internal__pb2.SetPricesResponse.FromString,
             options,
             channel_credentials,
             insecure,

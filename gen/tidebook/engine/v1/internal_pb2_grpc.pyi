@@ -37,6 +37,8 @@ class EngineInternalServiceStub:
     """The gateway's one stream for the commands of all its users."""
     ApplyTransfer: _grpc.UnaryUnaryMultiCallable[_internal_pb2.ApplyTransferRequest, _internal_pb2.ApplyTransferResponse]
     """Credit or debit a trading balance, at most once per transfer_id."""
+    SetPrices: _grpc.StreamUnaryMultiCallable[_internal_pb2.SetPricesRequest, _internal_pb2.SetPricesResponse]
+    """External prices, as they come; the newest of each market counts. One answer when the stream ends."""
     SetMarketStatus: _grpc.UnaryUnaryMultiCallable[_internal_pb2.SetMarketStatusRequest, _internal_pb2.SetMarketStatusResponse]
     """Halt, restrict or resume a market."""
     ReadLog: _grpc.UnaryStreamMultiCallable[_internal_pb2.ReadLogRequest, _internal_pb2.ReadLogResponse]
@@ -55,6 +57,8 @@ class EngineInternalServiceAsyncStub(EngineInternalServiceStub):
     """The gateway's one stream for the commands of all its users."""
     ApplyTransfer: _aio.UnaryUnaryMultiCallable[_internal_pb2.ApplyTransferRequest, _internal_pb2.ApplyTransferResponse]  # type: ignore[assignment]
     """Credit or debit a trading balance, at most once per transfer_id."""
+    SetPrices: _aio.StreamUnaryMultiCallable[_internal_pb2.SetPricesRequest, _internal_pb2.SetPricesResponse]  # type: ignore[assignment]
+    """External prices, as they come; the newest of each market counts. One answer when the stream ends."""
     SetMarketStatus: _aio.UnaryUnaryMultiCallable[_internal_pb2.SetMarketStatusRequest, _internal_pb2.SetMarketStatusResponse]  # type: ignore[assignment]
     """Halt, restrict or resume a market."""
     ReadLog: _aio.UnaryStreamMultiCallable[_internal_pb2.ReadLogRequest, _internal_pb2.ReadLogResponse]  # type: ignore[assignment]
@@ -82,6 +86,14 @@ class EngineInternalServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_internal_pb2.ApplyTransferResponse, _abc.Awaitable[_internal_pb2.ApplyTransferResponse]]:
         """Credit or debit a trading balance, at most once per transfer_id."""
+
+    @_abc_1.abstractmethod
+    def SetPrices(
+        self,
+        request_iterator: _MaybeAsyncIterator[_internal_pb2.SetPricesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_internal_pb2.SetPricesResponse, _abc.Awaitable[_internal_pb2.SetPricesResponse]]:
+        """External prices, as they come; the newest of each market counts. One answer when the stream ends."""
 
     @_abc_1.abstractmethod
     def SetMarketStatus(

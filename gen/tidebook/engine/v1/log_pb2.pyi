@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tidebook.common.v1 import reason_pb2 as _reason_pb2
 from tidebook.engine.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
@@ -19,6 +20,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _PositionChangeCause:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PositionChangeCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PositionChangeCause.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    POSITION_CHANGE_CAUSE_UNSPECIFIED: _PositionChangeCause.ValueType  # 0
+    """Not said."""
+    POSITION_CHANGE_CAUSE_TRADE: _PositionChangeCause.ValueType  # 1
+    """A trade of one of the account's orders."""
+    POSITION_CHANGE_CAUSE_MARGIN_ADDED: _PositionChangeCause.ValueType  # 2
+    """Margin was added."""
+    POSITION_CHANGE_CAUSE_FUND_TAKEOVER: _PositionChangeCause.ValueType  # 3
+    """The insurance fund took over what a liquidation could not sell; both sides have this cause."""
+    POSITION_CHANGE_CAUSE_AUTO_DELEVERAGE: _PositionChangeCause.ValueType  # 4
+    """Auto-deleveraging closed it against a liquidation; both sides have this cause."""
+
+class PositionChangeCause(_PositionChangeCause, metaclass=_PositionChangeCauseEnumTypeWrapper):
+    """Why a margin position changed."""
+
+POSITION_CHANGE_CAUSE_UNSPECIFIED: PositionChangeCause.ValueType  # 0
+"""Not said."""
+POSITION_CHANGE_CAUSE_TRADE: PositionChangeCause.ValueType  # 1
+"""A trade of one of the account's orders."""
+POSITION_CHANGE_CAUSE_MARGIN_ADDED: PositionChangeCause.ValueType  # 2
+"""Margin was added."""
+POSITION_CHANGE_CAUSE_FUND_TAKEOVER: PositionChangeCause.ValueType  # 3
+"""The insurance fund took over what a liquidation could not sell; both sides have this cause."""
+POSITION_CHANGE_CAUSE_AUTO_DELEVERAGE: PositionChangeCause.ValueType  # 4
+"""Auto-deleveraging closed it against a liquidation; both sides have this cause."""
+Global___PositionChangeCause: _TypeAlias = PositionChangeCause  # noqa: Y015
 
 @_typing.final
 class LogEntry(_message.Message):
@@ -103,6 +136,7 @@ class LoggedCommand(_message.Message):
     OPEN_CFD_FIELD_NUMBER: _builtins.int
     CLOSE_CFD_FIELD_NUMBER: _builtins.int
     UPDATE_CFD_TRIGGERS_FIELD_NUMBER: _builtins.int
+    PLACE_OCO_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
     command_seq: _builtins.int
     """Number of this command in the shard, from 1, without a gap."""
@@ -181,6 +215,10 @@ class LoggedCommand(_message.Message):
         """Change stop loss and take profit of a CFD."""
 
     @_builtins.property
+    def place_oco(self) -> Global___PlaceOcoCommand:
+        """Place two orders of which one cancels the other."""
+
+    @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
         """What it caused, in order; a refused command has exactly one CommandRefused."""
 
@@ -209,13 +247,14 @@ class LoggedCommand(_message.Message):
         open_cfd: Global___OpenCfdCommand | None = ...,
         close_cfd: Global___CloseCfdCommand | None = ...,
         update_cfd_triggers: Global___UpdateCfdTriggersCommand | None = ...,
+        place_oco: Global___PlaceOcoCommand | None = ...,
         events: _abc.Iterable[Global___Event] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["add_margin", b"add_margin", "amend_order", b"amend_order", "begin_epoch", b"begin_epoch", "cancel_all", b"cancel_all", "cancel_all_after", b"cancel_all_after", "cancel_order", b"cancel_order", "close_cfd", b"close_cfd", "command", b"command", "configure", b"configure", "open_cfd", b"open_cfd", "place_order", b"place_order", "set_leverage", b"set_leverage", "set_market_status", b"set_market_status", "set_prices", b"set_prices", "tick", b"tick", "transfer", b"transfer", "update_cfd_triggers", b"update_cfd_triggers"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add_margin", b"add_margin", "amend_order", b"amend_order", "begin_epoch", b"begin_epoch", "cancel_all", b"cancel_all", "cancel_all_after", b"cancel_all_after", "cancel_order", b"cancel_order", "close_cfd", b"close_cfd", "command", b"command", "configure", b"configure", "open_cfd", b"open_cfd", "place_oco", b"place_oco", "place_order", b"place_order", "set_leverage", b"set_leverage", "set_market_status", b"set_market_status", "set_prices", b"set_prices", "tick", b"tick", "transfer", b"transfer", "update_cfd_triggers", b"update_cfd_triggers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "add_margin", b"add_margin", "amend_order", b"amend_order", "begin_epoch", b"begin_epoch", "cancel_all", b"cancel_all", "cancel_all_after", b"cancel_all_after", "cancel_order", b"cancel_order", "close_cfd", b"close_cfd", "command", b"command", "command_seq", b"command_seq", "configure", b"configure", "deadline_ns", b"deadline_ns", "events", b"events", "open_cfd", b"open_cfd", "place_order", b"place_order", "received_ns", b"received_ns", "set_leverage", b"set_leverage", "set_market_status", b"set_market_status", "set_prices", b"set_prices", "span_id", b"span_id", "tick", b"tick", "trace_id", b"trace_id", "transfer", b"transfer", "update_cfd_triggers", b"update_cfd_triggers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "add_margin", b"add_margin", "amend_order", b"amend_order", "begin_epoch", b"begin_epoch", "cancel_all", b"cancel_all", "cancel_all_after", b"cancel_all_after", "cancel_order", b"cancel_order", "close_cfd", b"close_cfd", "command", b"command", "command_seq", b"command_seq", "configure", b"configure", "deadline_ns", b"deadline_ns", "events", b"events", "open_cfd", b"open_cfd", "place_oco", b"place_oco", "place_order", b"place_order", "received_ns", b"received_ns", "set_leverage", b"set_leverage", "set_market_status", b"set_market_status", "set_prices", b"set_prices", "span_id", b"span_id", "tick", b"tick", "trace_id", b"trace_id", "transfer", b"transfer", "update_cfd_triggers", b"update_cfd_triggers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["configure", "begin_epoch", "transfer", "place_order", "cancel_order", "cancel_all", "amend_order", "set_market_status", "tick", "set_prices", "cancel_all_after", "set_leverage", "add_margin", "open_cfd", "close_cfd", "update_cfd_triggers"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["configure", "begin_epoch", "transfer", "place_order", "cancel_order", "cancel_all", "amend_order", "set_market_status", "tick", "set_prices", "cancel_all_after", "set_leverage", "add_margin", "open_cfd", "close_cfd", "update_cfd_triggers", "place_oco"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -310,6 +349,12 @@ class MarketConfig(_message.Message):
     MAKER_FEE_BPS_FIELD_NUMBER: _builtins.int
     TAKER_FEE_BPS_FIELD_NUMBER: _builtins.int
     MAX_OPEN_ORDERS_FIELD_NUMBER: _builtins.int
+    MAX_LEVERAGE_FIELD_NUMBER: _builtins.int
+    MARGIN_TIERS_FIELD_NUMBER: _builtins.int
+    LIQUIDATION_FEE_BPS_FIELD_NUMBER: _builtins.int
+    PRICE_STALE_NS_FIELD_NUMBER: _builtins.int
+    PRICE_BAND_BPS_FIELD_NUMBER: _builtins.int
+    MAX_EXPOSURE_UNITS_FIELD_NUMBER: _builtins.int
     market_id: _builtins.int
     """Id in the log, from 1."""
     name: _builtins.str
@@ -341,7 +386,21 @@ class MarketConfig(_message.Message):
     taker_fee_bps: _builtins.int
     """Taker fee in basis points."""
     max_open_orders: _builtins.int
-    """Most open orders an account may have here."""
+    """Most open orders (CFD: open contracts) an account may have here."""
+    max_leverage: _builtins.int
+    """Highest leverage; 0 for spot."""
+    liquidation_fee_bps: _builtins.int
+    """Most that a liquidation may cost its account beyond the loss, of the notional, in basis points."""
+    price_stale_ns: _builtins.int
+    """Age at which an external price no longer counts, in nanoseconds; 0 for never."""
+    price_band_bps: _builtins.int
+    """How far from the index the price of an order may be, in basis points; 0 for anywhere."""
+    max_exposure_units: _builtins.int
+    """CFD: most net notional the house carries, in quote units; 0 for none."""
+    @_builtins.property
+    def margin_tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___MarginTierConfig]:
+        """Maintenance tiers, the lowest notional first, the first from 0; empty for spot."""
+
     def __init__(
         self,
         *,
@@ -361,14 +420,50 @@ class MarketConfig(_message.Message):
         maker_fee_bps: _builtins.int = ...,
         taker_fee_bps: _builtins.int = ...,
         max_open_orders: _builtins.int = ...,
+        max_leverage: _builtins.int = ...,
+        margin_tiers: _abc.Iterable[Global___MarginTierConfig] | None = ...,
+        liquidation_fee_bps: _builtins.int = ...,
+        price_stale_ns: _builtins.int = ...,
+        price_band_bps: _builtins.int = ...,
+        max_exposure_units: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_asset_id", b"base_asset_id", "kind", b"kind", "lot_size_units", b"lot_size_units", "maker_fee_bps", b"maker_fee_bps", "market_id", b"market_id", "max_notional_units", b"max_notional_units", "max_open_orders", b"max_open_orders", "max_price_ticks", b"max_price_ticks", "max_quantity_lots", b"max_quantity_lots", "min_notional_units", b"min_notional_units", "min_quantity_lots", b"min_quantity_lots", "name", b"name", "quote_asset_id", b"quote_asset_id", "taker_fee_bps", b"taker_fee_bps", "tick_size_units", b"tick_size_units", "units_per_tick_lot", b"units_per_tick_lot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_asset_id", b"base_asset_id", "kind", b"kind", "liquidation_fee_bps", b"liquidation_fee_bps", "lot_size_units", b"lot_size_units", "maker_fee_bps", b"maker_fee_bps", "margin_tiers", b"margin_tiers", "market_id", b"market_id", "max_exposure_units", b"max_exposure_units", "max_leverage", b"max_leverage", "max_notional_units", b"max_notional_units", "max_open_orders", b"max_open_orders", "max_price_ticks", b"max_price_ticks", "max_quantity_lots", b"max_quantity_lots", "min_notional_units", b"min_notional_units", "min_quantity_lots", b"min_quantity_lots", "name", b"name", "price_band_bps", b"price_band_bps", "price_stale_ns", b"price_stale_ns", "quote_asset_id", b"quote_asset_id", "taker_fee_bps", b"taker_fee_bps", "tick_size_units", b"tick_size_units", "units_per_tick_lot", b"units_per_tick_lot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MarketConfig: _TypeAlias = MarketConfig  # noqa: Y015
+
+@_typing.final
+class MarginTierConfig(_message.Message):
+    """Maintenance margin from a notional on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_NOTIONAL_UNITS_FIELD_NUMBER: _builtins.int
+    MAINTENANCE_BPS_FIELD_NUMBER: _builtins.int
+    MAX_LEVERAGE_FIELD_NUMBER: _builtins.int
+    from_notional_units: _builtins.int
+    """Entry notional from which the tier counts, in quote units."""
+    maintenance_bps: _builtins.int
+    """Maintenance rate in basis points."""
+    max_leverage: _builtins.int
+    """Highest leverage of a position in this tier."""
+    def __init__(
+        self,
+        *,
+        from_notional_units: _builtins.int = ...,
+        maintenance_bps: _builtins.int = ...,
+        max_leverage: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_notional_units", b"from_notional_units", "maintenance_bps", b"maintenance_bps", "max_leverage", b"max_leverage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarginTierConfig: _TypeAlias = MarginTierConfig  # noqa: Y015
 
 @_typing.final
 class BeginEpochCommand(_message.Message):
@@ -519,6 +614,36 @@ class PlaceOrderCommand(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlaceOrderCommand: _TypeAlias = PlaceOrderCommand  # noqa: Y015
+
+@_typing.final
+class PlaceOcoCommand(_message.Message):
+    """Two orders of one account, market, side and quantity, of which one cancels the other."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    SECOND_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def first(self) -> Global___PlaceOrderCommand:
+        """The LIMIT order, or the take-profit order, that waits at the good price."""
+
+    @_builtins.property
+    def second(self) -> Global___PlaceOrderCommand:
+        """The stop that waits at the bad price."""
+
+    def __init__(
+        self,
+        *,
+        first: Global___PlaceOrderCommand | None = ...,
+        second: Global___PlaceOrderCommand | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "second", b"second"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "second", b"second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlaceOcoCommand: _TypeAlias = PlaceOcoCommand  # noqa: Y015
 
 @_typing.final
 class CancelOrderCommand(_message.Message):
@@ -779,19 +904,23 @@ class AddMarginCommand(_message.Message):
 
     MARKET_ID_FIELD_NUMBER: _builtins.int
     AMOUNT_UNITS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     market_id: _builtins.int
     """The market."""
     amount_units: _builtins.int
     """Quote units."""
+    request_id: _builtins.str
+    """The account's own id of the request, applied once within the idempotency window; may be empty."""
     def __init__(
         self,
         *,
         market_id: _builtins.int = ...,
         amount_units: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_units", b"amount_units", "market_id", b"market_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_units", b"amount_units", "market_id", b"market_id", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1084,19 +1213,23 @@ class CommandRepeated(_message.Message):
 
     ORDER_ID_FIELD_NUMBER: _builtins.int
     TRANSFER_ID_FIELD_NUMBER: _builtins.int
+    CFD_ID_FIELD_NUMBER: _builtins.int
     order_id: _builtins.int
     """The order of the original answer."""
     transfer_id: _builtins.int
     """The transfer of the original answer."""
+    cfd_id: _builtins.int
+    """The CFD of the original answer."""
     def __init__(
         self,
         *,
         order_id: _builtins.int = ...,
         transfer_id: _builtins.int = ...,
+        cfd_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "transfer_id", b"transfer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cfd_id", b"cfd_id", "order_id", b"order_id", "transfer_id", b"transfer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1203,6 +1336,8 @@ class OrderPlaced(_message.Message):
     PRICE_TICKS_FIELD_NUMBER: _builtins.int
     SIDE_FIELD_NUMBER: _builtins.int
     QUANTITY_LOTS_FIELD_NUMBER: _builtins.int
+    TRIGGER_PRICE_TICKS_FIELD_NUMBER: _builtins.int
+    OCO_ORDER_ID_FIELD_NUMBER: _builtins.int
     order_id: _builtins.int
     """The engine's id, rising without a gap in the shard."""
     account_id: _builtins.int
@@ -1221,6 +1356,10 @@ class OrderPlaced(_message.Message):
     """Buy or sell."""
     quantity_lots: _builtins.int
     """Quantity asked for, in lots; for a MARKET order by quote amount 0."""
+    trigger_price_ticks: _builtins.int
+    """A stop that waits (status UNTRIGGERED): the price that will fire it; 0 for all other orders."""
+    oco_order_id: _builtins.int
+    """The order that it cancels, and that cancels it; 0 for none."""
     def __init__(
         self,
         *,
@@ -1233,10 +1372,12 @@ class OrderPlaced(_message.Message):
         price_ticks: _builtins.int = ...,
         side: _types_pb2.Side.ValueType = ...,
         quantity_lots: _builtins.int = ...,
+        trigger_price_ticks: _builtins.int = ...,
+        oco_order_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "hold_asset_id", b"hold_asset_id", "hold_units", b"hold_units", "market_id", b"market_id", "order_id", b"order_id", "price_ticks", b"price_ticks", "quantity_lots", b"quantity_lots", "rested_lots", b"rested_lots", "side", b"side"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "hold_asset_id", b"hold_asset_id", "hold_units", b"hold_units", "market_id", b"market_id", "oco_order_id", b"oco_order_id", "order_id", b"order_id", "price_ticks", b"price_ticks", "quantity_lots", b"quantity_lots", "rested_lots", b"rested_lots", "side", b"side", "trigger_price_ticks", b"trigger_price_ticks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1246,7 +1387,9 @@ Global___OrderPlaced: _TypeAlias = OrderPlaced  # noqa: Y015
 class Trade(_message.Message):
     """Maker and taker traded at the maker's price.
 
-    Buyer: held -= quote_hold_taken, free quote += quote_hold_taken - notional - buyer fee, free base +=
+    In a MARGIN market a trade moves no money by itself: quote_hold_taken and base_units are 0, and the two
+    PositionChanged that follow it (the maker's, then the taker's) carry fees, holds and profits. In a SPOT
+    market: Buyer: held -= quote_hold_taken, free quote += quote_hold_taken - notional - buyer fee, free base +=
     quantity. Seller: held base -= quantity, free quote += notional - seller fee. Fee account: + both fees.
     """
 
@@ -1498,29 +1641,41 @@ Global___OrdersCancelled: _TypeAlias = OrdersCancelled  # noqa: Y015
 
 @_typing.final
 class OrderReplenished(_message.Message):
-    """The next slice of an iceberg."""
+    """The next slice of an iceberg, at the back of its level; what it showed before is used up."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ORDER_ID_FIELD_NUMBER: _builtins.int
     MARKET_ID_FIELD_NUMBER: _builtins.int
     DISPLAYED_LOTS_FIELD_NUMBER: _builtins.int
+    PRICE_TICKS_FIELD_NUMBER: _builtins.int
+    SIDE_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     order_id: _builtins.int
     """Which."""
     market_id: _builtins.int
     """The market."""
     displayed_lots: _builtins.int
     """Lots shown now."""
+    price_ticks: _builtins.int
+    """The level."""
+    side: _types_pb2.Side.ValueType
+    """Buy or sell."""
+    account_id: _builtins.int
+    """The owner."""
     def __init__(
         self,
         *,
         order_id: _builtins.int = ...,
         market_id: _builtins.int = ...,
         displayed_lots: _builtins.int = ...,
+        price_ticks: _builtins.int = ...,
+        side: _types_pb2.Side.ValueType = ...,
+        account_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["displayed_lots", b"displayed_lots", "market_id", b"market_id", "order_id", b"order_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "displayed_lots", b"displayed_lots", "market_id", b"market_id", "order_id", b"order_id", "price_ticks", b"price_ticks", "side", b"side"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1528,7 +1683,7 @@ Global___OrderReplenished: _TypeAlias = OrderReplenished  # noqa: Y015
 
 @_typing.final
 class OrderTriggered(_message.Message):
-    """A stop became an ordinary order."""
+    """A stop became an ordinary order. free -= hold_delta, held += hold_delta (either sign)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1536,6 +1691,11 @@ class OrderTriggered(_message.Message):
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     MARKET_ID_FIELD_NUMBER: _builtins.int
     TRIGGER_PRICE_TICKS_FIELD_NUMBER: _builtins.int
+    SIDE_FIELD_NUMBER: _builtins.int
+    PRICE_TICKS_FIELD_NUMBER: _builtins.int
+    RESTED_LOTS_FIELD_NUMBER: _builtins.int
+    HOLD_DELTA_FIELD_NUMBER: _builtins.int
+    HOLD_ASSET_ID_FIELD_NUMBER: _builtins.int
     order_id: _builtins.int
     """Which."""
     account_id: _builtins.int
@@ -1544,6 +1704,16 @@ class OrderTriggered(_message.Message):
     """The market."""
     trigger_price_ticks: _builtins.int
     """The price that fired it."""
+    side: _types_pb2.Side.ValueType
+    """Buy or sell."""
+    price_ticks: _builtins.int
+    """Price it rests at or may trade to: its limit, or its protection price."""
+    rested_lots: _builtins.int
+    """What of it rests in the book when the command has ended (0: nothing)."""
+    hold_delta: _builtins.int
+    """Change of the hold."""
+    hold_asset_id: _builtins.int
+    """Asset of the hold."""
     def __init__(
         self,
         *,
@@ -1551,10 +1721,15 @@ class OrderTriggered(_message.Message):
         account_id: _builtins.int = ...,
         market_id: _builtins.int = ...,
         trigger_price_ticks: _builtins.int = ...,
+        side: _types_pb2.Side.ValueType = ...,
+        price_ticks: _builtins.int = ...,
+        rested_lots: _builtins.int = ...,
+        hold_delta: _builtins.int = ...,
+        hold_asset_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "market_id", b"market_id", "order_id", b"order_id", "trigger_price_ticks", b"trigger_price_ticks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "hold_asset_id", b"hold_asset_id", "hold_delta", b"hold_delta", "market_id", b"market_id", "order_id", b"order_id", "price_ticks", b"price_ticks", "rested_lots", b"rested_lots", "side", b"side", "trigger_price_ticks", b"trigger_price_ticks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1562,7 +1737,11 @@ Global___OrderTriggered: _TypeAlias = OrderTriggered  # noqa: Y015
 
 @_typing.final
 class PositionChanged(_message.Message):
-    """A position after a change. free += realised_pnl + margin released, as the fields say."""
+    """A margin position after a change, with all the money that it moved, in the quote asset:
+    free += hold_released + realised_pnl - margin_delta - fee; held += margin_delta - hold_released; fee account
+    += fee; clearing account -= realised_pnl. The clearing account is zero when no position is open.
+    Account 1 is the insurance fund: it holds positions without margin and pays no fees.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1574,6 +1753,13 @@ class PositionChanged(_message.Message):
     REALISED_PNL_UNITS_FIELD_NUMBER: _builtins.int
     MARGIN_DELTA_UNITS_FIELD_NUMBER: _builtins.int
     TRADE_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    FEE_UNITS_FIELD_NUMBER: _builtins.int
+    HOLD_RELEASED_FIELD_NUMBER: _builtins.int
+    DELTA_LOTS_FIELD_NUMBER: _builtins.int
+    PRICE_TICKS_FIELD_NUMBER: _builtins.int
+    LIQUIDATION_TICKS_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
     account_id: _builtins.int
     """The owner."""
     market_id: _builtins.int
@@ -1581,7 +1767,7 @@ class PositionChanged(_message.Message):
     quantity_lots: _builtins.int
     """Lots, negative for short, after the change."""
     entry_notional_units: _builtins.int
-    """Quote units paid for it, after the change."""
+    """Quote units paid for it, after the change; never negative."""
     margin_units: _builtins.int
     """Isolated margin after the change, quote units."""
     realised_pnl_units: _builtins.int
@@ -1590,6 +1776,20 @@ class PositionChanged(_message.Message):
     """Change of the margin, quote units."""
     trade_id: _builtins.int
     """The trade that caused it; 0 if none."""
+    order_id: _builtins.int
+    """The order that traded; 0 if none."""
+    fee_units: _builtins.int
+    """Fee of this change, quote units; negative is a rebate."""
+    hold_released: _builtins.int
+    """Units that left the order's hold."""
+    delta_lots: _builtins.int
+    """Change of the quantity, lots, negative when sold."""
+    price_ticks: _builtins.int
+    """Price of this change; 0 when only the margin changed."""
+    liquidation_ticks: _builtins.int
+    """Mark price at or beyond which the position is liquidated; 0 for never."""
+    cause: Global___PositionChangeCause.ValueType
+    """Why."""
     def __init__(
         self,
         *,
@@ -1601,10 +1801,17 @@ class PositionChanged(_message.Message):
         realised_pnl_units: _builtins.int = ...,
         margin_delta_units: _builtins.int = ...,
         trade_id: _builtins.int = ...,
+        order_id: _builtins.int = ...,
+        fee_units: _builtins.int = ...,
+        hold_released: _builtins.int = ...,
+        delta_lots: _builtins.int = ...,
+        price_ticks: _builtins.int = ...,
+        liquidation_ticks: _builtins.int = ...,
+        cause: Global___PositionChangeCause.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "entry_notional_units", b"entry_notional_units", "margin_delta_units", b"margin_delta_units", "margin_units", b"margin_units", "market_id", b"market_id", "quantity_lots", b"quantity_lots", "realised_pnl_units", b"realised_pnl_units", "trade_id", b"trade_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "cause", b"cause", "delta_lots", b"delta_lots", "entry_notional_units", b"entry_notional_units", "fee_units", b"fee_units", "hold_released", b"hold_released", "liquidation_ticks", b"liquidation_ticks", "margin_delta_units", b"margin_delta_units", "margin_units", b"margin_units", "market_id", b"market_id", "order_id", b"order_id", "price_ticks", b"price_ticks", "quantity_lots", b"quantity_lots", "realised_pnl_units", b"realised_pnl_units", "trade_id", b"trade_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1612,7 +1819,7 @@ Global___PositionChanged: _TypeAlias = PositionChanged  # noqa: Y015
 
 @_typing.final
 class CfdOpened(_message.Message):
-    """free -= margin_units; the house is the other side."""
+    """free -= margin_units + fee_units; held += margin_units; fee account += fee_units."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1628,6 +1835,7 @@ class CfdOpened(_message.Message):
     STOP_LOSS_TICKS_FIELD_NUMBER: _builtins.int
     TAKE_PROFIT_TICKS_FIELD_NUMBER: _builtins.int
     FEE_UNITS_FIELD_NUMBER: _builtins.int
+    CLIENT_CFD_ID_FIELD_NUMBER: _builtins.int
     cfd_id: _builtins.int
     """Engine's id."""
     account_id: _builtins.int
@@ -1652,6 +1860,8 @@ class CfdOpened(_message.Message):
     """0 for none."""
     fee_units: _builtins.int
     """Fee, quote units."""
+    client_cfd_id: _builtins.str
+    """The account's own id; may be empty."""
     def __init__(
         self,
         *,
@@ -1667,10 +1877,11 @@ class CfdOpened(_message.Message):
         stop_loss_ticks: _builtins.int = ...,
         take_profit_ticks: _builtins.int = ...,
         fee_units: _builtins.int = ...,
+        client_cfd_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "cfd_id", b"cfd_id", "entry_ticks", b"entry_ticks", "fee_units", b"fee_units", "leverage", b"leverage", "liquidation_ticks", b"liquidation_ticks", "margin_units", b"margin_units", "market_id", b"market_id", "notional_units", b"notional_units", "side", b"side", "stop_loss_ticks", b"stop_loss_ticks", "take_profit_ticks", b"take_profit_ticks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "cfd_id", b"cfd_id", "client_cfd_id", b"client_cfd_id", "entry_ticks", b"entry_ticks", "fee_units", b"fee_units", "leverage", b"leverage", "liquidation_ticks", b"liquidation_ticks", "margin_units", b"margin_units", "market_id", b"market_id", "notional_units", b"notional_units", "side", b"side", "stop_loss_ticks", b"stop_loss_ticks", "take_profit_ticks", b"take_profit_ticks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1678,7 +1889,9 @@ Global___CfdOpened: _TypeAlias = CfdOpened  # noqa: Y015
 
 @_typing.final
 class CfdClosed(_message.Message):
-    """free += returned_units."""
+    """held -= margin_units; free += returned_units; fee account += fee_units; house account += margin_units -
+    returned_units - fee_units. Account 2 is the house in ledgers; its balance may be negative.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1689,6 +1902,8 @@ class CfdClosed(_message.Message):
     PNL_UNITS_FIELD_NUMBER: _builtins.int
     RETURNED_UNITS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    MARGIN_UNITS_FIELD_NUMBER: _builtins.int
+    FEE_UNITS_FIELD_NUMBER: _builtins.int
     cfd_id: _builtins.int
     """Which."""
     account_id: _builtins.int
@@ -1700,9 +1915,13 @@ class CfdClosed(_message.Message):
     pnl_units: _builtins.int
     """Profit, negative for a loss, quote units."""
     returned_units: _builtins.int
-    """Margin plus profit, never below zero."""
+    """Margin plus profit minus fee, never below zero."""
     reason: _types_pb2.CfdCloseReason.ValueType
     """Why it closed."""
+    margin_units: _builtins.int
+    """The margin it had, quote units."""
+    fee_units: _builtins.int
+    """Fee of closing, quote units."""
     def __init__(
         self,
         *,
@@ -1713,10 +1932,12 @@ class CfdClosed(_message.Message):
         pnl_units: _builtins.int = ...,
         returned_units: _builtins.int = ...,
         reason: _types_pb2.CfdCloseReason.ValueType = ...,
+        margin_units: _builtins.int = ...,
+        fee_units: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "cfd_id", b"cfd_id", "close_ticks", b"close_ticks", "market_id", b"market_id", "pnl_units", b"pnl_units", "reason", b"reason", "returned_units", b"returned_units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "cfd_id", b"cfd_id", "close_ticks", b"close_ticks", "fee_units", b"fee_units", "margin_units", b"margin_units", "market_id", b"market_id", "pnl_units", b"pnl_units", "reason", b"reason", "returned_units", b"returned_units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1758,7 +1979,9 @@ Global___CfdTriggersChanged: _TypeAlias = CfdTriggersChanged  # noqa: Y015
 
 @_typing.final
 class Liquidated(_message.Message):
-    """Receipt of a liquidation: enough to compute it again."""
+    """Receipt of a liquidation: enough to compute it again. It comes after the events that it sums up and moves
+    one amount itself: free -= fund_delta_units, free of account 1 (the insurance fund) += fund_delta_units.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1776,6 +1999,12 @@ class Liquidated(_message.Message):
     FUND_LOTS_FIELD_NUMBER: _builtins.int
     FUND_DELTA_UNITS_FIELD_NUMBER: _builtins.int
     AUTO_DELEVERAGES_FIELD_NUMBER: _builtins.int
+    MAINTENANCE_BPS_FIELD_NUMBER: _builtins.int
+    FEE_BPS_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    FILLED_NOTIONAL_UNITS_FIELD_NUMBER: _builtins.int
+    FEE_UNITS_FIELD_NUMBER: _builtins.int
+    RETURNED_UNITS_FIELD_NUMBER: _builtins.int
     liquidation_id: _builtins.int
     """Receipt id, from 1, without a gap."""
     account_id: _builtins.int
@@ -1801,7 +2030,19 @@ class Liquidated(_message.Message):
     fund_lots: _builtins.int
     """Lots taken by the insurance fund."""
     fund_delta_units: _builtins.int
-    """Change of the insurance fund, quote units."""
+    """What of the surplus the insurance fund gets, quote units; never negative."""
+    maintenance_bps: _builtins.int
+    """Maintenance rate that counted, basis points."""
+    fee_bps: _builtins.int
+    """Fee rate that counted, basis points."""
+    order_id: _builtins.int
+    """Order that sold it in the book; 0 if none was sent."""
+    filled_notional_units: _builtins.int
+    """Notional of filled_lots, quote units."""
+    fee_units: _builtins.int
+    """Fees of it, quote units."""
+    returned_units: _builtins.int
+    """What its owner got back, quote units; never negative."""
     @_builtins.property
     def auto_deleverages(self) -> _containers.RepeatedCompositeFieldContainer[Global___AutoDeleverage]:
         """Who was auto-deleveraged, in order."""
@@ -1823,10 +2064,16 @@ class Liquidated(_message.Message):
         fund_lots: _builtins.int = ...,
         fund_delta_units: _builtins.int = ...,
         auto_deleverages: _abc.Iterable[Global___AutoDeleverage] | None = ...,
+        maintenance_bps: _builtins.int = ...,
+        fee_bps: _builtins.int = ...,
+        order_id: _builtins.int = ...,
+        filled_notional_units: _builtins.int = ...,
+        fee_units: _builtins.int = ...,
+        returned_units: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "auto_deleverages", b"auto_deleverages", "bankruptcy_ticks", b"bankruptcy_ticks", "cfd_id", b"cfd_id", "entry_notional_units", b"entry_notional_units", "filled_lots", b"filled_lots", "formula_version", b"formula_version", "fund_delta_units", b"fund_delta_units", "fund_lots", b"fund_lots", "liquidation_id", b"liquidation_id", "margin_units", b"margin_units", "mark_ticks", b"mark_ticks", "market_id", b"market_id", "quantity_lots", b"quantity_lots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "auto_deleverages", b"auto_deleverages", "bankruptcy_ticks", b"bankruptcy_ticks", "cfd_id", b"cfd_id", "entry_notional_units", b"entry_notional_units", "fee_bps", b"fee_bps", "fee_units", b"fee_units", "filled_lots", b"filled_lots", "filled_notional_units", b"filled_notional_units", "formula_version", b"formula_version", "fund_delta_units", b"fund_delta_units", "fund_lots", b"fund_lots", "liquidation_id", b"liquidation_id", "maintenance_bps", b"maintenance_bps", "margin_units", b"margin_units", "mark_ticks", b"mark_ticks", "market_id", b"market_id", "order_id", b"order_id", "quantity_lots", b"quantity_lots", "returned_units", b"returned_units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

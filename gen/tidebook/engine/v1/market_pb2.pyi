@@ -73,6 +73,10 @@ class Market(_message.Message):
     MAX_OPEN_ORDERS_FIELD_NUMBER: _builtins.int
     MAX_LEVERAGE_FIELD_NUMBER: _builtins.int
     MARGIN_TIERS_FIELD_NUMBER: _builtins.int
+    LIQUIDATION_FEE_BPS_FIELD_NUMBER: _builtins.int
+    PRICE_STALE_MS_FIELD_NUMBER: _builtins.int
+    PRICE_BAND_BPS_FIELD_NUMBER: _builtins.int
+    MAX_EXPOSURE_FIELD_NUMBER: _builtins.int
     market: _builtins.str
     """Name such as "BTC_USDC"."""
     kind: _types_pb2.MarketKind.ValueType
@@ -105,6 +109,14 @@ class Market(_message.Message):
     """Most open orders an account may have here."""
     max_leverage: _builtins.int
     """Highest leverage; 0 for spot."""
+    liquidation_fee_bps: _builtins.int
+    """Most that a liquidation may cost beyond the loss, of the notional, in basis points."""
+    price_stale_ms: _builtins.int
+    """Age in milliseconds at which an external price no longer counts; 0 for never."""
+    price_band_bps: _builtins.int
+    """How far from the index the price of an order may be, in basis points; 0 for anywhere."""
+    max_exposure: _builtins.str
+    """CFD: most net notional the house carries, in the quote asset; empty for any."""
     @_builtins.property
     def margin_tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___MarginTier]:
         """Maintenance tiers by notional; empty for spot."""
@@ -129,10 +141,14 @@ class Market(_message.Message):
         max_open_orders: _builtins.int = ...,
         max_leverage: _builtins.int = ...,
         margin_tiers: _abc.Iterable[Global___MarginTier] | None = ...,
+        liquidation_fee_bps: _builtins.int = ...,
+        price_stale_ms: _builtins.int = ...,
+        price_band_bps: _builtins.int = ...,
+        max_exposure: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_asset", b"base_asset", "kind", b"kind", "lot_size", b"lot_size", "maker_fee_bps", b"maker_fee_bps", "margin_tiers", b"margin_tiers", "market", b"market", "max_leverage", b"max_leverage", "max_notional", b"max_notional", "max_open_orders", b"max_open_orders", "max_price", b"max_price", "max_quantity", b"max_quantity", "min_notional", b"min_notional", "min_quantity", b"min_quantity", "quote_asset", b"quote_asset", "status", b"status", "taker_fee_bps", b"taker_fee_bps", "tick_size", b"tick_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_asset", b"base_asset", "kind", b"kind", "liquidation_fee_bps", b"liquidation_fee_bps", "lot_size", b"lot_size", "maker_fee_bps", b"maker_fee_bps", "margin_tiers", b"margin_tiers", "market", b"market", "max_exposure", b"max_exposure", "max_leverage", b"max_leverage", "max_notional", b"max_notional", "max_open_orders", b"max_open_orders", "max_price", b"max_price", "max_quantity", b"max_quantity", "min_notional", b"min_notional", "min_quantity", b"min_quantity", "price_band_bps", b"price_band_bps", "price_stale_ms", b"price_stale_ms", "quote_asset", b"quote_asset", "status", b"status", "taker_fee_bps", b"taker_fee_bps", "tick_size", b"tick_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -53,6 +53,8 @@ class Order(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     LOG_SEQ_FIELD_NUMBER: _builtins.int
     SELF_TRADE_PREVENTION_FIELD_NUMBER: _builtins.int
+    TRAILING_BPS_FIELD_NUMBER: _builtins.int
+    OCO_ORDER_ID_FIELD_NUMBER: _builtins.int
     order_id: _builtins.int
     """The engine's id, rising."""
     client_order_id: _builtins.str
@@ -95,6 +97,10 @@ class Order(_message.Message):
     """Log entry that accepted it."""
     self_trade_prevention: _types_pb2.SelfTradePrevention.ValueType
     """Self-trade prevention."""
+    trailing_bps: _builtins.int
+    """TRAILING_STOP: distance in basis points; trigger_price follows the watched price."""
+    oco_order_id: _builtins.int
+    """The order that it cancels, and that cancels it; 0 for none."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the engine accepted it."""
@@ -134,10 +140,12 @@ class Order(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         log_seq: _builtins.int = ...,
         self_trade_prevention: _types_pb2.SelfTradePrevention.ValueType = ...,
+        trailing_bps: _builtins.int = ...,
+        oco_order_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_order_id", b"client_order_id", "close_reason", b"close_reason", "create_time", b"create_time", "display_quantity", b"display_quantity", "expire_time", b"expire_time", "fees", b"fees", "filled_notional", b"filled_notional", "filled_quantity", b"filled_quantity", "log_seq", b"log_seq", "market", b"market", "order_id", b"order_id", "post_only", b"post_only", "price", b"price", "quantity", b"quantity", "quote_amount", b"quote_amount", "reduce_only", b"reduce_only", "self_trade_prevention", b"self_trade_prevention", "side", b"side", "status", b"status", "time_in_force", b"time_in_force", "trigger_price", b"trigger_price", "trigger_source", b"trigger_source", "type", b"type", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_order_id", b"client_order_id", "close_reason", b"close_reason", "create_time", b"create_time", "display_quantity", b"display_quantity", "expire_time", b"expire_time", "fees", b"fees", "filled_notional", b"filled_notional", "filled_quantity", b"filled_quantity", "log_seq", b"log_seq", "market", b"market", "oco_order_id", b"oco_order_id", "order_id", b"order_id", "post_only", b"post_only", "price", b"price", "quantity", b"quantity", "quote_amount", b"quote_amount", "reduce_only", b"reduce_only", "self_trade_prevention", b"self_trade_prevention", "side", b"side", "status", b"status", "time_in_force", b"time_in_force", "trailing_bps", b"trailing_bps", "trigger_price", b"trigger_price", "trigger_source", b"trigger_source", "type", b"type", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -370,6 +378,76 @@ class PlaceOrderResponse(_message.Message):
 Global___PlaceOrderResponse: _TypeAlias = PlaceOrderResponse  # noqa: Y015
 
 @_typing.final
+class PlaceOcoRequest(_message.Message):
+    """Two orders of which one cancels the other."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    SECOND_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def first(self) -> Global___PlaceOrderRequest:
+        """The LIMIT or TAKE_PROFIT order."""
+
+    @_builtins.property
+    def second(self) -> Global___PlaceOrderRequest:
+        """The STOP order."""
+
+    def __init__(
+        self,
+        *,
+        first: Global___PlaceOrderRequest | None = ...,
+        second: Global___PlaceOrderRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "second", b"second"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "second", b"second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlaceOcoRequest: _TypeAlias = PlaceOcoRequest  # noqa: Y015
+
+@_typing.final
+class PlaceOcoResponse(_message.Message):
+    """Both orders."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    SECOND_FIELD_NUMBER: _builtins.int
+    FILLS_FIELD_NUMBER: _builtins.int
+    REPEATED_FIELD_NUMBER: _builtins.int
+    repeated: _builtins.bool
+    """The answer to an earlier request with the same client order ids."""
+    @_builtins.property
+    def first(self) -> Global___Order:
+        """The LIMIT or TAKE_PROFIT order."""
+
+    @_builtins.property
+    def second(self) -> Global___Order:
+        """The STOP order."""
+
+    @_builtins.property
+    def fills(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fill]:
+        """Fills of the first."""
+
+    def __init__(
+        self,
+        *,
+        first: Global___Order | None = ...,
+        second: Global___Order | None = ...,
+        fills: _abc.Iterable[Global___Fill] | None = ...,
+        repeated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "second", b"second"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fills", b"fills", "first", b"first", "repeated", b"repeated", "second", b"second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlaceOcoResponse: _TypeAlias = PlaceOcoResponse  # noqa: Y015
+
+@_typing.final
 class PreviewOrderRequest(_message.Message):
     """The order to look at."""
 
@@ -408,6 +486,7 @@ class PreviewOrderResponse(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     MARGIN_FIELD_NUMBER: _builtins.int
     LIQUIDATION_PRICE_FIELD_NUMBER: _builtins.int
+    POSITION_QUANTITY_FIELD_NUMBER: _builtins.int
     filled_quantity: _builtins.str
     """Would trade at once."""
     filled_notional: _builtins.str
@@ -424,6 +503,8 @@ class PreviewOrderResponse(_message.Message):
     """Margin markets: margin it would take."""
     liquidation_price: _builtins.str
     """Margin markets: liquidation price of the position it would leave."""
+    position_quantity: _builtins.str
+    """Margin markets: quantity of the position it would leave, negative for short."""
     @_builtins.property
     def error(self) -> _error_pb2.Error:
         """The refusal, if it would be refused."""
@@ -440,10 +521,11 @@ class PreviewOrderResponse(_message.Message):
         error: _error_pb2.Error | None = ...,
         margin: _builtins.str = ...,
         liquidation_price: _builtins.str = ...,
+        position_quantity: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "fees", b"fees", "filled_notional", b"filled_notional", "filled_quantity", b"filled_quantity", "hold", b"hold", "hold_asset", b"hold_asset", "liquidation_price", b"liquidation_price", "margin", b"margin", "rested_quantity", b"rested_quantity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "fees", b"fees", "filled_notional", b"filled_notional", "filled_quantity", b"filled_quantity", "hold", b"hold", "hold_asset", b"hold_asset", "liquidation_price", b"liquidation_price", "margin", b"margin", "position_quantity", b"position_quantity", "rested_quantity", b"rested_quantity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

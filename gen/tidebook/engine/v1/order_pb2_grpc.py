@@ -68,6 +68,11 @@ class OrderServiceStub:
                 request_serializer=tidebook_dot_engine_dot_v1_dot_order__pb2.CancelAllAfterRequest.SerializeToString,
                 response_deserializer=tidebook_dot_engine_dot_v1_dot_order__pb2.CancelAllAfterResponse.FromString,
                 _registered_method=True)
+        self.PlaceOco = channel.unary_unary(
+                '/tidebook.engine.v1.OrderService/PlaceOco',
+                request_serializer=tidebook_dot_engine_dot_v1_dot_order__pb2.PlaceOcoRequest.SerializeToString,
+                response_deserializer=tidebook_dot_engine_dot_v1_dot_order__pb2.PlaceOcoResponse.FromString,
+                _registered_method=True)
         self.BatchOrders = channel.unary_unary(
                 '/tidebook.engine.v1.OrderService/BatchOrders',
                 request_serializer=tidebook_dot_engine_dot_v1_dot_order__pb2.BatchOrdersRequest.SerializeToString,
@@ -151,6 +156,15 @@ class OrderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlaceOco(self, request, context):
+        """Two orders of which one cancels the other: a LIMIT (or TAKE_PROFIT_*) that waits at the good price and
+        a STOP_* that waits at the bad one, of one market, side and quantity. The money is held once, for the
+        dearer of the two. When one trades, fires or is cancelled, the other ends with OCO_CANCELLED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def BatchOrders(self, request, context):
         """Several commands, one result each, applied in order; one that fails does not stop the others.
         """
@@ -227,6 +241,11 @@ def add_OrderServiceServicer_to_server(servicer, server):
                     servicer.CancelAllAfter,
                     request_deserializer=tidebook_dot_engine_dot_v1_dot_order__pb2.CancelAllAfterRequest.FromString,
                     response_serializer=tidebook_dot_engine_dot_v1_dot_order__pb2.CancelAllAfterResponse.SerializeToString,
+            ),
+            'PlaceOco': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlaceOco,
+                    request_deserializer=tidebook_dot_engine_dot_v1_dot_order__pb2.PlaceOcoRequest.FromString,
+                    response_serializer=tidebook_dot_engine_dot_v1_dot_order__pb2.PlaceOcoResponse.SerializeToString,
             ),
             'BatchOrders': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchOrders,
@@ -425,6 +444,33 @@ class OrderService:
             '/tidebook.engine.v1.OrderService/CancelAllAfter',
             tidebook_dot_engine_dot_v1_dot_order__pb2.CancelAllAfterRequest.SerializeToString,
             tidebook_dot_engine_dot_v1_dot_order__pb2.CancelAllAfterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlaceOco(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidebook.engine.v1.OrderService/PlaceOco',
+            tidebook_dot_engine_dot_v1_dot_order__pb2.PlaceOcoRequest.SerializeToString,
+            tidebook_dot_engine_dot_v1_dot_order__pb2.PlaceOcoResponse.FromString,
             options,
             channel_credentials,
             insecure,

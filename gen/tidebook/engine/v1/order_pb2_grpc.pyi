@@ -52,6 +52,11 @@ class OrderServiceStub:
     """Cancel all open orders, or those of a market or side."""
     CancelAllAfter: _grpc.UnaryUnaryMultiCallable[_order_pb2.CancelAllAfterRequest, _order_pb2.CancelAllAfterResponse]
     """Dead man's switch: cancel everything unless called again in time."""
+    PlaceOco: _grpc.UnaryUnaryMultiCallable[_order_pb2.PlaceOcoRequest, _order_pb2.PlaceOcoResponse]
+    """Two orders of which one cancels the other: a LIMIT (or TAKE_PROFIT_*) that waits at the good price and
+    a STOP_* that waits at the bad one, of one market, side and quantity. The money is held once, for the
+    dearer of the two. When one trades, fires or is cancelled, the other ends with OCO_CANCELLED.
+    """
     BatchOrders: _grpc.UnaryUnaryMultiCallable[_order_pb2.BatchOrdersRequest, _order_pb2.BatchOrdersResponse]
     """Several commands, one result each, applied in order; one that fails does not stop the others."""
     GetOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.GetOrderRequest, _order_pb2.GetOrderResponse]
@@ -92,6 +97,11 @@ class OrderServiceAsyncStub(OrderServiceStub):
     """Cancel all open orders, or those of a market or side."""
     CancelAllAfter: _aio.UnaryUnaryMultiCallable[_order_pb2.CancelAllAfterRequest, _order_pb2.CancelAllAfterResponse]  # type: ignore[assignment]
     """Dead man's switch: cancel everything unless called again in time."""
+    PlaceOco: _aio.UnaryUnaryMultiCallable[_order_pb2.PlaceOcoRequest, _order_pb2.PlaceOcoResponse]  # type: ignore[assignment]
+    """Two orders of which one cancels the other: a LIMIT (or TAKE_PROFIT_*) that waits at the good price and
+    a STOP_* that waits at the bad one, of one market, side and quantity. The money is held once, for the
+    dearer of the two. When one trades, fires or is cancelled, the other ends with OCO_CANCELLED.
+    """
     BatchOrders: _aio.UnaryUnaryMultiCallable[_order_pb2.BatchOrdersRequest, _order_pb2.BatchOrdersResponse]  # type: ignore[assignment]
     """Several commands, one result each, applied in order; one that fails does not stop the others."""
     GetOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.GetOrderRequest, _order_pb2.GetOrderResponse]  # type: ignore[assignment]
@@ -165,6 +175,17 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.CancelAllAfterResponse, _abc.Awaitable[_order_pb2.CancelAllAfterResponse]]:
         """Dead man's switch: cancel everything unless called again in time."""
+
+    @_abc_1.abstractmethod
+    def PlaceOco(
+        self,
+        request: _order_pb2.PlaceOcoRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_order_pb2.PlaceOcoResponse, _abc.Awaitable[_order_pb2.PlaceOcoResponse]]:
+        """Two orders of which one cancels the other: a LIMIT (or TAKE_PROFIT_*) that waits at the good price and
+        a STOP_* that waits at the bad one, of one market, side and quantity. The money is held once, for the
+        dearer of the two. When one trades, fires or is cancelled, the other ends with OCO_CANCELLED.
+        """
 
     @_abc_1.abstractmethod
     def BatchOrders(

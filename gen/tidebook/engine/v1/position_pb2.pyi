@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from tidebook.common.v1 import error_pb2 as _error_pb2
 from tidebook.engine.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -35,6 +36,9 @@ class Position(_message.Message):
     UNREALISED_PNL_FIELD_NUMBER: _builtins.int
     REALISED_PNL_FIELD_NUMBER: _builtins.int
     LIQUIDATION_PRICE_FIELD_NUMBER: _builtins.int
+    MAINTENANCE_MARGIN_FIELD_NUMBER: _builtins.int
+    FEES_FIELD_NUMBER: _builtins.int
+    OPEN_TIME_FIELD_NUMBER: _builtins.int
     market: _builtins.str
     """Market name."""
     quantity: _builtins.str
@@ -52,7 +56,15 @@ class Position(_message.Message):
     realised_pnl: _builtins.str
     """Profit paid since it opened."""
     liquidation_price: _builtins.str
-    """Where it would be liquidated."""
+    """Where it would be liquidated; empty for nowhere."""
+    maintenance_margin: _builtins.str
+    """Margin at or below which it is liquidated, at the mark price."""
+    fees: _builtins.str
+    """Fees paid since it opened."""
+    @_builtins.property
+    def open_time(self) -> _timestamp_pb2.Timestamp:
+        """When it opened."""
+
     def __init__(
         self,
         *,
@@ -65,10 +77,13 @@ class Position(_message.Message):
         unrealised_pnl: _builtins.str = ...,
         realised_pnl: _builtins.str = ...,
         liquidation_price: _builtins.str = ...,
+        maintenance_margin: _builtins.str = ...,
+        fees: _builtins.str = ...,
+        open_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["open_time", b"open_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry_notional", b"entry_notional", "leverage", b"leverage", "liquidation_price", b"liquidation_price", "margin", b"margin", "mark_price", b"mark_price", "market", b"market", "quantity", b"quantity", "realised_pnl", b"realised_pnl", "unrealised_pnl", b"unrealised_pnl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry_notional", b"entry_notional", "fees", b"fees", "leverage", b"leverage", "liquidation_price", b"liquidation_price", "maintenance_margin", b"maintenance_margin", "margin", b"margin", "mark_price", b"mark_price", "market", b"market", "open_time", b"open_time", "quantity", b"quantity", "realised_pnl", b"realised_pnl", "unrealised_pnl", b"unrealised_pnl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -97,6 +112,7 @@ class Cfd(_message.Message):
     CLOSE_TIME_FIELD_NUMBER: _builtins.int
     CLOSE_REASON_FIELD_NUMBER: _builtins.int
     REALISED_PNL_FIELD_NUMBER: _builtins.int
+    FEES_FIELD_NUMBER: _builtins.int
     cfd_id: _builtins.int
     """Engine's id."""
     client_cfd_id: _builtins.str
@@ -127,6 +143,8 @@ class Cfd(_message.Message):
     """Why it closed."""
     realised_pnl: _builtins.str
     """Profit paid when it closed."""
+    fees: _builtins.str
+    """Fees of opening and closing."""
     @_builtins.property
     def open_time(self) -> _timestamp_pb2.Timestamp:
         """When it opened."""
@@ -155,10 +173,11 @@ class Cfd(_message.Message):
         close_time: _timestamp_pb2.Timestamp | None = ...,
         close_reason: _types_pb2.CfdCloseReason.ValueType = ...,
         realised_pnl: _builtins.str = ...,
+        fees: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["close_time", b"close_time", "open_time", b"open_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cfd_id", b"cfd_id", "client_cfd_id", b"client_cfd_id", "close_reason", b"close_reason", "close_time", b"close_time", "entry_price", b"entry_price", "exit_price", b"exit_price", "leverage", b"leverage", "liquidation_price", b"liquidation_price", "margin", b"margin", "market", b"market", "notional", b"notional", "open_time", b"open_time", "realised_pnl", b"realised_pnl", "side", b"side", "stop_loss", b"stop_loss", "take_profit", b"take_profit", "unrealised_pnl", b"unrealised_pnl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cfd_id", b"cfd_id", "client_cfd_id", b"client_cfd_id", "close_reason", b"close_reason", "close_time", b"close_time", "entry_price", b"entry_price", "exit_price", b"exit_price", "fees", b"fees", "leverage", b"leverage", "liquidation_price", b"liquidation_price", "margin", b"margin", "market", b"market", "notional", b"notional", "open_time", b"open_time", "realised_pnl", b"realised_pnl", "side", b"side", "stop_loss", b"stop_loss", "take_profit", b"take_profit", "unrealised_pnl", b"unrealised_pnl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -184,6 +203,13 @@ class Liquidation(_message.Message):
     FUND_CHANGE_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     LOG_SEQ_FIELD_NUMBER: _builtins.int
+    MAINTENANCE_BPS_FIELD_NUMBER: _builtins.int
+    FEE_BPS_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    FILLED_NOTIONAL_FIELD_NUMBER: _builtins.int
+    FEES_FIELD_NUMBER: _builtins.int
+    RETURNED_FIELD_NUMBER: _builtins.int
+    DELEVERAGED_QUANTITY_FIELD_NUMBER: _builtins.int
     liquidation_id: _builtins.int
     """Receipt id."""
     market: _builtins.str
@@ -210,6 +236,20 @@ class Liquidation(_message.Message):
     """Change of the insurance fund."""
     log_seq: _builtins.int
     """Log entry."""
+    maintenance_bps: _builtins.int
+    """Maintenance rate that counted, basis points."""
+    fee_bps: _builtins.int
+    """Fee rate that counted, basis points."""
+    order_id: _builtins.int
+    """Order that sold it in the book; 0 if none was sent."""
+    filled_notional: _builtins.str
+    """Notional of filled_quantity."""
+    fees: _builtins.str
+    """Fees of it."""
+    returned: _builtins.str
+    """What its owner got back."""
+    deleveraged_quantity: _builtins.str
+    """Closed against other accounts by auto-deleveraging."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When."""
@@ -231,10 +271,17 @@ class Liquidation(_message.Message):
         fund_change: _builtins.str = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
         log_seq: _builtins.int = ...,
+        maintenance_bps: _builtins.int = ...,
+        fee_bps: _builtins.int = ...,
+        order_id: _builtins.int = ...,
+        filled_notional: _builtins.str = ...,
+        fees: _builtins.str = ...,
+        returned: _builtins.str = ...,
+        deleveraged_quantity: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bankruptcy_price", b"bankruptcy_price", "cfd_id", b"cfd_id", "entry_notional", b"entry_notional", "filled_quantity", b"filled_quantity", "formula_version", b"formula_version", "fund_change", b"fund_change", "fund_quantity", b"fund_quantity", "liquidation_id", b"liquidation_id", "log_seq", b"log_seq", "margin", b"margin", "mark_price", b"mark_price", "market", b"market", "quantity", b"quantity", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bankruptcy_price", b"bankruptcy_price", "cfd_id", b"cfd_id", "deleveraged_quantity", b"deleveraged_quantity", "entry_notional", b"entry_notional", "fee_bps", b"fee_bps", "fees", b"fees", "filled_notional", b"filled_notional", "filled_quantity", b"filled_quantity", "formula_version", b"formula_version", "fund_change", b"fund_change", "fund_quantity", b"fund_quantity", "liquidation_id", b"liquidation_id", "log_seq", b"log_seq", "maintenance_bps", b"maintenance_bps", "margin", b"margin", "mark_price", b"mark_price", "market", b"market", "order_id", b"order_id", "quantity", b"quantity", "returned", b"returned", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -661,6 +708,152 @@ class ListCfdsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListCfdsResponse: _TypeAlias = ListCfdsResponse  # noqa: Y015
+
+@_typing.final
+class PreviewCfdRequest(_message.Message):
+    """What to preview."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CFD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cfd(self) -> Global___OpenCfdRequest:
+        """As it would be opened."""
+
+    def __init__(
+        self,
+        *,
+        cfd: Global___OpenCfdRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cfd", b"cfd"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cfd", b"cfd"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewCfdRequest: _TypeAlias = PreviewCfdRequest  # noqa: Y015
+
+@_typing.final
+class PreviewCfdResponse(_message.Message):
+    """What would happen."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CFD_FIELD_NUMBER: _builtins.int
+    FEE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    fee: _builtins.str
+    """Fee of opening."""
+    @_builtins.property
+    def cfd(self) -> Global___Cfd:
+        """The contract that would open, without an id."""
+
+    @_builtins.property
+    def error(self) -> _error_pb2.Error:
+        """The refusal, if it would be refused."""
+
+    def __init__(
+        self,
+        *,
+        cfd: Global___Cfd | None = ...,
+        fee: _builtins.str = ...,
+        error: _error_pb2.Error | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cfd", b"cfd", "error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cfd", b"cfd", "error", b"error", "fee", b"fee"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewCfdResponse: _TypeAlias = PreviewCfdResponse  # noqa: Y015
+
+@_typing.final
+class GetRiskRequest(_message.Message):
+    """Whose risk: the caller's. Both fields or none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MARKET_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    market: _builtins.str
+    """Assume a price in this market."""
+    price: _builtins.str
+    """The mark (MARGIN) or bid and ask (CFD) to assume."""
+    def __init__(
+        self,
+        *,
+        market: _builtins.str = ...,
+        price: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["market", b"market", "price", b"price"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRiskRequest: _TypeAlias = GetRiskRequest  # noqa: Y015
+
+@_typing.final
+class GetRiskResponse(_message.Message):
+    """The account's risk at the prices of now, or at the assumed one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EQUITY_FIELD_NUMBER: _builtins.int
+    MARGIN_FIELD_NUMBER: _builtins.int
+    MAINTENANCE_MARGIN_FIELD_NUMBER: _builtins.int
+    MARGIN_RATIO_BPS_FIELD_NUMBER: _builtins.int
+    UNREALISED_PNL_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    CFDS_FIELD_NUMBER: _builtins.int
+    LIQUIDATED_MARKETS_FIELD_NUMBER: _builtins.int
+    LIQUIDATED_CFD_IDS_FIELD_NUMBER: _builtins.int
+    equity: _builtins.str
+    """Free and held quote money plus unrealised profit of everything open, in the quote asset."""
+    margin: _builtins.str
+    """Margin of positions and CFDs."""
+    maintenance_margin: _builtins.str
+    """Maintenance margin of them."""
+    margin_ratio_bps: _builtins.int
+    """maintenance_margin / (margin + unrealised profit) in basis points; 10000 or more is liquidation somewhere."""
+    unrealised_pnl: _builtins.str
+    """Unrealised profit."""
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Position]:
+        """Open positions at those prices."""
+
+    @_builtins.property
+    def cfds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Cfd]:
+        """Open CFDs at those prices."""
+
+    @_builtins.property
+    def liquidated_markets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Markets of the positions that the assumed price would liquidate."""
+
+    @_builtins.property
+    def liquidated_cfd_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """CFDs that the assumed price would liquidate."""
+
+    def __init__(
+        self,
+        *,
+        equity: _builtins.str = ...,
+        margin: _builtins.str = ...,
+        maintenance_margin: _builtins.str = ...,
+        margin_ratio_bps: _builtins.int = ...,
+        unrealised_pnl: _builtins.str = ...,
+        positions: _abc.Iterable[Global___Position] | None = ...,
+        cfds: _abc.Iterable[Global___Cfd] | None = ...,
+        liquidated_markets: _abc.Iterable[_builtins.str] | None = ...,
+        liquidated_cfd_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cfds", b"cfds", "equity", b"equity", "liquidated_cfd_ids", b"liquidated_cfd_ids", "liquidated_markets", b"liquidated_markets", "maintenance_margin", b"maintenance_margin", "margin", b"margin", "margin_ratio_bps", b"margin_ratio_bps", "positions", b"positions", "unrealised_pnl", b"unrealised_pnl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRiskResponse: _TypeAlias = GetRiskResponse  # noqa: Y015
 
 @_typing.final
 class ListLiquidationsRequest(_message.Message):

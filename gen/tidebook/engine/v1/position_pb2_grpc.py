@@ -75,6 +75,16 @@ class PositionServiceStub:
                 request_serializer=tidebook_dot_engine_dot_v1_dot_position__pb2.ListCfdsRequest.SerializeToString,
                 response_deserializer=tidebook_dot_engine_dot_v1_dot_position__pb2.ListCfdsResponse.FromString,
                 _registered_method=True)
+        self.PreviewCfd = channel.unary_unary(
+                '/tidebook.engine.v1.PositionService/PreviewCfd',
+                request_serializer=tidebook_dot_engine_dot_v1_dot_position__pb2.PreviewCfdRequest.SerializeToString,
+                response_deserializer=tidebook_dot_engine_dot_v1_dot_position__pb2.PreviewCfdResponse.FromString,
+                _registered_method=True)
+        self.GetRisk = channel.unary_unary(
+                '/tidebook.engine.v1.PositionService/GetRisk',
+                request_serializer=tidebook_dot_engine_dot_v1_dot_position__pb2.GetRiskRequest.SerializeToString,
+                response_deserializer=tidebook_dot_engine_dot_v1_dot_position__pb2.GetRiskResponse.FromString,
+                _registered_method=True)
         self.ListLiquidations = channel.unary_unary(
                 '/tidebook.engine.v1.PositionService/ListLiquidations',
                 request_serializer=tidebook_dot_engine_dot_v1_dot_position__pb2.ListLiquidationsRequest.SerializeToString,
@@ -142,6 +152,21 @@ class PositionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PreviewCfd(self, request, context):
+        """What opening a CFD would cost and where it would be liquidated, by the code that opens it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRisk(self, request, context):
+        """Equity, margin and how near each position and CFD is to liquidation; with a market and a price also
+        what that price would do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListLiquidations(self, request, context):
         """Receipts of liquidations, newest first.
         """
@@ -191,6 +216,16 @@ def add_PositionServiceServicer_to_server(servicer, server):
                     servicer.ListCfds,
                     request_deserializer=tidebook_dot_engine_dot_v1_dot_position__pb2.ListCfdsRequest.FromString,
                     response_serializer=tidebook_dot_engine_dot_v1_dot_position__pb2.ListCfdsResponse.SerializeToString,
+            ),
+            'PreviewCfd': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewCfd,
+                    request_deserializer=tidebook_dot_engine_dot_v1_dot_position__pb2.PreviewCfdRequest.FromString,
+                    response_serializer=tidebook_dot_engine_dot_v1_dot_position__pb2.PreviewCfdResponse.SerializeToString,
+            ),
+            'GetRisk': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRisk,
+                    request_deserializer=tidebook_dot_engine_dot_v1_dot_position__pb2.GetRiskRequest.FromString,
+                    response_serializer=tidebook_dot_engine_dot_v1_dot_position__pb2.GetRiskResponse.SerializeToString,
             ),
             'ListLiquidations': grpc.unary_unary_rpc_method_handler(
                     servicer.ListLiquidations,
@@ -415,6 +450,60 @@ class PositionService:
             '/tidebook.engine.v1.PositionService/ListCfds',
             tidebook_dot_engine_dot_v1_dot_position__pb2.ListCfdsRequest.SerializeToString,
             tidebook_dot_engine_dot_v1_dot_position__pb2.ListCfdsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewCfd(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidebook.engine.v1.PositionService/PreviewCfd',
+            tidebook_dot_engine_dot_v1_dot_position__pb2.PreviewCfdRequest.SerializeToString,
+            tidebook_dot_engine_dot_v1_dot_position__pb2.PreviewCfdResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRisk(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidebook.engine.v1.PositionService/GetRisk',
+            tidebook_dot_engine_dot_v1_dot_position__pb2.GetRiskRequest.SerializeToString,
+            tidebook_dot_engine_dot_v1_dot_position__pb2.GetRiskResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,12 @@ class PositionServiceStub:
     """Set or remove stop loss and take profit."""
     ListCfds: _grpc.UnaryUnaryMultiCallable[_position_pb2.ListCfdsRequest, _position_pb2.ListCfdsResponse]
     """Open CFDs."""
+    PreviewCfd: _grpc.UnaryUnaryMultiCallable[_position_pb2.PreviewCfdRequest, _position_pb2.PreviewCfdResponse]
+    """What opening a CFD would cost and where it would be liquidated, by the code that opens it."""
+    GetRisk: _grpc.UnaryUnaryMultiCallable[_position_pb2.GetRiskRequest, _position_pb2.GetRiskResponse]
+    """Equity, margin and how near each position and CFD is to liquidation; with a market and a price also
+    what that price would do.
+    """
     ListLiquidations: _grpc.UnaryUnaryMultiCallable[_position_pb2.ListLiquidationsRequest, _position_pb2.ListLiquidationsResponse]
     """Receipts of liquidations, newest first."""
 
@@ -73,6 +79,12 @@ class PositionServiceAsyncStub(PositionServiceStub):
     """Set or remove stop loss and take profit."""
     ListCfds: _aio.UnaryUnaryMultiCallable[_position_pb2.ListCfdsRequest, _position_pb2.ListCfdsResponse]  # type: ignore[assignment]
     """Open CFDs."""
+    PreviewCfd: _aio.UnaryUnaryMultiCallable[_position_pb2.PreviewCfdRequest, _position_pb2.PreviewCfdResponse]  # type: ignore[assignment]
+    """What opening a CFD would cost and where it would be liquidated, by the code that opens it."""
+    GetRisk: _aio.UnaryUnaryMultiCallable[_position_pb2.GetRiskRequest, _position_pb2.GetRiskResponse]  # type: ignore[assignment]
+    """Equity, margin and how near each position and CFD is to liquidation; with a market and a price also
+    what that price would do.
+    """
     ListLiquidations: _aio.UnaryUnaryMultiCallable[_position_pb2.ListLiquidationsRequest, _position_pb2.ListLiquidationsResponse]  # type: ignore[assignment]
     """Receipts of liquidations, newest first."""
 
@@ -142,6 +154,24 @@ class PositionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_position_pb2.ListCfdsResponse, _abc.Awaitable[_position_pb2.ListCfdsResponse]]:
         """Open CFDs."""
+
+    @_abc_1.abstractmethod
+    def PreviewCfd(
+        self,
+        request: _position_pb2.PreviewCfdRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_position_pb2.PreviewCfdResponse, _abc.Awaitable[_position_pb2.PreviewCfdResponse]]:
+        """What opening a CFD would cost and where it would be liquidated, by the code that opens it."""
+
+    @_abc_1.abstractmethod
+    def GetRisk(
+        self,
+        request: _position_pb2.GetRiskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_position_pb2.GetRiskResponse, _abc.Awaitable[_position_pb2.GetRiskResponse]]:
+        """Equity, margin and how near each position and CFD is to liquidation; with a market and a price also
+        what that price would do.
+        """
 
     @_abc_1.abstractmethod
     def ListLiquidations(

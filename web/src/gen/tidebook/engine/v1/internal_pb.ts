@@ -19,7 +19,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tidebook/engine/v1/internal.proto.
  */
 export const file_tidebook_engine_v1_internal: GenFile = /*@__PURE__*/
-  fileDesc("CiF0aWRlYm9vay9lbmdpbmUvdjEvaW50ZXJuYWwucHJvdG8SEnRpZGVib29rLmVuZ2luZS52MSJaChVTdWJtaXRDb21tYW5kc1JlcXVlc3QSQQoIY29tbWFuZHMYASADKAsyJC50aWRlYm9vay5lbmdpbmUudjEuU3VibWl0dGVkQ29tbWFuZEIJukgGkgEDEOgHInAKEFN1Ym1pdHRlZENvbW1hbmQSFAoMYWNjZXNzX3Rva2VuGAEgASgJEhMKC3RyYWNlcGFyZW50GAIgASgJEjEKB2NvbW1hbmQYAyABKAsyIC50aWRlYm9vay5lbmdpbmUudjEuVHJhZGVDb21tYW5kIkoKFlN1Ym1pdENvbW1hbmRzUmVzcG9uc2USMAoHcmVzdWx0cxgBIAMoCzIfLnRpZGVib29rLmVuZ2luZS52MS5UcmFkZVJlc3VsdCLNAQoUQXBwbHlUcmFuc2ZlclJlcXVlc3QSHAoLdHJhbnNmZXJfaWQYASABKARCB7pIBDICIAASGwoKYWNjb3VudF9pZBgCIAEoBEIHukgEMgIgABIWCgVhc3NldBgDIAEoCUIHukgEcgIQARIdCgxhbW91bnRfdW5pdHMYBCABKBJCB7pIBEICOAASLgoEa2luZBgFIAEoDjIgLnRpZGVib29rLmVuZ2luZS52MS5UcmFuc2ZlcktpbmQSEwoLdHJhY2VwYXJlbnQYBiABKAkiOgoVQXBwbHlUcmFuc2ZlclJlc3BvbnNlEg8KB2xvZ19zZXEYASABKAQSEAoIcmVwZWF0ZWQYAiABKAgibwoWU2V0TWFya2V0U3RhdHVzUmVxdWVzdBIXCgZtYXJrZXQYASABKAlCB7pIBHICEAESPAoGc3RhdHVzGAIgASgOMiAudGlkZWJvb2suZW5naW5lLnYxLk1hcmtldFN0YXR1c0IKukgHggEEEAEgACIqChdTZXRNYXJrZXRTdGF0dXNSZXNwb25zZRIPCgdsb2dfc2VxGAEgASgEIjgKDlJlYWRMb2dSZXF1ZXN0EhEKCWFmdGVyX3NlcRgBIAEoBBITCgtzdG9wX2F0X2VuZBgCIAEoCCJDCg9SZWFkTG9nUmVzcG9uc2USMAoHZW50cmllcxgBIAMoCzIfLnRpZGVib29rLmVuZ2luZS52MS5SYXdMb2dFbnRyeSI5CgtSYXdMb2dFbnRyeRILCgNzZXEYASABKAQSDwoHcGF5bG9hZBgCIAEoDBIMCgRoYXNoGAMgASgMIhgKFkdldEJvb2tTbmFwc2hvdFJlcXVlc3QiqAEKF0dldEJvb2tTbmFwc2hvdFJlc3BvbnNlEg8KB2xvZ19zZXEYASABKAQSEAoIbG9nX2hhc2gYAiABKAwSOwoNY29uZmlndXJhdGlvbhgDIAEoCzIkLnRpZGVib29rLmVuZ2luZS52MS5Db25maWd1cmVDb21tYW5kEi0KBWJvb2tzGAQgAygLMh4udGlkZWJvb2suZW5naW5lLnYxLk1hcmtldEJvb2si4gEKCk1hcmtldEJvb2sSEQoJbWFya2V0X2lkGAEgASgNEjAKBnN0YXR1cxgCIAEoDjIgLnRpZGVib29rLmVuZ2luZS52MS5NYXJrZXRTdGF0dXMSFQoNbGFzdF90cmFkZV9pZBgDIAEoBBIYChBsYXN0X3ByaWNlX3RpY2tzGAQgASgDEi4KBGJpZHMYBSADKAsyIC50aWRlYm9vay5lbmdpbmUudjEuUmVzdGluZ09yZGVyEi4KBGFza3MYBiADKAsyIC50aWRlYm9vay5lbmdpbmUudjEuUmVzdGluZ09yZGVyIkwKDFJlc3RpbmdPcmRlchIQCghvcmRlcl9pZBgBIAEoBBITCgtwcmljZV90aWNrcxgCIAEoAxIVCg1xdWFudGl0eV9sb3RzGAMgASgDIi4KFUdldEVuZ2luZVN0YXRlUmVxdWVzdBIVCg13aXRoX2JhbGFuY2VzGAEgASgIIqYCChZHZXRFbmdpbmVTdGF0ZVJlc3BvbnNlEg0KBXNoYXJkGAEgASgNEg0KBWVwb2NoGAIgASgEEg8KB2xvZ19zZXEYAyABKAQSEAoIbG9nX2hhc2gYBCABKAwSEgoKc3RhdGVfaGFzaBgFIAEoDBITCgtvcGVuX29yZGVycxgGIAEoBBIQCghhY2NvdW50cxgHIAEoBBI0CghiYWxhbmNlcxgIIAMoCzIiLnRpZGVib29rLmVuZ2luZS52MS5BY2NvdW50QmFsYW5jZRIsCgRmZWVzGAkgAygLMh4udGlkZWJvb2suZW5naW5lLnYxLkFzc2V0VG90YWwSLAoJbG9nX2Vycm9yGAogASgLMhkudGlkZWJvb2suY29tbW9uLnYxLkVycm9yIl4KDkFjY291bnRCYWxhbmNlEhIKCmFjY291bnRfaWQYASABKAQSEAoIYXNzZXRfaWQYAiABKA0SEgoKZnJlZV91bml0cxgDIAEoAxISCgpoZWxkX3VuaXRzGAQgASgDIi0KCkFzc2V0VG90YWwSEAoIYXNzZXRfaWQYASABKA0SDQoFdW5pdHMYAiABKBIylQUKFUVuZ2luZUludGVybmFsU2VydmljZRJrCg5TdWJtaXRDb21tYW5kcxIpLnRpZGVib29rLmVuZ2luZS52MS5TdWJtaXRDb21tYW5kc1JlcXVlc3QaKi50aWRlYm9vay5lbmdpbmUudjEuU3VibWl0Q29tbWFuZHNSZXNwb25zZSgBMAESaQoNQXBwbHlUcmFuc2ZlchIoLnRpZGVib29rLmVuZ2luZS52MS5BcHBseVRyYW5zZmVyUmVxdWVzdBopLnRpZGVib29rLmVuZ2luZS52MS5BcHBseVRyYW5zZmVyUmVzcG9uc2UiA5ACAhJvCg9TZXRNYXJrZXRTdGF0dXMSKi50aWRlYm9vay5lbmdpbmUudjEuU2V0TWFya2V0U3RhdHVzUmVxdWVzdBorLnRpZGVib29rLmVuZ2luZS52MS5TZXRNYXJrZXRTdGF0dXNSZXNwb25zZSIDkAICElQKB1JlYWRMb2cSIi50aWRlYm9vay5lbmdpbmUudjEuUmVhZExvZ1JlcXVlc3QaIy50aWRlYm9vay5lbmdpbmUudjEuUmVhZExvZ1Jlc3BvbnNlMAESbwoPR2V0Qm9va1NuYXBzaG90EioudGlkZWJvb2suZW5naW5lLnYxLkdldEJvb2tTbmFwc2hvdFJlcXVlc3QaKy50aWRlYm9vay5lbmdpbmUudjEuR2V0Qm9va1NuYXBzaG90UmVzcG9uc2UiA5ACARJsCg5HZXRFbmdpbmVTdGF0ZRIpLnRpZGVib29rLmVuZ2luZS52MS5HZXRFbmdpbmVTdGF0ZVJlcXVlc3QaKi50aWRlYm9vay5lbmdpbmUudjEuR2V0RW5naW5lU3RhdGVSZXNwb25zZSIDkAIBYgZwcm90bzM", [file_buf_validate_validate, file_tidebook_common_v1_error, file_tidebook_engine_v1_log, file_tidebook_engine_v1_order, file_tidebook_engine_v1_types]);
+  fileDesc("CiF0aWRlYm9vay9lbmdpbmUvdjEvaW50ZXJuYWwucHJvdG8SEnRpZGVib29rLmVuZ2luZS52MSJaChVTdWJtaXRDb21tYW5kc1JlcXVlc3QSQQoIY29tbWFuZHMYASADKAsyJC50aWRlYm9vay5lbmdpbmUudjEuU3VibWl0dGVkQ29tbWFuZEIJukgGkgEDEOgHInAKEFN1Ym1pdHRlZENvbW1hbmQSFAoMYWNjZXNzX3Rva2VuGAEgASgJEhMKC3RyYWNlcGFyZW50GAIgASgJEjEKB2NvbW1hbmQYAyABKAsyIC50aWRlYm9vay5lbmdpbmUudjEuVHJhZGVDb21tYW5kIkoKFlN1Ym1pdENvbW1hbmRzUmVzcG9uc2USMAoHcmVzdWx0cxgBIAMoCzIfLnRpZGVib29rLmVuZ2luZS52MS5UcmFkZVJlc3VsdCLNAQoUQXBwbHlUcmFuc2ZlclJlcXVlc3QSHAoLdHJhbnNmZXJfaWQYASABKARCB7pIBDICIAASGwoKYWNjb3VudF9pZBgCIAEoBEIHukgEMgIgABIWCgVhc3NldBgDIAEoCUIHukgEcgIQARIdCgxhbW91bnRfdW5pdHMYBCABKBJCB7pIBEICOAASLgoEa2luZBgFIAEoDjIgLnRpZGVib29rLmVuZ2luZS52MS5UcmFuc2ZlcktpbmQSEwoLdHJhY2VwYXJlbnQYBiABKAkiOgoVQXBwbHlUcmFuc2ZlclJlc3BvbnNlEg8KB2xvZ19zZXEYASABKAQSEAoIcmVwZWF0ZWQYAiABKAgiUAoQU2V0UHJpY2VzUmVxdWVzdBI8CgZwcmljZXMYASADKAsyIS50aWRlYm9vay5lbmdpbmUudjEuRXh0ZXJuYWxQcmljZUIJukgGkgEDEOgHIpgBCg1FeHRlcm5hbFByaWNlEhcKBm1hcmtldBgBIAEoCUIHukgEcgIQARIaCgliaWRfdGlja3MYAiABKANCB7pIBCICKAASGgoJYXNrX3RpY2tzGAMgASgDQge6SAQiAigAEhwKC2luZGV4X3RpY2tzGAQgASgDQge6SAQiAiAAEhgKB3RpbWVfbnMYBSABKANCB7pIBCICIAAiEwoRU2V0UHJpY2VzUmVzcG9uc2UibwoWU2V0TWFya2V0U3RhdHVzUmVxdWVzdBIXCgZtYXJrZXQYASABKAlCB7pIBHICEAESPAoGc3RhdHVzGAIgASgOMiAudGlkZWJvb2suZW5naW5lLnYxLk1hcmtldFN0YXR1c0IKukgHggEEEAEgACIqChdTZXRNYXJrZXRTdGF0dXNSZXNwb25zZRIPCgdsb2dfc2VxGAEgASgEIjgKDlJlYWRMb2dSZXF1ZXN0EhEKCWFmdGVyX3NlcRgBIAEoBBITCgtzdG9wX2F0X2VuZBgCIAEoCCJDCg9SZWFkTG9nUmVzcG9uc2USMAoHZW50cmllcxgBIAMoCzIfLnRpZGVib29rLmVuZ2luZS52MS5SYXdMb2dFbnRyeSI5CgtSYXdMb2dFbnRyeRILCgNzZXEYASABKAQSDwoHcGF5bG9hZBgCIAEoDBIMCgRoYXNoGAMgASgMIhgKFkdldEJvb2tTbmFwc2hvdFJlcXVlc3QiqAEKF0dldEJvb2tTbmFwc2hvdFJlc3BvbnNlEg8KB2xvZ19zZXEYASABKAQSEAoIbG9nX2hhc2gYAiABKAwSOwoNY29uZmlndXJhdGlvbhgDIAEoCzIkLnRpZGVib29rLmVuZ2luZS52MS5Db25maWd1cmVDb21tYW5kEi0KBWJvb2tzGAQgAygLMh4udGlkZWJvb2suZW5naW5lLnYxLk1hcmtldEJvb2si4gEKCk1hcmtldEJvb2sSEQoJbWFya2V0X2lkGAEgASgNEjAKBnN0YXR1cxgCIAEoDjIgLnRpZGVib29rLmVuZ2luZS52MS5NYXJrZXRTdGF0dXMSFQoNbGFzdF90cmFkZV9pZBgDIAEoBBIYChBsYXN0X3ByaWNlX3RpY2tzGAQgASgDEi4KBGJpZHMYBSADKAsyIC50aWRlYm9vay5lbmdpbmUudjEuUmVzdGluZ09yZGVyEi4KBGFza3MYBiADKAsyIC50aWRlYm9vay5lbmdpbmUudjEuUmVzdGluZ09yZGVyIkwKDFJlc3RpbmdPcmRlchIQCghvcmRlcl9pZBgBIAEoBBITCgtwcmljZV90aWNrcxgCIAEoAxIVCg1xdWFudGl0eV9sb3RzGAMgASgDIi4KFUdldEVuZ2luZVN0YXRlUmVxdWVzdBIVCg13aXRoX2JhbGFuY2VzGAEgASgIIqYCChZHZXRFbmdpbmVTdGF0ZVJlc3BvbnNlEg0KBXNoYXJkGAEgASgNEg0KBWVwb2NoGAIgASgEEg8KB2xvZ19zZXEYAyABKAQSEAoIbG9nX2hhc2gYBCABKAwSEgoKc3RhdGVfaGFzaBgFIAEoDBITCgtvcGVuX29yZGVycxgGIAEoBBIQCghhY2NvdW50cxgHIAEoBBI0CghiYWxhbmNlcxgIIAMoCzIiLnRpZGVib29rLmVuZ2luZS52MS5BY2NvdW50QmFsYW5jZRIsCgRmZWVzGAkgAygLMh4udGlkZWJvb2suZW5naW5lLnYxLkFzc2V0VG90YWwSLAoJbG9nX2Vycm9yGAogASgLMhkudGlkZWJvb2suY29tbW9uLnYxLkVycm9yIl4KDkFjY291bnRCYWxhbmNlEhIKCmFjY291bnRfaWQYASABKAQSEAoIYXNzZXRfaWQYAiABKA0SEgoKZnJlZV91bml0cxgDIAEoAxISCgpoZWxkX3VuaXRzGAQgASgDIi0KCkFzc2V0VG90YWwSEAoIYXNzZXRfaWQYASABKA0SDQoFdW5pdHMYAiABKBIy8QUKFUVuZ2luZUludGVybmFsU2VydmljZRJrCg5TdWJtaXRDb21tYW5kcxIpLnRpZGVib29rLmVuZ2luZS52MS5TdWJtaXRDb21tYW5kc1JlcXVlc3QaKi50aWRlYm9vay5lbmdpbmUudjEuU3VibWl0Q29tbWFuZHNSZXNwb25zZSgBMAESaQoNQXBwbHlUcmFuc2ZlchIoLnRpZGVib29rLmVuZ2luZS52MS5BcHBseVRyYW5zZmVyUmVxdWVzdBopLnRpZGVib29rLmVuZ2luZS52MS5BcHBseVRyYW5zZmVyUmVzcG9uc2UiA5ACAhJaCglTZXRQcmljZXMSJC50aWRlYm9vay5lbmdpbmUudjEuU2V0UHJpY2VzUmVxdWVzdBolLnRpZGVib29rLmVuZ2luZS52MS5TZXRQcmljZXNSZXNwb25zZSgBEm8KD1NldE1hcmtldFN0YXR1cxIqLnRpZGVib29rLmVuZ2luZS52MS5TZXRNYXJrZXRTdGF0dXNSZXF1ZXN0GisudGlkZWJvb2suZW5naW5lLnYxLlNldE1hcmtldFN0YXR1c1Jlc3BvbnNlIgOQAgISVAoHUmVhZExvZxIiLnRpZGVib29rLmVuZ2luZS52MS5SZWFkTG9nUmVxdWVzdBojLnRpZGVib29rLmVuZ2luZS52MS5SZWFkTG9nUmVzcG9uc2UwARJvCg9HZXRCb29rU25hcHNob3QSKi50aWRlYm9vay5lbmdpbmUudjEuR2V0Qm9va1NuYXBzaG90UmVxdWVzdBorLnRpZGVib29rLmVuZ2luZS52MS5HZXRCb29rU25hcHNob3RSZXNwb25zZSIDkAIBEmwKDkdldEVuZ2luZVN0YXRlEikudGlkZWJvb2suZW5naW5lLnYxLkdldEVuZ2luZVN0YXRlUmVxdWVzdBoqLnRpZGVib29rLmVuZ2luZS52MS5HZXRFbmdpbmVTdGF0ZVJlc3BvbnNlIgOQAgFiBnByb3RvMw", [file_buf_validate_validate, file_tidebook_common_v1_error, file_tidebook_engine_v1_log, file_tidebook_engine_v1_order, file_tidebook_engine_v1_types]);
 
 /**
  * Commands of several accounts.
@@ -309,6 +309,155 @@ export const ApplyTransferResponseSchema: GenMessage<ApplyTransferResponse, {jso
   messageDesc(file_tidebook_engine_v1_internal, 4);
 
 /**
+ * Prices that moved.
+ *
+ * @generated from message tidebook.engine.v1.SetPricesRequest
+ */
+export type SetPricesRequest = Message<"tidebook.engine.v1.SetPricesRequest"> & {
+  /**
+   * At most one per market.
+   *
+   * @generated from field: repeated tidebook.engine.v1.ExternalPrice prices = 1;
+   */
+  prices: ExternalPrice[];
+};
+
+/**
+ * Prices that moved.
+ *
+ * @generated from message tidebook.engine.v1.SetPricesRequest
+ */
+export type SetPricesRequestJson = {
+  /**
+   * At most one per market.
+   *
+   * @generated from field: repeated tidebook.engine.v1.ExternalPrice prices = 1;
+   */
+  prices?: ExternalPriceJson[];
+};
+
+/**
+ * Describes the message tidebook.engine.v1.SetPricesRequest.
+ * Use `create(SetPricesRequestSchema)` to create a new message.
+ */
+export const SetPricesRequestSchema: GenMessage<SetPricesRequest, {jsonType: SetPricesRequestJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_engine_v1_internal, 5);
+
+/**
+ * One market's external price, in ticks of that market.
+ *
+ * @generated from message tidebook.engine.v1.ExternalPrice
+ */
+export type ExternalPrice = Message<"tidebook.engine.v1.ExternalPrice"> & {
+  /**
+   * Market name.
+   *
+   * @generated from field: string market = 1;
+   */
+  market: string;
+
+  /**
+   * Best bid outside; 0 if unknown.
+   *
+   * @generated from field: int64 bid_ticks = 2;
+   */
+  bidTicks: bigint;
+
+  /**
+   * Best ask outside; 0 if unknown.
+   *
+   * @generated from field: int64 ask_ticks = 3;
+   */
+  askTicks: bigint;
+
+  /**
+   * Index price.
+   *
+   * @generated from field: int64 index_ticks = 4;
+   */
+  indexTicks: bigint;
+
+  /**
+   * When the source saw it, nanoseconds since 1970 UTC.
+   *
+   * @generated from field: int64 time_ns = 5;
+   */
+  timeNs: bigint;
+};
+
+/**
+ * One market's external price, in ticks of that market.
+ *
+ * @generated from message tidebook.engine.v1.ExternalPrice
+ */
+export type ExternalPriceJson = {
+  /**
+   * Market name.
+   *
+   * @generated from field: string market = 1;
+   */
+  market?: string;
+
+  /**
+   * Best bid outside; 0 if unknown.
+   *
+   * @generated from field: int64 bid_ticks = 2;
+   */
+  bidTicks?: string;
+
+  /**
+   * Best ask outside; 0 if unknown.
+   *
+   * @generated from field: int64 ask_ticks = 3;
+   */
+  askTicks?: string;
+
+  /**
+   * Index price.
+   *
+   * @generated from field: int64 index_ticks = 4;
+   */
+  indexTicks?: string;
+
+  /**
+   * When the source saw it, nanoseconds since 1970 UTC.
+   *
+   * @generated from field: int64 time_ns = 5;
+   */
+  timeNs?: string;
+};
+
+/**
+ * Describes the message tidebook.engine.v1.ExternalPrice.
+ * Use `create(ExternalPriceSchema)` to create a new message.
+ */
+export const ExternalPriceSchema: GenMessage<ExternalPrice, {jsonType: ExternalPriceJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_engine_v1_internal, 6);
+
+/**
+ * The stream ended.
+ *
+ * @generated from message tidebook.engine.v1.SetPricesResponse
+ */
+export type SetPricesResponse = Message<"tidebook.engine.v1.SetPricesResponse"> & {
+};
+
+/**
+ * The stream ended.
+ *
+ * @generated from message tidebook.engine.v1.SetPricesResponse
+ */
+export type SetPricesResponseJson = {
+};
+
+/**
+ * Describes the message tidebook.engine.v1.SetPricesResponse.
+ * Use `create(SetPricesResponseSchema)` to create a new message.
+ */
+export const SetPricesResponseSchema: GenMessage<SetPricesResponse, {jsonType: SetPricesResponseJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_engine_v1_internal, 7);
+
+/**
  * A market's new status.
  *
  * @generated from message tidebook.engine.v1.SetMarketStatusRequest
@@ -355,7 +504,7 @@ export type SetMarketStatusRequestJson = {
  * Use `create(SetMarketStatusRequestSchema)` to create a new message.
  */
 export const SetMarketStatusRequestSchema: GenMessage<SetMarketStatusRequest, {jsonType: SetMarketStatusRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_internal, 5);
+  messageDesc(file_tidebook_engine_v1_internal, 8);
 
 /**
  * Done.
@@ -390,7 +539,7 @@ export type SetMarketStatusResponseJson = {
  * Use `create(SetMarketStatusResponseSchema)` to create a new message.
  */
 export const SetMarketStatusResponseSchema: GenMessage<SetMarketStatusResponse, {jsonType: SetMarketStatusResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_internal, 6);
+  messageDesc(file_tidebook_engine_v1_internal, 9);
 
 /**
  * From where.
@@ -439,7 +588,7 @@ export type ReadLogRequestJson = {
  * Use `create(ReadLogRequestSchema)` to create a new message.
  */
 export const ReadLogRequestSchema: GenMessage<ReadLogRequest, {jsonType: ReadLogRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_internal, 7);
+  messageDesc(file_tidebook_engine_v1_internal, 10);
 
 /**
  * Entries in order.
@@ -474,7 +623,7 @@ export type ReadLogResponseJson = {
  * Use `create(ReadLogResponseSchema)` to create a new message.
  */
 export const ReadLogResponseSchema: GenMessage<ReadLogResponse, {jsonType: ReadLogResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_internal, 8);
+  messageDesc(file_tidebook_engine_v1_internal, 11);
 
 /**
  * An entry with its link of the chain.
@@ -537,7 +686,7 @@ export type RawLogEntryJson = {
  * Use `create(RawLogEntrySchema)` to create a new message.
  */
 export const RawLogEntrySchema: GenMessage<RawLogEntry, {jsonType: RawLogEntryJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_internal, 9);
+  messageDesc(file_tidebook_engine_v1_internal, 12);
 
 /**
  * Nothing to say.
@@ -560,7 +709,7 @@ export type GetBookSnapshotRequestJson = {
  * Use `create(GetBookSnapshotRequestSchema)` to create a new message.
  */
 export const GetBookSnapshotRequestSchema: GenMessage<GetBookSnapshotRequest, {jsonType: GetBookSnapshotRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_internal, 10);
+  messageDesc(file_tidebook_engine_v1_internal, 13);
 
 /**
  * All books.
@@ -637,7 +786,7 @@ export type GetBookSnapshotResponseJson = {
  * Use `create(GetBookSnapshotResponseSchema)` to create a new message.
  */
 export const GetBookSnapshotResponseSchema: GenMessage<GetBookSnapshotResponse, {jsonType: GetBookSnapshotResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_internal, 11);
+  messageDesc(file_tidebook_engine_v1_internal, 14);
 
 /**
  * One market's book.
@@ -742,7 +891,7 @@ export type MarketBookJson = {
  * Use `create(MarketBookSchema)` to create a new message.
  */
 export const MarketBookSchema: GenMessage<MarketBook, {jsonType: MarketBookJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_internal, 12);
+  messageDesc(file_tidebook_engine_v1_internal, 15);
 
 /**
  * An order in the book.
@@ -805,7 +954,7 @@ export type RestingOrderJson = {
  * Use `create(RestingOrderSchema)` to create a new message.
  */
 export const RestingOrderSchema: GenMessage<RestingOrder, {jsonType: RestingOrderJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_internal, 13);
+  messageDesc(file_tidebook_engine_v1_internal, 16);
 
 /**
  * What to include.
@@ -840,7 +989,7 @@ export type GetEngineStateRequestJson = {
  * Use `create(GetEngineStateRequestSchema)` to create a new message.
  */
 export const GetEngineStateRequestSchema: GenMessage<GetEngineStateRequest, {jsonType: GetEngineStateRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_internal, 14);
+  messageDesc(file_tidebook_engine_v1_internal, 17);
 
 /**
  * Where the engine stands.
@@ -1001,7 +1150,7 @@ export type GetEngineStateResponseJson = {
  * Use `create(GetEngineStateResponseSchema)` to create a new message.
  */
 export const GetEngineStateResponseSchema: GenMessage<GetEngineStateResponse, {jsonType: GetEngineStateResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_internal, 15);
+  messageDesc(file_tidebook_engine_v1_internal, 18);
 
 /**
  * A balance in units.
@@ -1078,7 +1227,7 @@ export type AccountBalanceJson = {
  * Use `create(AccountBalanceSchema)` to create a new message.
  */
 export const AccountBalanceSchema: GenMessage<AccountBalance, {jsonType: AccountBalanceJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_internal, 16);
+  messageDesc(file_tidebook_engine_v1_internal, 19);
 
 /**
  * A total in units.
@@ -1127,7 +1276,7 @@ export type AssetTotalJson = {
  * Use `create(AssetTotalSchema)` to create a new message.
  */
 export const AssetTotalSchema: GenMessage<AssetTotal, {jsonType: AssetTotalJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_internal, 17);
+  messageDesc(file_tidebook_engine_v1_internal, 20);
 
 /**
  * What other services of the mesh use; only on the internal listener.
@@ -1154,6 +1303,16 @@ export const EngineInternalService: GenService<{
     methodKind: "unary";
     input: typeof ApplyTransferRequestSchema;
     output: typeof ApplyTransferResponseSchema;
+  },
+  /**
+   * External prices, as they come; the newest of each market counts. One answer when the stream ends.
+   *
+   * @generated from rpc tidebook.engine.v1.EngineInternalService.SetPrices
+   */
+  setPrices: {
+    methodKind: "client_streaming";
+    input: typeof SetPricesRequestSchema;
+    output: typeof SetPricesResponseSchema;
   },
   /**
    * Halt, restrict or resume a market.

@@ -2,8 +2,8 @@
 // @generated from file tidebook/engine/v1/log.proto (package tidebook.engine.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Reason, ReasonJson } from "../../common/v1/reason_pb";
 import { file_tidebook_common_v1_reason } from "../../common/v1/reason_pb";
 import type { CfdCloseReason, CfdCloseReasonJson, MarketKind, MarketKindJson, MarketStatus, MarketStatusJson, OrderStatus, OrderStatusJson, OrderType, OrderTypeJson, SelfTradePrevention, SelfTradePreventionJson, Side, SideJson, TimeInForce, TimeInForceJson, TransferKind, TransferKindJson, TriggerSource, TriggerSourceJson } from "./types_pb";
@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tidebook/engine/v1/log.proto.
  */
 export const file_tidebook_engine_v1_log: GenFile = /*@__PURE__*/
-  fileDesc("Chx0aWRlYm9vay9lbmdpbmUvdjEvbG9nLnByb3RvEhJ0aWRlYm9vay5lbmdpbmUudjEioQEKCExvZ0VudHJ5EgsKA3NlcRgBIAEoBBINCgVzaGFyZBgCIAEoDRINCgVlcG9jaBgDIAEoBBIPCgd0aW1lX25zGAQgASgDEhAKCHRha2VuX25zGAUgASgDEhIKCmFwcGxpZWRfbnMYBiABKAMSMwoIY29tbWFuZHMYByADKAsyIS50aWRlYm9vay5lbmdpbmUudjEuTG9nZ2VkQ29tbWFuZCKdCQoNTG9nZ2VkQ29tbWFuZBITCgtjb21tYW5kX3NlcRgBIAEoBBISCgphY2NvdW50X2lkGAIgASgEEhMKC3JlY2VpdmVkX25zGAMgASgDEhAKCHRyYWNlX2lkGAQgASgMEg8KB3NwYW5faWQYBSABKAwSEwoLZGVhZGxpbmVfbnMYBiABKAMSOQoJY29uZmlndXJlGAogASgLMiQudGlkZWJvb2suZW5naW5lLnYxLkNvbmZpZ3VyZUNvbW1hbmRIABI8CgtiZWdpbl9lcG9jaBgLIAEoCzIlLnRpZGVib29rLmVuZ2luZS52MS5CZWdpbkVwb2NoQ29tbWFuZEgAEjcKCHRyYW5zZmVyGAwgASgLMiMudGlkZWJvb2suZW5naW5lLnYxLlRyYW5zZmVyQ29tbWFuZEgAEjwKC3BsYWNlX29yZGVyGA0gASgLMiUudGlkZWJvb2suZW5naW5lLnYxLlBsYWNlT3JkZXJDb21tYW5kSAASPgoMY2FuY2VsX29yZGVyGA4gASgLMiYudGlkZWJvb2suZW5naW5lLnYxLkNhbmNlbE9yZGVyQ29tbWFuZEgAEjoKCmNhbmNlbF9hbGwYDyABKAsyJC50aWRlYm9vay5lbmdpbmUudjEuQ2FuY2VsQWxsQ29tbWFuZEgAEjwKC2FtZW5kX29yZGVyGBAgASgLMiUudGlkZWJvb2suZW5naW5lLnYxLkFtZW5kT3JkZXJDb21tYW5kSAASRwoRc2V0X21hcmtldF9zdGF0dXMYESABKAsyKi50aWRlYm9vay5lbmdpbmUudjEuU2V0TWFya2V0U3RhdHVzQ29tbWFuZEgAEi8KBHRpY2sYEiABKAsyHy50aWRlYm9vay5lbmdpbmUudjEuVGlja0NvbW1hbmRIABI6CgpzZXRfcHJpY2VzGBMgASgLMiQudGlkZWJvb2suZW5naW5lLnYxLlNldFByaWNlc0NvbW1hbmRIABJFChBjYW5jZWxfYWxsX2FmdGVyGBQgASgLMikudGlkZWJvb2suZW5naW5lLnYxLkNhbmNlbEFsbEFmdGVyQ29tbWFuZEgAEj4KDHNldF9sZXZlcmFnZRgVIAEoCzImLnRpZGVib29rLmVuZ2luZS52MS5TZXRMZXZlcmFnZUNvbW1hbmRIABI6CgphZGRfbWFyZ2luGBYgASgLMiQudGlkZWJvb2suZW5naW5lLnYxLkFkZE1hcmdpbkNvbW1hbmRIABI2CghvcGVuX2NmZBgXIAEoCzIiLnRpZGVib29rLmVuZ2luZS52MS5PcGVuQ2ZkQ29tbWFuZEgAEjgKCWNsb3NlX2NmZBgYIAEoCzIjLnRpZGVib29rLmVuZ2luZS52MS5DbG9zZUNmZENvbW1hbmRIABJLChN1cGRhdGVfY2ZkX3RyaWdnZXJzGBkgASgLMiwudGlkZWJvb2suZW5naW5lLnYxLlVwZGF0ZUNmZFRyaWdnZXJzQ29tbWFuZEgAEikKBmV2ZW50cxgoIAMoCzIZLnRpZGVib29rLmVuZ2luZS52MS5FdmVudEIJCgdjb21tYW5kInYKEENvbmZpZ3VyZUNvbW1hbmQSLwoGYXNzZXRzGAEgAygLMh8udGlkZWJvb2suZW5naW5lLnYxLkFzc2V0Q29uZmlnEjEKB21hcmtldHMYAiADKAsyIC50aWRlYm9vay5lbmdpbmUudjEuTWFya2V0Q29uZmlnIloKC0Fzc2V0Q29uZmlnEhAKCGFzc2V0X2lkGAEgASgNEgwKBGNvZGUYAiABKAkSEAoIZGVjaW1hbHMYAyABKA0SGQoRdHJhbnNmZXJfZGVjaW1hbHMYBCABKA0ipwMKDE1hcmtldENvbmZpZxIRCgltYXJrZXRfaWQYASABKA0SDAoEbmFtZRgCIAEoCRIsCgRraW5kGAMgASgOMh4udGlkZWJvb2suZW5naW5lLnYxLk1hcmtldEtpbmQSFQoNYmFzZV9hc3NldF9pZBgEIAEoDRIWCg5xdW90ZV9hc3NldF9pZBgFIAEoDRIXCg90aWNrX3NpemVfdW5pdHMYBiABKAMSFgoObG90X3NpemVfdW5pdHMYByABKAMSGgoSdW5pdHNfcGVyX3RpY2tfbG90GAggASgDEhkKEW1pbl9xdWFudGl0eV9sb3RzGAkgASgDEhkKEW1heF9xdWFudGl0eV9sb3RzGAogASgDEhoKEm1pbl9ub3Rpb25hbF91bml0cxgLIAEoAxIaChJtYXhfbm90aW9uYWxfdW5pdHMYDCABKAMSFwoPbWF4X3ByaWNlX3RpY2tzGA0gASgDEhUKDW1ha2VyX2ZlZV9icHMYDiABKBESFQoNdGFrZXJfZmVlX2JwcxgPIAEoERIXCg9tYXhfb3Blbl9vcmRlcnMYECABKA0iMgoRQmVnaW5FcG9jaENvbW1hbmQSDQoFZXBvY2gYASABKAQSDgoGd3JpdGVyGAIgASgJIn4KD1RyYW5zZmVyQ29tbWFuZBITCgt0cmFuc2Zlcl9pZBgBIAEoBBIQCghhc3NldF9pZBgCIAEoDRIUCgxhbW91bnRfdW5pdHMYAyABKBISLgoEa2luZBgEIAEoDjIgLnRpZGVib29rLmVuZ2luZS52MS5UcmFuc2ZlcktpbmQi0QQKEVBsYWNlT3JkZXJDb21tYW5kEhEKCW1hcmtldF9pZBgBIAEoDRIXCg9jbGllbnRfb3JkZXJfaWQYAiABKAkSJgoEc2lkZRgDIAEoDjIYLnRpZGVib29rLmVuZ2luZS52MS5TaWRlEisKBHR5cGUYBCABKA4yHS50aWRlYm9vay5lbmdpbmUudjEuT3JkZXJUeXBlEjYKDXRpbWVfaW5fZm9yY2UYBSABKA4yHy50aWRlYm9vay5lbmdpbmUudjEuVGltZUluRm9yY2USEwoLcHJpY2VfdGlja3MYBiABKAMSFQoNcXVhbnRpdHlfbG90cxgHIAEoAxIaChJxdW90ZV9hbW91bnRfdW5pdHMYCCABKAMSEQoJcG9zdF9vbmx5GAkgASgIEhMKC3JlZHVjZV9vbmx5GAogASgIEh0KFWRpc3BsYXlfcXVhbnRpdHlfbG90cxgLIAEoAxJGChVzZWxmX3RyYWRlX3ByZXZlbnRpb24YDCABKA4yJy50aWRlYm9vay5lbmdpbmUudjEuU2VsZlRyYWRlUHJldmVudGlvbhIYChBtYXhfc2xpcHBhZ2VfYnBzGA0gASgNEhEKCWV4cGlyZV9ucxgOIAEoAxIbChN0cmlnZ2VyX3ByaWNlX3RpY2tzGA8gASgDEjkKDnRyaWdnZXJfc291cmNlGBAgASgOMiEudGlkZWJvb2suZW5naW5lLnYxLlRyaWdnZXJTb3VyY2USFAoMdHJhaWxpbmdfYnBzGBEgASgNEhEKCXN0cmVhbV9pZBgSIAEoBCI/ChJDYW5jZWxPcmRlckNvbW1hbmQSEAoIb3JkZXJfaWQYASABKAQSFwoPY2xpZW50X29yZGVyX2lkGAIgASgJIowBChBDYW5jZWxBbGxDb21tYW5kEhEKCW1hcmtldF9pZBgBIAEoDRImCgRzaWRlGAIgASgOMhgudGlkZWJvb2suZW5naW5lLnYxLlNpZGUSEQoJc3RyZWFtX2lkGAMgASgEEioKBnJlYXNvbhgEIAEoDjIaLnRpZGVib29rLmNvbW1vbi52MS5SZWFzb24ihwEKEUFtZW5kT3JkZXJDb21tYW5kEhAKCG9yZGVyX2lkGAEgASgEEhcKD2NsaWVudF9vcmRlcl9pZBgCIAEoCRITCgtwcmljZV90aWNrcxgDIAEoAxIVCg1xdWFudGl0eV9sb3RzGAQgASgDEhsKE3RyaWdnZXJfcHJpY2VfdGlja3MYBSABKAMiXQoWU2V0TWFya2V0U3RhdHVzQ29tbWFuZBIRCgltYXJrZXRfaWQYASABKA0SMAoGc3RhdHVzGAIgASgOMiAudGlkZWJvb2suZW5naW5lLnYxLk1hcmtldFN0YXR1cyINCgtUaWNrQ29tbWFuZCJDChBTZXRQcmljZXNDb21tYW5kEi8KBnByaWNlcxgBIAMoCzIfLnRpZGVib29rLmVuZ2luZS52MS5QcmljZVVwZGF0ZSJsCgtQcmljZVVwZGF0ZRIRCgltYXJrZXRfaWQYASABKA0SEQoJYmlkX3RpY2tzGAIgASgDEhEKCWFza190aWNrcxgDIAEoAxITCgtpbmRleF90aWNrcxgEIAEoAxIPCgd0aW1lX25zGAUgASgDIiYKFUNhbmNlbEFsbEFmdGVyQ29tbWFuZBINCgVhdF9ucxgBIAEoAyI5ChJTZXRMZXZlcmFnZUNvbW1hbmQSEQoJbWFya2V0X2lkGAEgASgNEhAKCGxldmVyYWdlGAIgASgNIjsKEEFkZE1hcmdpbkNvbW1hbmQSEQoJbWFya2V0X2lkGAEgASgNEhQKDGFtb3VudF91bml0cxgCIAEoAyK+AQoOT3BlbkNmZENvbW1hbmQSEQoJbWFya2V0X2lkGAEgASgNEhUKDWNsaWVudF9jZmRfaWQYAiABKAkSJgoEc2lkZRgDIAEoDjIYLnRpZGVib29rLmVuZ2luZS52MS5TaWRlEhQKDG1hcmdpbl91bml0cxgEIAEoAxIQCghsZXZlcmFnZRgFIAEoDRIXCg9zdG9wX2xvc3NfdGlja3MYBiABKAMSGQoRdGFrZV9wcm9maXRfdGlja3MYByABKAMiIQoPQ2xvc2VDZmRDb21tYW5kEg4KBmNmZF9pZBgBIAEoBCJeChhVcGRhdGVDZmRUcmlnZ2Vyc0NvbW1hbmQSDgoGY2ZkX2lkGAEgASgEEhcKD3N0b3BfbG9zc190aWNrcxgCIAEoAxIZChF0YWtlX3Byb2ZpdF90aWNrcxgDIAEoAyLBCgoFRXZlbnQSPQoPY29tbWFuZF9yZWZ1c2VkGAEgASgLMiIudGlkZWJvb2suZW5naW5lLnYxLkNvbW1hbmRSZWZ1c2VkSAASNAoKY29uZmlndXJlZBgCIAEoCzIeLnRpZGVib29rLmVuZ2luZS52MS5Db25maWd1cmVkSAASNQoLZXBvY2hfYmVnYW4YAyABKAsyHi50aWRlYm9vay5lbmdpbmUudjEuRXBvY2hCZWdhbkgAEj8KEHRyYW5zZmVyX2FwcGxpZWQYBCABKAsyIy50aWRlYm9vay5lbmdpbmUudjEuVHJhbnNmZXJBcHBsaWVkSAASNwoMb3JkZXJfcGxhY2VkGAUgASgLMh8udGlkZWJvb2suZW5naW5lLnYxLk9yZGVyUGxhY2VkSAASKgoFdHJhZGUYBiABKAsyGS50aWRlYm9vay5lbmdpbmUudjEuVHJhZGVIABI3CgxvcmRlcl9jbG9zZWQYByABKAsyHy50aWRlYm9vay5lbmdpbmUudjEuT3JkZXJDbG9zZWRIABI5Cg1vcmRlcl9hbWVuZGVkGAggASgLMiAudGlkZWJvb2suZW5naW5lLnYxLk9yZGVyQW1lbmRlZEgAEkgKFW1hcmtldF9zdGF0dXNfY2hhbmdlZBgJIAEoCzInLnRpZGVib29rLmVuZ2luZS52MS5NYXJrZXRTdGF0dXNDaGFuZ2VkSAASPwoQY29tbWFuZF9yZXBlYXRlZBgKIAEoCzIjLnRpZGVib29rLmVuZ2luZS52MS5Db21tYW5kUmVwZWF0ZWRIABI/ChBvcmRlcnNfY2FuY2VsbGVkGAsgASgLMiMudGlkZWJvb2suZW5naW5lLnYxLk9yZGVyc0NhbmNlbGxlZEgAEkEKEW9yZGVyX3JlcGxlbmlzaGVkGAwgASgLMiQudGlkZWJvb2suZW5naW5lLnYxLk9yZGVyUmVwbGVuaXNoZWRIABI9Cg9vcmRlcl90cmlnZ2VyZWQYDSABKAsyIi50aWRlYm9vay5lbmdpbmUudjEuT3JkZXJUcmlnZ2VyZWRIABI/ChBwb3NpdGlvbl9jaGFuZ2VkGA4gASgLMiMudGlkZWJvb2suZW5naW5lLnYxLlBvc2l0aW9uQ2hhbmdlZEgAEjMKCmNmZF9vcGVuZWQYDyABKAsyHS50aWRlYm9vay5lbmdpbmUudjEuQ2ZkT3BlbmVkSAASMwoKY2ZkX2Nsb3NlZBgQIAEoCzIdLnRpZGVib29rLmVuZ2luZS52MS5DZmRDbG9zZWRIABJGChRjZmRfdHJpZ2dlcnNfY2hhbmdlZBgRIAEoCzImLnRpZGVib29rLmVuZ2luZS52MS5DZmRUcmlnZ2Vyc0NoYW5nZWRIABI0CgpsaXF1aWRhdGVkGBIgASgLMh4udGlkZWJvb2suZW5naW5lLnYxLkxpcXVpZGF0ZWRIABI/ChBsZXZlcmFnZV9jaGFuZ2VkGBMgASgLMiMudGlkZWJvb2suZW5naW5lLnYxLkxldmVyYWdlQ2hhbmdlZEgAEjMKCnByaWNlc19zZXQYFCABKAsyHS50aWRlYm9vay5lbmdpbmUudjEuUHJpY2VzU2V0SAASRQoUY2FuY2VsX2FsbF9hZnRlcl9zZXQYFSABKAsyJS50aWRlYm9vay5lbmdpbmUudjEuQ2FuY2VsQWxsQWZ0ZXJTZXRIABI1Cgt0aW1lX3Bhc3NlZBgWIAEoCzIeLnRpZGVib29rLmVuZ2luZS52MS5UaW1lUGFzc2VkSABCBwoFZXZlbnQiSwoOQ29tbWFuZFJlZnVzZWQSKgoGcmVhc29uGAEgASgOMhoudGlkZWJvb2suY29tbW9uLnYxLlJlYXNvbhINCgVmaWVsZBgCIAEoCSI4Cg9Db21tYW5kUmVwZWF0ZWQSEAoIb3JkZXJfaWQYASABKAQSEwoLdHJhbnNmZXJfaWQYAiABKAQiLQoKQ29uZmlndXJlZBIOCgZhc3NldHMYASABKA0SDwoHbWFya2V0cxgCIAEoDSIbCgpFcG9jaEJlZ2FuEg0KBWVwb2NoGAEgASgEIpIBCg9UcmFuc2ZlckFwcGxpZWQSEwoLdHJhbnNmZXJfaWQYASABKAQSEgoKYWNjb3VudF9pZBgCIAEoBBIQCghhc3NldF9pZBgDIAEoDRIUCgxhbW91bnRfdW5pdHMYBCABKBISLgoEa2luZBgFIAEoDjIgLnRpZGVib29rLmVuZ2luZS52MS5UcmFuc2ZlcktpbmQi2gEKC09yZGVyUGxhY2VkEhAKCG9yZGVyX2lkGAEgASgEEhIKCmFjY291bnRfaWQYAiABKAQSEQoJbWFya2V0X2lkGAMgASgNEhUKDWhvbGRfYXNzZXRfaWQYBCABKA0SEgoKaG9sZF91bml0cxgFIAEoAxITCgtyZXN0ZWRfbG90cxgGIAEoAxITCgtwcmljZV90aWNrcxgHIAEoAxImCgRzaWRlGAggASgOMhgudGlkZWJvb2suZW5naW5lLnYxLlNpZGUSFQoNcXVhbnRpdHlfbG90cxgJIAEoAyLiAgoFVHJhZGUSEAoIdHJhZGVfaWQYASABKAQSEQoJbWFya2V0X2lkGAIgASgNEhMKC3ByaWNlX3RpY2tzGAMgASgDEhUKDXF1YW50aXR5X2xvdHMYBCABKAMSLAoKdGFrZXJfc2lkZRgFIAEoDjIYLnRpZGVib29rLmVuZ2luZS52MS5TaWRlEhYKDm1ha2VyX29yZGVyX2lkGAYgASgEEhgKEG1ha2VyX2FjY291bnRfaWQYByABKAQSFgoOdGFrZXJfb3JkZXJfaWQYCCABKAQSGAoQdGFrZXJfYWNjb3VudF9pZBgJIAEoBBIXCg9tYWtlcl9mZWVfdW5pdHMYCiABKBISFwoPdGFrZXJfZmVlX3VuaXRzGAsgASgSEhgKEHF1b3RlX2hvbGRfdGFrZW4YDCABKAMSFgoObm90aW9uYWxfdW5pdHMYDSABKAMSEgoKYmFzZV91bml0cxgOIAEoAyK8AgoLT3JkZXJDbG9zZWQSEAoIb3JkZXJfaWQYASABKAQSEgoKYWNjb3VudF9pZBgCIAEoBBIRCgltYXJrZXRfaWQYAyABKA0SLwoGc3RhdHVzGAQgASgOMh8udGlkZWJvb2suZW5naW5lLnYxLk9yZGVyU3RhdHVzEioKBnJlYXNvbhgFIAEoDjIaLnRpZGVib29rLmNvbW1vbi52MS5SZWFzb24SFQoNaG9sZF9yZWxlYXNlZBgGIAEoAxIWCg5yZW1haW5pbmdfbG90cxgHIAEoAxIUCgxyZW1vdmVkX2xvdHMYCCABKAMSEwoLcHJpY2VfdGlja3MYCSABKAMSJgoEc2lkZRgKIAEoDjIYLnRpZGVib29rLmVuZ2luZS52MS5TaWRlEhUKDWhvbGRfYXNzZXRfaWQYCyABKA0ipAIKDE9yZGVyQW1lbmRlZBIQCghvcmRlcl9pZBgBIAEoBBISCgphY2NvdW50X2lkGAIgASgEEhEKCW1hcmtldF9pZBgDIAEoDRImCgRzaWRlGAQgASgOMhgudGlkZWJvb2suZW5naW5lLnYxLlNpZGUSFwoPb2xkX3ByaWNlX3RpY2tzGAUgASgDEhcKD29sZF9yZXN0ZWRfbG90cxgGIAEoAxITCgtwcmljZV90aWNrcxgHIAEoAxIVCg1xdWFudGl0eV9sb3RzGAggASgDEhMKC3Jlc3RlZF9sb3RzGAkgASgDEhIKCmhvbGRfZGVsdGEYCiABKBISFQoNaG9sZF9hc3NldF9pZBgLIAEoDRIVCg1sb3N0X3ByaW9yaXR5GAwgASgIIloKE01hcmtldFN0YXR1c0NoYW5nZWQSEQoJbWFya2V0X2lkGAEgASgNEjAKBnN0YXR1cxgCIAEoDjIgLnRpZGVib29rLmVuZ2luZS52MS5NYXJrZXRTdGF0dXMiIAoPT3JkZXJzQ2FuY2VsbGVkEg0KBWNvdW50GAEgASgNIk8KEE9yZGVyUmVwbGVuaXNoZWQSEAoIb3JkZXJfaWQYASABKAQSEQoJbWFya2V0X2lkGAIgASgNEhYKDmRpc3BsYXllZF9sb3RzGAMgASgDImYKDk9yZGVyVHJpZ2dlcmVkEhAKCG9yZGVyX2lkGAEgASgEEhIKCmFjY291bnRfaWQYAiABKAQSEQoJbWFya2V0X2lkGAMgASgNEhsKE3RyaWdnZXJfcHJpY2VfdGlja3MYBCABKAMizQEKD1Bvc2l0aW9uQ2hhbmdlZBISCgphY2NvdW50X2lkGAEgASgEEhEKCW1hcmtldF9pZBgCIAEoDRIVCg1xdWFudGl0eV9sb3RzGAMgASgSEhwKFGVudHJ5X25vdGlvbmFsX3VuaXRzGAQgASgDEhQKDG1hcmdpbl91bml0cxgFIAEoAxIaChJyZWFsaXNlZF9wbmxfdW5pdHMYBiABKBISGgoSbWFyZ2luX2RlbHRhX3VuaXRzGAcgASgSEhAKCHRyYWRlX2lkGAggASgEIqECCglDZmRPcGVuZWQSDgoGY2ZkX2lkGAEgASgEEhIKCmFjY291bnRfaWQYAiABKAQSEQoJbWFya2V0X2lkGAMgASgNEiYKBHNpZGUYBCABKA4yGC50aWRlYm9vay5lbmdpbmUudjEuU2lkZRITCgtlbnRyeV90aWNrcxgFIAEoAxIUCgxtYXJnaW5fdW5pdHMYBiABKAMSFgoObm90aW9uYWxfdW5pdHMYByABKAMSEAoIbGV2ZXJhZ2UYCCABKA0SGQoRbGlxdWlkYXRpb25fdGlja3MYCSABKAMSFwoPc3RvcF9sb3NzX3RpY2tzGAogASgDEhkKEXRha2VfcHJvZml0X3RpY2tzGAsgASgDEhEKCWZlZV91bml0cxgMIAEoAyK2AQoJQ2ZkQ2xvc2VkEg4KBmNmZF9pZBgBIAEoBBISCgphY2NvdW50X2lkGAIgASgEEhEKCW1hcmtldF9pZBgDIAEoDRITCgtjbG9zZV90aWNrcxgEIAEoAxIRCglwbmxfdW5pdHMYBSABKBISFgoOcmV0dXJuZWRfdW5pdHMYBiABKAMSMgoGcmVhc29uGAcgASgOMiIudGlkZWJvb2suZW5naW5lLnYxLkNmZENsb3NlUmVhc29uImwKEkNmZFRyaWdnZXJzQ2hhbmdlZBIOCgZjZmRfaWQYASABKAQSEgoKYWNjb3VudF9pZBgCIAEoBBIXCg9zdG9wX2xvc3NfdGlja3MYAyABKAMSGQoRdGFrZV9wcm9maXRfdGlja3MYBCABKAMi7QIKCkxpcXVpZGF0ZWQSFgoObGlxdWlkYXRpb25faWQYASABKAQSEgoKYWNjb3VudF9pZBgCIAEoBBIRCgltYXJrZXRfaWQYAyABKA0SDgoGY2ZkX2lkGAQgASgEEhcKD2Zvcm11bGFfdmVyc2lvbhgFIAEoDRIVCg1xdWFudGl0eV9sb3RzGAYgASgSEhwKFGVudHJ5X25vdGlvbmFsX3VuaXRzGAcgASgDEhQKDG1hcmdpbl91bml0cxgIIAEoAxISCgptYXJrX3RpY2tzGAkgASgDEhgKEGJhbmtydXB0Y3lfdGlja3MYCiABKAMSEwoLZmlsbGVkX2xvdHMYCyABKAMSEQoJZnVuZF9sb3RzGAwgASgDEhgKEGZ1bmRfZGVsdGFfdW5pdHMYDSABKBISPAoQYXV0b19kZWxldmVyYWdlcxgOIAMoCzIiLnRpZGVib29rLmVuZ2luZS52MS5BdXRvRGVsZXZlcmFnZSJQCg5BdXRvRGVsZXZlcmFnZRISCgphY2NvdW50X2lkGAEgASgEEhUKDXF1YW50aXR5X2xvdHMYAiABKAMSEwoLcHJpY2VfdGlja3MYAyABKAMiSgoPTGV2ZXJhZ2VDaGFuZ2VkEhIKCmFjY291bnRfaWQYASABKAQSEQoJbWFya2V0X2lkGAIgASgNEhAKCGxldmVyYWdlGAMgASgNIhoKCVByaWNlc1NldBINCgVjb3VudBgBIAEoDSI2ChFDYW5jZWxBbGxBZnRlclNldBISCgphY2NvdW50X2lkGAEgASgEEg0KBWF0X25zGAIgASgDIh0KClRpbWVQYXNzZWQSDwoHZXhwaXJlZBgBIAEoDWIGcHJvdG8z", [file_tidebook_common_v1_reason, file_tidebook_engine_v1_types]);
+  fileDesc("Chx0aWRlYm9vay9lbmdpbmUvdjEvbG9nLnByb3RvEhJ0aWRlYm9vay5lbmdpbmUudjEioQEKCExvZ0VudHJ5EgsKA3NlcRgBIAEoBBINCgVzaGFyZBgCIAEoDRINCgVlcG9jaBgDIAEoBBIPCgd0aW1lX25zGAQgASgDEhAKCHRha2VuX25zGAUgASgDEhIKCmFwcGxpZWRfbnMYBiABKAMSMwoIY29tbWFuZHMYByADKAsyIS50aWRlYm9vay5lbmdpbmUudjEuTG9nZ2VkQ29tbWFuZCLXCQoNTG9nZ2VkQ29tbWFuZBITCgtjb21tYW5kX3NlcRgBIAEoBBISCgphY2NvdW50X2lkGAIgASgEEhMKC3JlY2VpdmVkX25zGAMgASgDEhAKCHRyYWNlX2lkGAQgASgMEg8KB3NwYW5faWQYBSABKAwSEwoLZGVhZGxpbmVfbnMYBiABKAMSOQoJY29uZmlndXJlGAogASgLMiQudGlkZWJvb2suZW5naW5lLnYxLkNvbmZpZ3VyZUNvbW1hbmRIABI8CgtiZWdpbl9lcG9jaBgLIAEoCzIlLnRpZGVib29rLmVuZ2luZS52MS5CZWdpbkVwb2NoQ29tbWFuZEgAEjcKCHRyYW5zZmVyGAwgASgLMiMudGlkZWJvb2suZW5naW5lLnYxLlRyYW5zZmVyQ29tbWFuZEgAEjwKC3BsYWNlX29yZGVyGA0gASgLMiUudGlkZWJvb2suZW5naW5lLnYxLlBsYWNlT3JkZXJDb21tYW5kSAASPgoMY2FuY2VsX29yZGVyGA4gASgLMiYudGlkZWJvb2suZW5naW5lLnYxLkNhbmNlbE9yZGVyQ29tbWFuZEgAEjoKCmNhbmNlbF9hbGwYDyABKAsyJC50aWRlYm9vay5lbmdpbmUudjEuQ2FuY2VsQWxsQ29tbWFuZEgAEjwKC2FtZW5kX29yZGVyGBAgASgLMiUudGlkZWJvb2suZW5naW5lLnYxLkFtZW5kT3JkZXJDb21tYW5kSAASRwoRc2V0X21hcmtldF9zdGF0dXMYESABKAsyKi50aWRlYm9vay5lbmdpbmUudjEuU2V0TWFya2V0U3RhdHVzQ29tbWFuZEgAEi8KBHRpY2sYEiABKAsyHy50aWRlYm9vay5lbmdpbmUudjEuVGlja0NvbW1hbmRIABI6CgpzZXRfcHJpY2VzGBMgASgLMiQudGlkZWJvb2suZW5naW5lLnYxLlNldFByaWNlc0NvbW1hbmRIABJFChBjYW5jZWxfYWxsX2FmdGVyGBQgASgLMikudGlkZWJvb2suZW5naW5lLnYxLkNhbmNlbEFsbEFmdGVyQ29tbWFuZEgAEj4KDHNldF9sZXZlcmFnZRgVIAEoCzImLnRpZGVib29rLmVuZ2luZS52MS5TZXRMZXZlcmFnZUNvbW1hbmRIABI6CgphZGRfbWFyZ2luGBYgASgLMiQudGlkZWJvb2suZW5naW5lLnYxLkFkZE1hcmdpbkNvbW1hbmRIABI2CghvcGVuX2NmZBgXIAEoCzIiLnRpZGVib29rLmVuZ2luZS52MS5PcGVuQ2ZkQ29tbWFuZEgAEjgKCWNsb3NlX2NmZBgYIAEoCzIjLnRpZGVib29rLmVuZ2luZS52MS5DbG9zZUNmZENvbW1hbmRIABJLChN1cGRhdGVfY2ZkX3RyaWdnZXJzGBkgASgLMiwudGlkZWJvb2suZW5naW5lLnYxLlVwZGF0ZUNmZFRyaWdnZXJzQ29tbWFuZEgAEjgKCXBsYWNlX29jbxgaIAEoCzIjLnRpZGVib29rLmVuZ2luZS52MS5QbGFjZU9jb0NvbW1hbmRIABIpCgZldmVudHMYKCADKAsyGS50aWRlYm9vay5lbmdpbmUudjEuRXZlbnRCCQoHY29tbWFuZCJ2ChBDb25maWd1cmVDb21tYW5kEi8KBmFzc2V0cxgBIAMoCzIfLnRpZGVib29rLmVuZ2luZS52MS5Bc3NldENvbmZpZxIxCgdtYXJrZXRzGAIgAygLMiAudGlkZWJvb2suZW5naW5lLnYxLk1hcmtldENvbmZpZyJaCgtBc3NldENvbmZpZxIQCghhc3NldF9pZBgBIAEoDRIMCgRjb2RlGAIgASgJEhAKCGRlY2ltYWxzGAMgASgNEhkKEXRyYW5zZmVyX2RlY2ltYWxzGAQgASgNIuIECgxNYXJrZXRDb25maWcSEQoJbWFya2V0X2lkGAEgASgNEgwKBG5hbWUYAiABKAkSLAoEa2luZBgDIAEoDjIeLnRpZGVib29rLmVuZ2luZS52MS5NYXJrZXRLaW5kEhUKDWJhc2VfYXNzZXRfaWQYBCABKA0SFgoOcXVvdGVfYXNzZXRfaWQYBSABKA0SFwoPdGlja19zaXplX3VuaXRzGAYgASgDEhYKDmxvdF9zaXplX3VuaXRzGAcgASgDEhoKEnVuaXRzX3Blcl90aWNrX2xvdBgIIAEoAxIZChFtaW5fcXVhbnRpdHlfbG90cxgJIAEoAxIZChFtYXhfcXVhbnRpdHlfbG90cxgKIAEoAxIaChJtaW5fbm90aW9uYWxfdW5pdHMYCyABKAMSGgoSbWF4X25vdGlvbmFsX3VuaXRzGAwgASgDEhcKD21heF9wcmljZV90aWNrcxgNIAEoAxIVCg1tYWtlcl9mZWVfYnBzGA4gASgREhUKDXRha2VyX2ZlZV9icHMYDyABKBESFwoPbWF4X29wZW5fb3JkZXJzGBAgASgNEhQKDG1heF9sZXZlcmFnZRgRIAEoDRI6CgxtYXJnaW5fdGllcnMYEiADKAsyJC50aWRlYm9vay5lbmdpbmUudjEuTWFyZ2luVGllckNvbmZpZxIbChNsaXF1aWRhdGlvbl9mZWVfYnBzGBMgASgNEhYKDnByaWNlX3N0YWxlX25zGBQgASgDEhYKDnByaWNlX2JhbmRfYnBzGBUgASgNEhoKEm1heF9leHBvc3VyZV91bml0cxgWIAEoAyJeChBNYXJnaW5UaWVyQ29uZmlnEhsKE2Zyb21fbm90aW9uYWxfdW5pdHMYASABKAMSFwoPbWFpbnRlbmFuY2VfYnBzGAIgASgNEhQKDG1heF9sZXZlcmFnZRgDIAEoDSIyChFCZWdpbkVwb2NoQ29tbWFuZBINCgVlcG9jaBgBIAEoBBIOCgZ3cml0ZXIYAiABKAkifgoPVHJhbnNmZXJDb21tYW5kEhMKC3RyYW5zZmVyX2lkGAEgASgEEhAKCGFzc2V0X2lkGAIgASgNEhQKDGFtb3VudF91bml0cxgDIAEoEhIuCgRraW5kGAQgASgOMiAudGlkZWJvb2suZW5naW5lLnYxLlRyYW5zZmVyS2luZCLRBAoRUGxhY2VPcmRlckNvbW1hbmQSEQoJbWFya2V0X2lkGAEgASgNEhcKD2NsaWVudF9vcmRlcl9pZBgCIAEoCRImCgRzaWRlGAMgASgOMhgudGlkZWJvb2suZW5naW5lLnYxLlNpZGUSKwoEdHlwZRgEIAEoDjIdLnRpZGVib29rLmVuZ2luZS52MS5PcmRlclR5cGUSNgoNdGltZV9pbl9mb3JjZRgFIAEoDjIfLnRpZGVib29rLmVuZ2luZS52MS5UaW1lSW5Gb3JjZRITCgtwcmljZV90aWNrcxgGIAEoAxIVCg1xdWFudGl0eV9sb3RzGAcgASgDEhoKEnF1b3RlX2Ftb3VudF91bml0cxgIIAEoAxIRCglwb3N0X29ubHkYCSABKAgSEwoLcmVkdWNlX29ubHkYCiABKAgSHQoVZGlzcGxheV9xdWFudGl0eV9sb3RzGAsgASgDEkYKFXNlbGZfdHJhZGVfcHJldmVudGlvbhgMIAEoDjInLnRpZGVib29rLmVuZ2luZS52MS5TZWxmVHJhZGVQcmV2ZW50aW9uEhgKEG1heF9zbGlwcGFnZV9icHMYDSABKA0SEQoJZXhwaXJlX25zGA4gASgDEhsKE3RyaWdnZXJfcHJpY2VfdGlja3MYDyABKAMSOQoOdHJpZ2dlcl9zb3VyY2UYECABKA4yIS50aWRlYm9vay5lbmdpbmUudjEuVHJpZ2dlclNvdXJjZRIUCgx0cmFpbGluZ19icHMYESABKA0SEQoJc3RyZWFtX2lkGBIgASgEIn4KD1BsYWNlT2NvQ29tbWFuZBI0CgVmaXJzdBgBIAEoCzIlLnRpZGVib29rLmVuZ2luZS52MS5QbGFjZU9yZGVyQ29tbWFuZBI1CgZzZWNvbmQYAiABKAsyJS50aWRlYm9vay5lbmdpbmUudjEuUGxhY2VPcmRlckNvbW1hbmQiPwoSQ2FuY2VsT3JkZXJDb21tYW5kEhAKCG9yZGVyX2lkGAEgASgEEhcKD2NsaWVudF9vcmRlcl9pZBgCIAEoCSKMAQoQQ2FuY2VsQWxsQ29tbWFuZBIRCgltYXJrZXRfaWQYASABKA0SJgoEc2lkZRgCIAEoDjIYLnRpZGVib29rLmVuZ2luZS52MS5TaWRlEhEKCXN0cmVhbV9pZBgDIAEoBBIqCgZyZWFzb24YBCABKA4yGi50aWRlYm9vay5jb21tb24udjEuUmVhc29uIocBChFBbWVuZE9yZGVyQ29tbWFuZBIQCghvcmRlcl9pZBgBIAEoBBIXCg9jbGllbnRfb3JkZXJfaWQYAiABKAkSEwoLcHJpY2VfdGlja3MYAyABKAMSFQoNcXVhbnRpdHlfbG90cxgEIAEoAxIbChN0cmlnZ2VyX3ByaWNlX3RpY2tzGAUgASgDIl0KFlNldE1hcmtldFN0YXR1c0NvbW1hbmQSEQoJbWFya2V0X2lkGAEgASgNEjAKBnN0YXR1cxgCIAEoDjIgLnRpZGVib29rLmVuZ2luZS52MS5NYXJrZXRTdGF0dXMiDQoLVGlja0NvbW1hbmQiQwoQU2V0UHJpY2VzQ29tbWFuZBIvCgZwcmljZXMYASADKAsyHy50aWRlYm9vay5lbmdpbmUudjEuUHJpY2VVcGRhdGUibAoLUHJpY2VVcGRhdGUSEQoJbWFya2V0X2lkGAEgASgNEhEKCWJpZF90aWNrcxgCIAEoAxIRCglhc2tfdGlja3MYAyABKAMSEwoLaW5kZXhfdGlja3MYBCABKAMSDwoHdGltZV9ucxgFIAEoAyImChVDYW5jZWxBbGxBZnRlckNvbW1hbmQSDQoFYXRfbnMYASABKAMiOQoSU2V0TGV2ZXJhZ2VDb21tYW5kEhEKCW1hcmtldF9pZBgBIAEoDRIQCghsZXZlcmFnZRgCIAEoDSJPChBBZGRNYXJnaW5Db21tYW5kEhEKCW1hcmtldF9pZBgBIAEoDRIUCgxhbW91bnRfdW5pdHMYAiABKAMSEgoKcmVxdWVzdF9pZBgDIAEoCSK+AQoOT3BlbkNmZENvbW1hbmQSEQoJbWFya2V0X2lkGAEgASgNEhUKDWNsaWVudF9jZmRfaWQYAiABKAkSJgoEc2lkZRgDIAEoDjIYLnRpZGVib29rLmVuZ2luZS52MS5TaWRlEhQKDG1hcmdpbl91bml0cxgEIAEoAxIQCghsZXZlcmFnZRgFIAEoDRIXCg9zdG9wX2xvc3NfdGlja3MYBiABKAMSGQoRdGFrZV9wcm9maXRfdGlja3MYByABKAMiIQoPQ2xvc2VDZmRDb21tYW5kEg4KBmNmZF9pZBgBIAEoBCJeChhVcGRhdGVDZmRUcmlnZ2Vyc0NvbW1hbmQSDgoGY2ZkX2lkGAEgASgEEhcKD3N0b3BfbG9zc190aWNrcxgCIAEoAxIZChF0YWtlX3Byb2ZpdF90aWNrcxgDIAEoAyLBCgoFRXZlbnQSPQoPY29tbWFuZF9yZWZ1c2VkGAEgASgLMiIudGlkZWJvb2suZW5naW5lLnYxLkNvbW1hbmRSZWZ1c2VkSAASNAoKY29uZmlndXJlZBgCIAEoCzIeLnRpZGVib29rLmVuZ2luZS52MS5Db25maWd1cmVkSAASNQoLZXBvY2hfYmVnYW4YAyABKAsyHi50aWRlYm9vay5lbmdpbmUudjEuRXBvY2hCZWdhbkgAEj8KEHRyYW5zZmVyX2FwcGxpZWQYBCABKAsyIy50aWRlYm9vay5lbmdpbmUudjEuVHJhbnNmZXJBcHBsaWVkSAASNwoMb3JkZXJfcGxhY2VkGAUgASgLMh8udGlkZWJvb2suZW5naW5lLnYxLk9yZGVyUGxhY2VkSAASKgoFdHJhZGUYBiABKAsyGS50aWRlYm9vay5lbmdpbmUudjEuVHJhZGVIABI3CgxvcmRlcl9jbG9zZWQYByABKAsyHy50aWRlYm9vay5lbmdpbmUudjEuT3JkZXJDbG9zZWRIABI5Cg1vcmRlcl9hbWVuZGVkGAggASgLMiAudGlkZWJvb2suZW5naW5lLnYxLk9yZGVyQW1lbmRlZEgAEkgKFW1hcmtldF9zdGF0dXNfY2hhbmdlZBgJIAEoCzInLnRpZGVib29rLmVuZ2luZS52MS5NYXJrZXRTdGF0dXNDaGFuZ2VkSAASPwoQY29tbWFuZF9yZXBlYXRlZBgKIAEoCzIjLnRpZGVib29rLmVuZ2luZS52MS5Db21tYW5kUmVwZWF0ZWRIABI/ChBvcmRlcnNfY2FuY2VsbGVkGAsgASgLMiMudGlkZWJvb2suZW5naW5lLnYxLk9yZGVyc0NhbmNlbGxlZEgAEkEKEW9yZGVyX3JlcGxlbmlzaGVkGAwgASgLMiQudGlkZWJvb2suZW5naW5lLnYxLk9yZGVyUmVwbGVuaXNoZWRIABI9Cg9vcmRlcl90cmlnZ2VyZWQYDSABKAsyIi50aWRlYm9vay5lbmdpbmUudjEuT3JkZXJUcmlnZ2VyZWRIABI/ChBwb3NpdGlvbl9jaGFuZ2VkGA4gASgLMiMudGlkZWJvb2suZW5naW5lLnYxLlBvc2l0aW9uQ2hhbmdlZEgAEjMKCmNmZF9vcGVuZWQYDyABKAsyHS50aWRlYm9vay5lbmdpbmUudjEuQ2ZkT3BlbmVkSAASMwoKY2ZkX2Nsb3NlZBgQIAEoCzIdLnRpZGVib29rLmVuZ2luZS52MS5DZmRDbG9zZWRIABJGChRjZmRfdHJpZ2dlcnNfY2hhbmdlZBgRIAEoCzImLnRpZGVib29rLmVuZ2luZS52MS5DZmRUcmlnZ2Vyc0NoYW5nZWRIABI0CgpsaXF1aWRhdGVkGBIgASgLMh4udGlkZWJvb2suZW5naW5lLnYxLkxpcXVpZGF0ZWRIABI/ChBsZXZlcmFnZV9jaGFuZ2VkGBMgASgLMiMudGlkZWJvb2suZW5naW5lLnYxLkxldmVyYWdlQ2hhbmdlZEgAEjMKCnByaWNlc19zZXQYFCABKAsyHS50aWRlYm9vay5lbmdpbmUudjEuUHJpY2VzU2V0SAASRQoUY2FuY2VsX2FsbF9hZnRlcl9zZXQYFSABKAsyJS50aWRlYm9vay5lbmdpbmUudjEuQ2FuY2VsQWxsQWZ0ZXJTZXRIABI1Cgt0aW1lX3Bhc3NlZBgWIAEoCzIeLnRpZGVib29rLmVuZ2luZS52MS5UaW1lUGFzc2VkSABCBwoFZXZlbnQiSwoOQ29tbWFuZFJlZnVzZWQSKgoGcmVhc29uGAEgASgOMhoudGlkZWJvb2suY29tbW9uLnYxLlJlYXNvbhINCgVmaWVsZBgCIAEoCSJICg9Db21tYW5kUmVwZWF0ZWQSEAoIb3JkZXJfaWQYASABKAQSEwoLdHJhbnNmZXJfaWQYAiABKAQSDgoGY2ZkX2lkGAMgASgEIi0KCkNvbmZpZ3VyZWQSDgoGYXNzZXRzGAEgASgNEg8KB21hcmtldHMYAiABKA0iGwoKRXBvY2hCZWdhbhINCgVlcG9jaBgBIAEoBCKSAQoPVHJhbnNmZXJBcHBsaWVkEhMKC3RyYW5zZmVyX2lkGAEgASgEEhIKCmFjY291bnRfaWQYAiABKAQSEAoIYXNzZXRfaWQYAyABKA0SFAoMYW1vdW50X3VuaXRzGAQgASgSEi4KBGtpbmQYBSABKA4yIC50aWRlYm9vay5lbmdpbmUudjEuVHJhbnNmZXJLaW5kIo0CCgtPcmRlclBsYWNlZBIQCghvcmRlcl9pZBgBIAEoBBISCgphY2NvdW50X2lkGAIgASgEEhEKCW1hcmtldF9pZBgDIAEoDRIVCg1ob2xkX2Fzc2V0X2lkGAQgASgNEhIKCmhvbGRfdW5pdHMYBSABKAMSEwoLcmVzdGVkX2xvdHMYBiABKAMSEwoLcHJpY2VfdGlja3MYByABKAMSJgoEc2lkZRgIIAEoDjIYLnRpZGVib29rLmVuZ2luZS52MS5TaWRlEhUKDXF1YW50aXR5X2xvdHMYCSABKAMSGwoTdHJpZ2dlcl9wcmljZV90aWNrcxgKIAEoAxIUCgxvY29fb3JkZXJfaWQYCyABKAQi4gIKBVRyYWRlEhAKCHRyYWRlX2lkGAEgASgEEhEKCW1hcmtldF9pZBgCIAEoDRITCgtwcmljZV90aWNrcxgDIAEoAxIVCg1xdWFudGl0eV9sb3RzGAQgASgDEiwKCnRha2VyX3NpZGUYBSABKA4yGC50aWRlYm9vay5lbmdpbmUudjEuU2lkZRIWCg5tYWtlcl9vcmRlcl9pZBgGIAEoBBIYChBtYWtlcl9hY2NvdW50X2lkGAcgASgEEhYKDnRha2VyX29yZGVyX2lkGAggASgEEhgKEHRha2VyX2FjY291bnRfaWQYCSABKAQSFwoPbWFrZXJfZmVlX3VuaXRzGAogASgSEhcKD3Rha2VyX2ZlZV91bml0cxgLIAEoEhIYChBxdW90ZV9ob2xkX3Rha2VuGAwgASgDEhYKDm5vdGlvbmFsX3VuaXRzGA0gASgDEhIKCmJhc2VfdW5pdHMYDiABKAMivAIKC09yZGVyQ2xvc2VkEhAKCG9yZGVyX2lkGAEgASgEEhIKCmFjY291bnRfaWQYAiABKAQSEQoJbWFya2V0X2lkGAMgASgNEi8KBnN0YXR1cxgEIAEoDjIfLnRpZGVib29rLmVuZ2luZS52MS5PcmRlclN0YXR1cxIqCgZyZWFzb24YBSABKA4yGi50aWRlYm9vay5jb21tb24udjEuUmVhc29uEhUKDWhvbGRfcmVsZWFzZWQYBiABKAMSFgoOcmVtYWluaW5nX2xvdHMYByABKAMSFAoMcmVtb3ZlZF9sb3RzGAggASgDEhMKC3ByaWNlX3RpY2tzGAkgASgDEiYKBHNpZGUYCiABKA4yGC50aWRlYm9vay5lbmdpbmUudjEuU2lkZRIVCg1ob2xkX2Fzc2V0X2lkGAsgASgNIqQCCgxPcmRlckFtZW5kZWQSEAoIb3JkZXJfaWQYASABKAQSEgoKYWNjb3VudF9pZBgCIAEoBBIRCgltYXJrZXRfaWQYAyABKA0SJgoEc2lkZRgEIAEoDjIYLnRpZGVib29rLmVuZ2luZS52MS5TaWRlEhcKD29sZF9wcmljZV90aWNrcxgFIAEoAxIXCg9vbGRfcmVzdGVkX2xvdHMYBiABKAMSEwoLcHJpY2VfdGlja3MYByABKAMSFQoNcXVhbnRpdHlfbG90cxgIIAEoAxITCgtyZXN0ZWRfbG90cxgJIAEoAxISCgpob2xkX2RlbHRhGAogASgSEhUKDWhvbGRfYXNzZXRfaWQYCyABKA0SFQoNbG9zdF9wcmlvcml0eRgMIAEoCCJaChNNYXJrZXRTdGF0dXNDaGFuZ2VkEhEKCW1hcmtldF9pZBgBIAEoDRIwCgZzdGF0dXMYAiABKA4yIC50aWRlYm9vay5lbmdpbmUudjEuTWFya2V0U3RhdHVzIiAKD09yZGVyc0NhbmNlbGxlZBINCgVjb3VudBgBIAEoDSKgAQoQT3JkZXJSZXBsZW5pc2hlZBIQCghvcmRlcl9pZBgBIAEoBBIRCgltYXJrZXRfaWQYAiABKA0SFgoOZGlzcGxheWVkX2xvdHMYAyABKAMSEwoLcHJpY2VfdGlja3MYBCABKAMSJgoEc2lkZRgFIAEoDjIYLnRpZGVib29rLmVuZ2luZS52MS5TaWRlEhIKCmFjY291bnRfaWQYBiABKAQi4wEKDk9yZGVyVHJpZ2dlcmVkEhAKCG9yZGVyX2lkGAEgASgEEhIKCmFjY291bnRfaWQYAiABKAQSEQoJbWFya2V0X2lkGAMgASgNEhsKE3RyaWdnZXJfcHJpY2VfdGlja3MYBCABKAMSJgoEc2lkZRgFIAEoDjIYLnRpZGVib29rLmVuZ2luZS52MS5TaWRlEhMKC3ByaWNlX3RpY2tzGAYgASgDEhMKC3Jlc3RlZF9sb3RzGAcgASgDEhIKCmhvbGRfZGVsdGEYCCABKBISFQoNaG9sZF9hc3NldF9pZBgJIAEoDSKFAwoPUG9zaXRpb25DaGFuZ2VkEhIKCmFjY291bnRfaWQYASABKAQSEQoJbWFya2V0X2lkGAIgASgNEhUKDXF1YW50aXR5X2xvdHMYAyABKBISHAoUZW50cnlfbm90aW9uYWxfdW5pdHMYBCABKAMSFAoMbWFyZ2luX3VuaXRzGAUgASgDEhoKEnJlYWxpc2VkX3BubF91bml0cxgGIAEoEhIaChJtYXJnaW5fZGVsdGFfdW5pdHMYByABKBISEAoIdHJhZGVfaWQYCCABKAQSEAoIb3JkZXJfaWQYCSABKAQSEQoJZmVlX3VuaXRzGAogASgSEhUKDWhvbGRfcmVsZWFzZWQYCyABKAMSEgoKZGVsdGFfbG90cxgMIAEoEhITCgtwcmljZV90aWNrcxgNIAEoAxIZChFsaXF1aWRhdGlvbl90aWNrcxgOIAEoAxI2CgVjYXVzZRgPIAEoDjInLnRpZGVib29rLmVuZ2luZS52MS5Qb3NpdGlvbkNoYW5nZUNhdXNlIrgCCglDZmRPcGVuZWQSDgoGY2ZkX2lkGAEgASgEEhIKCmFjY291bnRfaWQYAiABKAQSEQoJbWFya2V0X2lkGAMgASgNEiYKBHNpZGUYBCABKA4yGC50aWRlYm9vay5lbmdpbmUudjEuU2lkZRITCgtlbnRyeV90aWNrcxgFIAEoAxIUCgxtYXJnaW5fdW5pdHMYBiABKAMSFgoObm90aW9uYWxfdW5pdHMYByABKAMSEAoIbGV2ZXJhZ2UYCCABKA0SGQoRbGlxdWlkYXRpb25fdGlja3MYCSABKAMSFwoPc3RvcF9sb3NzX3RpY2tzGAogASgDEhkKEXRha2VfcHJvZml0X3RpY2tzGAsgASgDEhEKCWZlZV91bml0cxgMIAEoAxIVCg1jbGllbnRfY2ZkX2lkGA0gASgJIt8BCglDZmRDbG9zZWQSDgoGY2ZkX2lkGAEgASgEEhIKCmFjY291bnRfaWQYAiABKAQSEQoJbWFya2V0X2lkGAMgASgNEhMKC2Nsb3NlX3RpY2tzGAQgASgDEhEKCXBubF91bml0cxgFIAEoEhIWCg5yZXR1cm5lZF91bml0cxgGIAEoAxIyCgZyZWFzb24YByABKA4yIi50aWRlYm9vay5lbmdpbmUudjEuQ2ZkQ2xvc2VSZWFzb24SFAoMbWFyZ2luX3VuaXRzGAggASgDEhEKCWZlZV91bml0cxgJIAEoAyJsChJDZmRUcmlnZ2Vyc0NoYW5nZWQSDgoGY2ZkX2lkGAEgASgEEhIKCmFjY291bnRfaWQYAiABKAQSFwoPc3RvcF9sb3NzX3RpY2tzGAMgASgDEhkKEXRha2VfcHJvZml0X3RpY2tzGAQgASgDIvMDCgpMaXF1aWRhdGVkEhYKDmxpcXVpZGF0aW9uX2lkGAEgASgEEhIKCmFjY291bnRfaWQYAiABKAQSEQoJbWFya2V0X2lkGAMgASgNEg4KBmNmZF9pZBgEIAEoBBIXCg9mb3JtdWxhX3ZlcnNpb24YBSABKA0SFQoNcXVhbnRpdHlfbG90cxgGIAEoEhIcChRlbnRyeV9ub3Rpb25hbF91bml0cxgHIAEoAxIUCgxtYXJnaW5fdW5pdHMYCCABKAMSEgoKbWFya190aWNrcxgJIAEoAxIYChBiYW5rcnVwdGN5X3RpY2tzGAogASgDEhMKC2ZpbGxlZF9sb3RzGAsgASgDEhEKCWZ1bmRfbG90cxgMIAEoAxIYChBmdW5kX2RlbHRhX3VuaXRzGA0gASgSEjwKEGF1dG9fZGVsZXZlcmFnZXMYDiADKAsyIi50aWRlYm9vay5lbmdpbmUudjEuQXV0b0RlbGV2ZXJhZ2USFwoPbWFpbnRlbmFuY2VfYnBzGA8gASgNEg8KB2ZlZV9icHMYECABKBESEAoIb3JkZXJfaWQYESABKAQSHQoVZmlsbGVkX25vdGlvbmFsX3VuaXRzGBIgASgDEhEKCWZlZV91bml0cxgTIAEoAxIWCg5yZXR1cm5lZF91bml0cxgUIAEoAyJQCg5BdXRvRGVsZXZlcmFnZRISCgphY2NvdW50X2lkGAEgASgEEhUKDXF1YW50aXR5X2xvdHMYAiABKAMSEwoLcHJpY2VfdGlja3MYAyABKAMiSgoPTGV2ZXJhZ2VDaGFuZ2VkEhIKCmFjY291bnRfaWQYASABKAQSEQoJbWFya2V0X2lkGAIgASgNEhAKCGxldmVyYWdlGAMgASgNIhoKCVByaWNlc1NldBINCgVjb3VudBgBIAEoDSI2ChFDYW5jZWxBbGxBZnRlclNldBISCgphY2NvdW50X2lkGAEgASgEEg0KBWF0X25zGAIgASgDIh0KClRpbWVQYXNzZWQSDwoHZXhwaXJlZBgBIAEoDSrZAQoTUG9zaXRpb25DaGFuZ2VDYXVzZRIlCiFQT1NJVElPTl9DSEFOR0VfQ0FVU0VfVU5TUEVDSUZJRUQQABIfChtQT1NJVElPTl9DSEFOR0VfQ0FVU0VfVFJBREUQARImCiJQT1NJVElPTl9DSEFOR0VfQ0FVU0VfTUFSR0lOX0FEREVEEAISJwojUE9TSVRJT05fQ0hBTkdFX0NBVVNFX0ZVTkRfVEFLRU9WRVIQAxIpCiVQT1NJVElPTl9DSEFOR0VfQ0FVU0VfQVVUT19ERUxFVkVSQUdFEARiBnByb3RvMw", [file_tidebook_common_v1_reason, file_tidebook_engine_v1_types]);
 
 /**
  * One durable append: a batch of commands with the events that each of them caused.
@@ -316,6 +316,14 @@ export type LoggedCommand = Message<"tidebook.engine.v1.LoggedCommand"> & {
      */
     value: UpdateCfdTriggersCommand;
     case: "updateCfdTriggers";
+  } | {
+    /**
+     * Place two orders of which one cancels the other.
+     *
+     * @generated from field: tidebook.engine.v1.PlaceOcoCommand place_oco = 26;
+     */
+    value: PlaceOcoCommand;
+    case: "placeOco";
   } | { case: undefined; value?: undefined };
 
   /**
@@ -485,6 +493,13 @@ export type LoggedCommandJson = {
    * @generated from field: tidebook.engine.v1.UpdateCfdTriggersCommand update_cfd_triggers = 25;
    */
   updateCfdTriggers?: UpdateCfdTriggersCommandJson;
+
+  /**
+   * Place two orders of which one cancels the other.
+   *
+   * @generated from field: tidebook.engine.v1.PlaceOcoCommand place_oco = 26;
+   */
+  placeOco?: PlaceOcoCommandJson;
 
   /**
    * What it caused, in order; a refused command has exactly one CommandRefused.
@@ -739,11 +754,53 @@ export type MarketConfig = Message<"tidebook.engine.v1.MarketConfig"> & {
   takerFeeBps: number;
 
   /**
-   * Most open orders an account may have here.
+   * Most open orders (CFD: open contracts) an account may have here.
    *
    * @generated from field: uint32 max_open_orders = 16;
    */
   maxOpenOrders: number;
+
+  /**
+   * Highest leverage; 0 for spot.
+   *
+   * @generated from field: uint32 max_leverage = 17;
+   */
+  maxLeverage: number;
+
+  /**
+   * Maintenance tiers, the lowest notional first, the first from 0; empty for spot.
+   *
+   * @generated from field: repeated tidebook.engine.v1.MarginTierConfig margin_tiers = 18;
+   */
+  marginTiers: MarginTierConfig[];
+
+  /**
+   * Most that a liquidation may cost its account beyond the loss, of the notional, in basis points.
+   *
+   * @generated from field: uint32 liquidation_fee_bps = 19;
+   */
+  liquidationFeeBps: number;
+
+  /**
+   * Age at which an external price no longer counts, in nanoseconds; 0 for never.
+   *
+   * @generated from field: int64 price_stale_ns = 20;
+   */
+  priceStaleNs: bigint;
+
+  /**
+   * How far from the index the price of an order may be, in basis points; 0 for anywhere.
+   *
+   * @generated from field: uint32 price_band_bps = 21;
+   */
+  priceBandBps: number;
+
+  /**
+   * CFD: most net notional the house carries, in quote units; 0 for none.
+   *
+   * @generated from field: int64 max_exposure_units = 22;
+   */
+  maxExposureUnits: bigint;
 };
 
 /**
@@ -858,11 +915,53 @@ export type MarketConfigJson = {
   takerFeeBps?: number;
 
   /**
-   * Most open orders an account may have here.
+   * Most open orders (CFD: open contracts) an account may have here.
    *
    * @generated from field: uint32 max_open_orders = 16;
    */
   maxOpenOrders?: number;
+
+  /**
+   * Highest leverage; 0 for spot.
+   *
+   * @generated from field: uint32 max_leverage = 17;
+   */
+  maxLeverage?: number;
+
+  /**
+   * Maintenance tiers, the lowest notional first, the first from 0; empty for spot.
+   *
+   * @generated from field: repeated tidebook.engine.v1.MarginTierConfig margin_tiers = 18;
+   */
+  marginTiers?: MarginTierConfigJson[];
+
+  /**
+   * Most that a liquidation may cost its account beyond the loss, of the notional, in basis points.
+   *
+   * @generated from field: uint32 liquidation_fee_bps = 19;
+   */
+  liquidationFeeBps?: number;
+
+  /**
+   * Age at which an external price no longer counts, in nanoseconds; 0 for never.
+   *
+   * @generated from field: int64 price_stale_ns = 20;
+   */
+  priceStaleNs?: string;
+
+  /**
+   * How far from the index the price of an order may be, in basis points; 0 for anywhere.
+   *
+   * @generated from field: uint32 price_band_bps = 21;
+   */
+  priceBandBps?: number;
+
+  /**
+   * CFD: most net notional the house carries, in quote units; 0 for none.
+   *
+   * @generated from field: int64 max_exposure_units = 22;
+   */
+  maxExposureUnits?: string;
 };
 
 /**
@@ -871,6 +970,69 @@ export type MarketConfigJson = {
  */
 export const MarketConfigSchema: GenMessage<MarketConfig, {jsonType: MarketConfigJson}> = /*@__PURE__*/
   messageDesc(file_tidebook_engine_v1_log, 4);
+
+/**
+ * Maintenance margin from a notional on.
+ *
+ * @generated from message tidebook.engine.v1.MarginTierConfig
+ */
+export type MarginTierConfig = Message<"tidebook.engine.v1.MarginTierConfig"> & {
+  /**
+   * Entry notional from which the tier counts, in quote units.
+   *
+   * @generated from field: int64 from_notional_units = 1;
+   */
+  fromNotionalUnits: bigint;
+
+  /**
+   * Maintenance rate in basis points.
+   *
+   * @generated from field: uint32 maintenance_bps = 2;
+   */
+  maintenanceBps: number;
+
+  /**
+   * Highest leverage of a position in this tier.
+   *
+   * @generated from field: uint32 max_leverage = 3;
+   */
+  maxLeverage: number;
+};
+
+/**
+ * Maintenance margin from a notional on.
+ *
+ * @generated from message tidebook.engine.v1.MarginTierConfig
+ */
+export type MarginTierConfigJson = {
+  /**
+   * Entry notional from which the tier counts, in quote units.
+   *
+   * @generated from field: int64 from_notional_units = 1;
+   */
+  fromNotionalUnits?: string;
+
+  /**
+   * Maintenance rate in basis points.
+   *
+   * @generated from field: uint32 maintenance_bps = 2;
+   */
+  maintenanceBps?: number;
+
+  /**
+   * Highest leverage of a position in this tier.
+   *
+   * @generated from field: uint32 max_leverage = 3;
+   */
+  maxLeverage?: number;
+};
+
+/**
+ * Describes the message tidebook.engine.v1.MarginTierConfig.
+ * Use `create(MarginTierConfigSchema)` to create a new message.
+ */
+export const MarginTierConfigSchema: GenMessage<MarginTierConfig, {jsonType: MarginTierConfigJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_engine_v1_log, 5);
 
 /**
  * The first command of a writer.
@@ -919,7 +1081,7 @@ export type BeginEpochCommandJson = {
  * Use `create(BeginEpochCommandSchema)` to create a new message.
  */
 export const BeginEpochCommandSchema: GenMessage<BeginEpochCommand, {jsonType: BeginEpochCommandJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 5);
+  messageDesc(file_tidebook_engine_v1_log, 6);
 
 /**
  * Money enters or leaves the trading balance.
@@ -996,7 +1158,7 @@ export type TransferCommandJson = {
  * Use `create(TransferCommandSchema)` to create a new message.
  */
 export const TransferCommandSchema: GenMessage<TransferCommand, {jsonType: TransferCommandJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 6);
+  messageDesc(file_tidebook_engine_v1_log, 7);
 
 /**
  * An order as the account asked for it.
@@ -1269,7 +1431,56 @@ export type PlaceOrderCommandJson = {
  * Use `create(PlaceOrderCommandSchema)` to create a new message.
  */
 export const PlaceOrderCommandSchema: GenMessage<PlaceOrderCommand, {jsonType: PlaceOrderCommandJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 7);
+  messageDesc(file_tidebook_engine_v1_log, 8);
+
+/**
+ * Two orders of one account, market, side and quantity, of which one cancels the other.
+ *
+ * @generated from message tidebook.engine.v1.PlaceOcoCommand
+ */
+export type PlaceOcoCommand = Message<"tidebook.engine.v1.PlaceOcoCommand"> & {
+  /**
+   * The LIMIT order, or the take-profit order, that waits at the good price.
+   *
+   * @generated from field: tidebook.engine.v1.PlaceOrderCommand first = 1;
+   */
+  first?: PlaceOrderCommand | undefined;
+
+  /**
+   * The stop that waits at the bad price.
+   *
+   * @generated from field: tidebook.engine.v1.PlaceOrderCommand second = 2;
+   */
+  second?: PlaceOrderCommand | undefined;
+};
+
+/**
+ * Two orders of one account, market, side and quantity, of which one cancels the other.
+ *
+ * @generated from message tidebook.engine.v1.PlaceOcoCommand
+ */
+export type PlaceOcoCommandJson = {
+  /**
+   * The LIMIT order, or the take-profit order, that waits at the good price.
+   *
+   * @generated from field: tidebook.engine.v1.PlaceOrderCommand first = 1;
+   */
+  first?: PlaceOrderCommandJson;
+
+  /**
+   * The stop that waits at the bad price.
+   *
+   * @generated from field: tidebook.engine.v1.PlaceOrderCommand second = 2;
+   */
+  second?: PlaceOrderCommandJson;
+};
+
+/**
+ * Describes the message tidebook.engine.v1.PlaceOcoCommand.
+ * Use `create(PlaceOcoCommandSchema)` to create a new message.
+ */
+export const PlaceOcoCommandSchema: GenMessage<PlaceOcoCommand, {jsonType: PlaceOcoCommandJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_engine_v1_log, 9);
 
 /**
  * Which order to cancel; by id or by client id.
@@ -1318,7 +1529,7 @@ export type CancelOrderCommandJson = {
  * Use `create(CancelOrderCommandSchema)` to create a new message.
  */
 export const CancelOrderCommandSchema: GenMessage<CancelOrderCommand, {jsonType: CancelOrderCommandJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 8);
+  messageDesc(file_tidebook_engine_v1_log, 10);
 
 /**
  * Which orders to cancel.
@@ -1395,7 +1606,7 @@ export type CancelAllCommandJson = {
  * Use `create(CancelAllCommandSchema)` to create a new message.
  */
 export const CancelAllCommandSchema: GenMessage<CancelAllCommand, {jsonType: CancelAllCommandJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 9);
+  messageDesc(file_tidebook_engine_v1_log, 11);
 
 /**
  * New price or quantity of a live order.
@@ -1486,7 +1697,7 @@ export type AmendOrderCommandJson = {
  * Use `create(AmendOrderCommandSchema)` to create a new message.
  */
 export const AmendOrderCommandSchema: GenMessage<AmendOrderCommand, {jsonType: AmendOrderCommandJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 10);
+  messageDesc(file_tidebook_engine_v1_log, 12);
 
 /**
  * New status of a market.
@@ -1535,7 +1746,7 @@ export type SetMarketStatusCommandJson = {
  * Use `create(SetMarketStatusCommandSchema)` to create a new message.
  */
 export const SetMarketStatusCommandSchema: GenMessage<SetMarketStatusCommand, {jsonType: SetMarketStatusCommandJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 11);
+  messageDesc(file_tidebook_engine_v1_log, 13);
 
 /**
  * Nothing but time.
@@ -1558,7 +1769,7 @@ export type TickCommandJson = {
  * Use `create(TickCommandSchema)` to create a new message.
  */
 export const TickCommandSchema: GenMessage<TickCommand, {jsonType: TickCommandJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 12);
+  messageDesc(file_tidebook_engine_v1_log, 14);
 
 /**
  * External prices.
@@ -1593,7 +1804,7 @@ export type SetPricesCommandJson = {
  * Use `create(SetPricesCommandSchema)` to create a new message.
  */
 export const SetPricesCommandSchema: GenMessage<SetPricesCommand, {jsonType: SetPricesCommandJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 13);
+  messageDesc(file_tidebook_engine_v1_log, 15);
 
 /**
  * One market's external price.
@@ -1684,7 +1895,7 @@ export type PriceUpdateJson = {
  * Use `create(PriceUpdateSchema)` to create a new message.
  */
 export const PriceUpdateSchema: GenMessage<PriceUpdate, {jsonType: PriceUpdateJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 14);
+  messageDesc(file_tidebook_engine_v1_log, 16);
 
 /**
  * The dead man's switch.
@@ -1719,7 +1930,7 @@ export type CancelAllAfterCommandJson = {
  * Use `create(CancelAllAfterCommandSchema)` to create a new message.
  */
 export const CancelAllAfterCommandSchema: GenMessage<CancelAllAfterCommand, {jsonType: CancelAllAfterCommandJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 15);
+  messageDesc(file_tidebook_engine_v1_log, 17);
 
 /**
  * Leverage of an account on a market.
@@ -1768,7 +1979,7 @@ export type SetLeverageCommandJson = {
  * Use `create(SetLeverageCommandSchema)` to create a new message.
  */
 export const SetLeverageCommandSchema: GenMessage<SetLeverageCommand, {jsonType: SetLeverageCommandJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 16);
+  messageDesc(file_tidebook_engine_v1_log, 18);
 
 /**
  * More margin for a position.
@@ -1789,6 +2000,13 @@ export type AddMarginCommand = Message<"tidebook.engine.v1.AddMarginCommand"> & 
    * @generated from field: int64 amount_units = 2;
    */
   amountUnits: bigint;
+
+  /**
+   * The account's own id of the request, applied once within the idempotency window; may be empty.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
 };
 
 /**
@@ -1810,6 +2028,13 @@ export type AddMarginCommandJson = {
    * @generated from field: int64 amount_units = 2;
    */
   amountUnits?: string;
+
+  /**
+   * The account's own id of the request, applied once within the idempotency window; may be empty.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId?: string;
 };
 
 /**
@@ -1817,7 +2042,7 @@ export type AddMarginCommandJson = {
  * Use `create(AddMarginCommandSchema)` to create a new message.
  */
 export const AddMarginCommandSchema: GenMessage<AddMarginCommand, {jsonType: AddMarginCommandJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 17);
+  messageDesc(file_tidebook_engine_v1_log, 19);
 
 /**
  * A CFD against the house.
@@ -1936,7 +2161,7 @@ export type OpenCfdCommandJson = {
  * Use `create(OpenCfdCommandSchema)` to create a new message.
  */
 export const OpenCfdCommandSchema: GenMessage<OpenCfdCommand, {jsonType: OpenCfdCommandJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 18);
+  messageDesc(file_tidebook_engine_v1_log, 20);
 
 /**
  * Close a CFD.
@@ -1971,7 +2196,7 @@ export type CloseCfdCommandJson = {
  * Use `create(CloseCfdCommandSchema)` to create a new message.
  */
 export const CloseCfdCommandSchema: GenMessage<CloseCfdCommand, {jsonType: CloseCfdCommandJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 19);
+  messageDesc(file_tidebook_engine_v1_log, 21);
 
 /**
  * New triggers of a CFD.
@@ -2034,7 +2259,7 @@ export type UpdateCfdTriggersCommandJson = {
  * Use `create(UpdateCfdTriggersCommandSchema)` to create a new message.
  */
 export const UpdateCfdTriggersCommandSchema: GenMessage<UpdateCfdTriggersCommand, {jsonType: UpdateCfdTriggersCommandJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 20);
+  messageDesc(file_tidebook_engine_v1_log, 22);
 
 /**
  * One fact. Money follows from events alone: see the comment of each.
@@ -2392,7 +2617,7 @@ export type EventJson = {
  * Use `create(EventSchema)` to create a new message.
  */
 export const EventSchema: GenMessage<Event, {jsonType: EventJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 21);
+  messageDesc(file_tidebook_engine_v1_log, 23);
 
 /**
  * Why a command was refused.
@@ -2441,7 +2666,7 @@ export type CommandRefusedJson = {
  * Use `create(CommandRefusedSchema)` to create a new message.
  */
 export const CommandRefusedSchema: GenMessage<CommandRefused, {jsonType: CommandRefusedJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 22);
+  messageDesc(file_tidebook_engine_v1_log, 24);
 
 /**
  * The command was a repetition: same key, same payload. The original answer stands.
@@ -2462,6 +2687,13 @@ export type CommandRepeated = Message<"tidebook.engine.v1.CommandRepeated"> & {
    * @generated from field: uint64 transfer_id = 2;
    */
   transferId: bigint;
+
+  /**
+   * The CFD of the original answer.
+   *
+   * @generated from field: uint64 cfd_id = 3;
+   */
+  cfdId: bigint;
 };
 
 /**
@@ -2483,6 +2715,13 @@ export type CommandRepeatedJson = {
    * @generated from field: uint64 transfer_id = 2;
    */
   transferId?: string;
+
+  /**
+   * The CFD of the original answer.
+   *
+   * @generated from field: uint64 cfd_id = 3;
+   */
+  cfdId?: string;
 };
 
 /**
@@ -2490,7 +2729,7 @@ export type CommandRepeatedJson = {
  * Use `create(CommandRepeatedSchema)` to create a new message.
  */
 export const CommandRepeatedSchema: GenMessage<CommandRepeated, {jsonType: CommandRepeatedJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 23);
+  messageDesc(file_tidebook_engine_v1_log, 25);
 
 /**
  * How many assets and markets are known now.
@@ -2539,7 +2778,7 @@ export type ConfiguredJson = {
  * Use `create(ConfiguredSchema)` to create a new message.
  */
 export const ConfiguredSchema: GenMessage<Configured, {jsonType: ConfiguredJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 24);
+  messageDesc(file_tidebook_engine_v1_log, 26);
 
 /**
  * A writer took over.
@@ -2574,7 +2813,7 @@ export type EpochBeganJson = {
  * Use `create(EpochBeganSchema)` to create a new message.
  */
 export const EpochBeganSchema: GenMessage<EpochBegan, {jsonType: EpochBeganJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 25);
+  messageDesc(file_tidebook_engine_v1_log, 27);
 
 /**
  * free += amount_units; the other side is the external account of the asset.
@@ -2665,7 +2904,7 @@ export type TransferAppliedJson = {
  * Use `create(TransferAppliedSchema)` to create a new message.
  */
 export const TransferAppliedSchema: GenMessage<TransferApplied, {jsonType: TransferAppliedJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 26);
+  messageDesc(file_tidebook_engine_v1_log, 28);
 
 /**
  * free -= hold_units, held += hold_units.
@@ -2735,6 +2974,20 @@ export type OrderPlaced = Message<"tidebook.engine.v1.OrderPlaced"> & {
    * @generated from field: int64 quantity_lots = 9;
    */
   quantityLots: bigint;
+
+  /**
+   * A stop that waits (status UNTRIGGERED): the price that will fire it; 0 for all other orders.
+   *
+   * @generated from field: int64 trigger_price_ticks = 10;
+   */
+  triggerPriceTicks: bigint;
+
+  /**
+   * The order that it cancels, and that cancels it; 0 for none.
+   *
+   * @generated from field: uint64 oco_order_id = 11;
+   */
+  ocoOrderId: bigint;
 };
 
 /**
@@ -2805,6 +3058,20 @@ export type OrderPlacedJson = {
    * @generated from field: int64 quantity_lots = 9;
    */
   quantityLots?: string;
+
+  /**
+   * A stop that waits (status UNTRIGGERED): the price that will fire it; 0 for all other orders.
+   *
+   * @generated from field: int64 trigger_price_ticks = 10;
+   */
+  triggerPriceTicks?: string;
+
+  /**
+   * The order that it cancels, and that cancels it; 0 for none.
+   *
+   * @generated from field: uint64 oco_order_id = 11;
+   */
+  ocoOrderId?: string;
 };
 
 /**
@@ -2812,12 +3079,14 @@ export type OrderPlacedJson = {
  * Use `create(OrderPlacedSchema)` to create a new message.
  */
 export const OrderPlacedSchema: GenMessage<OrderPlaced, {jsonType: OrderPlacedJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 27);
+  messageDesc(file_tidebook_engine_v1_log, 29);
 
 /**
  * Maker and taker traded at the maker's price.
  *
- * Buyer: held -= quote_hold_taken, free quote += quote_hold_taken - notional - buyer fee, free base +=
+ * In a MARGIN market a trade moves no money by itself: quote_hold_taken and base_units are 0, and the two
+ * PositionChanged that follow it (the maker's, then the taker's) carry fees, holds and profits. In a SPOT
+ * market: Buyer: held -= quote_hold_taken, free quote += quote_hold_taken - notional - buyer fee, free base +=
  * quantity. Seller: held base -= quantity, free quote += notional - seller fee. Fee account: + both fees.
  *
  * @generated from message tidebook.engine.v1.Trade
@@ -2925,7 +3194,9 @@ export type Trade = Message<"tidebook.engine.v1.Trade"> & {
 /**
  * Maker and taker traded at the maker's price.
  *
- * Buyer: held -= quote_hold_taken, free quote += quote_hold_taken - notional - buyer fee, free base +=
+ * In a MARGIN market a trade moves no money by itself: quote_hold_taken and base_units are 0, and the two
+ * PositionChanged that follow it (the maker's, then the taker's) carry fees, holds and profits. In a SPOT
+ * market: Buyer: held -= quote_hold_taken, free quote += quote_hold_taken - notional - buyer fee, free base +=
  * quantity. Seller: held base -= quantity, free quote += notional - seller fee. Fee account: + both fees.
  *
  * @generated from message tidebook.engine.v1.Trade
@@ -3035,7 +3306,7 @@ export type TradeJson = {
  * Use `create(TradeSchema)` to create a new message.
  */
 export const TradeSchema: GenMessage<Trade, {jsonType: TradeJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 28);
+  messageDesc(file_tidebook_engine_v1_log, 30);
 
 /**
  * held -= hold_released, free += hold_released.
@@ -3210,7 +3481,7 @@ export type OrderClosedJson = {
  * Use `create(OrderClosedSchema)` to create a new message.
  */
 export const OrderClosedSchema: GenMessage<OrderClosed, {jsonType: OrderClosedJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 29);
+  messageDesc(file_tidebook_engine_v1_log, 31);
 
 /**
  * free -= hold_delta, held += hold_delta (either sign).
@@ -3399,7 +3670,7 @@ export type OrderAmendedJson = {
  * Use `create(OrderAmendedSchema)` to create a new message.
  */
 export const OrderAmendedSchema: GenMessage<OrderAmended, {jsonType: OrderAmendedJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 30);
+  messageDesc(file_tidebook_engine_v1_log, 32);
 
 /**
  * A market's new status.
@@ -3448,7 +3719,7 @@ export type MarketStatusChangedJson = {
  * Use `create(MarketStatusChangedSchema)` to create a new message.
  */
 export const MarketStatusChangedSchema: GenMessage<MarketStatusChanged, {jsonType: MarketStatusChangedJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 31);
+  messageDesc(file_tidebook_engine_v1_log, 33);
 
 /**
  * How many orders a cancel-all ended; each has its own OrderClosed before this.
@@ -3483,10 +3754,10 @@ export type OrdersCancelledJson = {
  * Use `create(OrdersCancelledSchema)` to create a new message.
  */
 export const OrdersCancelledSchema: GenMessage<OrdersCancelled, {jsonType: OrdersCancelledJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 32);
+  messageDesc(file_tidebook_engine_v1_log, 34);
 
 /**
- * The next slice of an iceberg.
+ * The next slice of an iceberg, at the back of its level; what it showed before is used up.
  *
  * @generated from message tidebook.engine.v1.OrderReplenished
  */
@@ -3511,10 +3782,31 @@ export type OrderReplenished = Message<"tidebook.engine.v1.OrderReplenished"> & 
    * @generated from field: int64 displayed_lots = 3;
    */
   displayedLots: bigint;
+
+  /**
+   * The level.
+   *
+   * @generated from field: int64 price_ticks = 4;
+   */
+  priceTicks: bigint;
+
+  /**
+   * Buy or sell.
+   *
+   * @generated from field: tidebook.engine.v1.Side side = 5;
+   */
+  side: Side;
+
+  /**
+   * The owner.
+   *
+   * @generated from field: uint64 account_id = 6;
+   */
+  accountId: bigint;
 };
 
 /**
- * The next slice of an iceberg.
+ * The next slice of an iceberg, at the back of its level; what it showed before is used up.
  *
  * @generated from message tidebook.engine.v1.OrderReplenished
  */
@@ -3539,6 +3831,27 @@ export type OrderReplenishedJson = {
    * @generated from field: int64 displayed_lots = 3;
    */
   displayedLots?: string;
+
+  /**
+   * The level.
+   *
+   * @generated from field: int64 price_ticks = 4;
+   */
+  priceTicks?: string;
+
+  /**
+   * Buy or sell.
+   *
+   * @generated from field: tidebook.engine.v1.Side side = 5;
+   */
+  side?: SideJson;
+
+  /**
+   * The owner.
+   *
+   * @generated from field: uint64 account_id = 6;
+   */
+  accountId?: string;
 };
 
 /**
@@ -3546,10 +3859,10 @@ export type OrderReplenishedJson = {
  * Use `create(OrderReplenishedSchema)` to create a new message.
  */
 export const OrderReplenishedSchema: GenMessage<OrderReplenished, {jsonType: OrderReplenishedJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 33);
+  messageDesc(file_tidebook_engine_v1_log, 35);
 
 /**
- * A stop became an ordinary order.
+ * A stop became an ordinary order. free -= hold_delta, held += hold_delta (either sign).
  *
  * @generated from message tidebook.engine.v1.OrderTriggered
  */
@@ -3581,10 +3894,45 @@ export type OrderTriggered = Message<"tidebook.engine.v1.OrderTriggered"> & {
    * @generated from field: int64 trigger_price_ticks = 4;
    */
   triggerPriceTicks: bigint;
+
+  /**
+   * Buy or sell.
+   *
+   * @generated from field: tidebook.engine.v1.Side side = 5;
+   */
+  side: Side;
+
+  /**
+   * Price it rests at or may trade to: its limit, or its protection price.
+   *
+   * @generated from field: int64 price_ticks = 6;
+   */
+  priceTicks: bigint;
+
+  /**
+   * What of it rests in the book when the command has ended (0: nothing).
+   *
+   * @generated from field: int64 rested_lots = 7;
+   */
+  restedLots: bigint;
+
+  /**
+   * Change of the hold.
+   *
+   * @generated from field: sint64 hold_delta = 8;
+   */
+  holdDelta: bigint;
+
+  /**
+   * Asset of the hold.
+   *
+   * @generated from field: uint32 hold_asset_id = 9;
+   */
+  holdAssetId: number;
 };
 
 /**
- * A stop became an ordinary order.
+ * A stop became an ordinary order. free -= hold_delta, held += hold_delta (either sign).
  *
  * @generated from message tidebook.engine.v1.OrderTriggered
  */
@@ -3616,6 +3964,41 @@ export type OrderTriggeredJson = {
    * @generated from field: int64 trigger_price_ticks = 4;
    */
   triggerPriceTicks?: string;
+
+  /**
+   * Buy or sell.
+   *
+   * @generated from field: tidebook.engine.v1.Side side = 5;
+   */
+  side?: SideJson;
+
+  /**
+   * Price it rests at or may trade to: its limit, or its protection price.
+   *
+   * @generated from field: int64 price_ticks = 6;
+   */
+  priceTicks?: string;
+
+  /**
+   * What of it rests in the book when the command has ended (0: nothing).
+   *
+   * @generated from field: int64 rested_lots = 7;
+   */
+  restedLots?: string;
+
+  /**
+   * Change of the hold.
+   *
+   * @generated from field: sint64 hold_delta = 8;
+   */
+  holdDelta?: string;
+
+  /**
+   * Asset of the hold.
+   *
+   * @generated from field: uint32 hold_asset_id = 9;
+   */
+  holdAssetId?: number;
 };
 
 /**
@@ -3623,10 +4006,13 @@ export type OrderTriggeredJson = {
  * Use `create(OrderTriggeredSchema)` to create a new message.
  */
 export const OrderTriggeredSchema: GenMessage<OrderTriggered, {jsonType: OrderTriggeredJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 34);
+  messageDesc(file_tidebook_engine_v1_log, 36);
 
 /**
- * A position after a change. free += realised_pnl + margin released, as the fields say.
+ * A margin position after a change, with all the money that it moved, in the quote asset:
+ * free += hold_released + realised_pnl - margin_delta - fee; held += margin_delta - hold_released; fee account
+ * += fee; clearing account -= realised_pnl. The clearing account is zero when no position is open.
+ * Account 1 is the insurance fund: it holds positions without margin and pays no fees.
  *
  * @generated from message tidebook.engine.v1.PositionChanged
  */
@@ -3653,7 +4039,7 @@ export type PositionChanged = Message<"tidebook.engine.v1.PositionChanged"> & {
   quantityLots: bigint;
 
   /**
-   * Quote units paid for it, after the change.
+   * Quote units paid for it, after the change; never negative.
    *
    * @generated from field: int64 entry_notional_units = 4;
    */
@@ -3686,10 +4072,62 @@ export type PositionChanged = Message<"tidebook.engine.v1.PositionChanged"> & {
    * @generated from field: uint64 trade_id = 8;
    */
   tradeId: bigint;
+
+  /**
+   * The order that traded; 0 if none.
+   *
+   * @generated from field: uint64 order_id = 9;
+   */
+  orderId: bigint;
+
+  /**
+   * Fee of this change, quote units; negative is a rebate.
+   *
+   * @generated from field: sint64 fee_units = 10;
+   */
+  feeUnits: bigint;
+
+  /**
+   * Units that left the order's hold.
+   *
+   * @generated from field: int64 hold_released = 11;
+   */
+  holdReleased: bigint;
+
+  /**
+   * Change of the quantity, lots, negative when sold.
+   *
+   * @generated from field: sint64 delta_lots = 12;
+   */
+  deltaLots: bigint;
+
+  /**
+   * Price of this change; 0 when only the margin changed.
+   *
+   * @generated from field: int64 price_ticks = 13;
+   */
+  priceTicks: bigint;
+
+  /**
+   * Mark price at or beyond which the position is liquidated; 0 for never.
+   *
+   * @generated from field: int64 liquidation_ticks = 14;
+   */
+  liquidationTicks: bigint;
+
+  /**
+   * Why.
+   *
+   * @generated from field: tidebook.engine.v1.PositionChangeCause cause = 15;
+   */
+  cause: PositionChangeCause;
 };
 
 /**
- * A position after a change. free += realised_pnl + margin released, as the fields say.
+ * A margin position after a change, with all the money that it moved, in the quote asset:
+ * free += hold_released + realised_pnl - margin_delta - fee; held += margin_delta - hold_released; fee account
+ * += fee; clearing account -= realised_pnl. The clearing account is zero when no position is open.
+ * Account 1 is the insurance fund: it holds positions without margin and pays no fees.
  *
  * @generated from message tidebook.engine.v1.PositionChanged
  */
@@ -3716,7 +4154,7 @@ export type PositionChangedJson = {
   quantityLots?: string;
 
   /**
-   * Quote units paid for it, after the change.
+   * Quote units paid for it, after the change; never negative.
    *
    * @generated from field: int64 entry_notional_units = 4;
    */
@@ -3749,6 +4187,55 @@ export type PositionChangedJson = {
    * @generated from field: uint64 trade_id = 8;
    */
   tradeId?: string;
+
+  /**
+   * The order that traded; 0 if none.
+   *
+   * @generated from field: uint64 order_id = 9;
+   */
+  orderId?: string;
+
+  /**
+   * Fee of this change, quote units; negative is a rebate.
+   *
+   * @generated from field: sint64 fee_units = 10;
+   */
+  feeUnits?: string;
+
+  /**
+   * Units that left the order's hold.
+   *
+   * @generated from field: int64 hold_released = 11;
+   */
+  holdReleased?: string;
+
+  /**
+   * Change of the quantity, lots, negative when sold.
+   *
+   * @generated from field: sint64 delta_lots = 12;
+   */
+  deltaLots?: string;
+
+  /**
+   * Price of this change; 0 when only the margin changed.
+   *
+   * @generated from field: int64 price_ticks = 13;
+   */
+  priceTicks?: string;
+
+  /**
+   * Mark price at or beyond which the position is liquidated; 0 for never.
+   *
+   * @generated from field: int64 liquidation_ticks = 14;
+   */
+  liquidationTicks?: string;
+
+  /**
+   * Why.
+   *
+   * @generated from field: tidebook.engine.v1.PositionChangeCause cause = 15;
+   */
+  cause?: PositionChangeCauseJson;
 };
 
 /**
@@ -3756,10 +4243,10 @@ export type PositionChangedJson = {
  * Use `create(PositionChangedSchema)` to create a new message.
  */
 export const PositionChangedSchema: GenMessage<PositionChanged, {jsonType: PositionChangedJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 35);
+  messageDesc(file_tidebook_engine_v1_log, 37);
 
 /**
- * free -= margin_units; the house is the other side.
+ * free -= margin_units + fee_units; held += margin_units; fee account += fee_units.
  *
  * @generated from message tidebook.engine.v1.CfdOpened
  */
@@ -3847,10 +4334,17 @@ export type CfdOpened = Message<"tidebook.engine.v1.CfdOpened"> & {
    * @generated from field: int64 fee_units = 12;
    */
   feeUnits: bigint;
+
+  /**
+   * The account's own id; may be empty.
+   *
+   * @generated from field: string client_cfd_id = 13;
+   */
+  clientCfdId: string;
 };
 
 /**
- * free -= margin_units; the house is the other side.
+ * free -= margin_units + fee_units; held += margin_units; fee account += fee_units.
  *
  * @generated from message tidebook.engine.v1.CfdOpened
  */
@@ -3938,6 +4432,13 @@ export type CfdOpenedJson = {
    * @generated from field: int64 fee_units = 12;
    */
   feeUnits?: string;
+
+  /**
+   * The account's own id; may be empty.
+   *
+   * @generated from field: string client_cfd_id = 13;
+   */
+  clientCfdId?: string;
 };
 
 /**
@@ -3945,10 +4446,11 @@ export type CfdOpenedJson = {
  * Use `create(CfdOpenedSchema)` to create a new message.
  */
 export const CfdOpenedSchema: GenMessage<CfdOpened, {jsonType: CfdOpenedJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 36);
+  messageDesc(file_tidebook_engine_v1_log, 38);
 
 /**
- * free += returned_units.
+ * held -= margin_units; free += returned_units; fee account += fee_units; house account += margin_units -
+ * returned_units - fee_units. Account 2 is the house in ledgers; its balance may be negative.
  *
  * @generated from message tidebook.engine.v1.CfdClosed
  */
@@ -3989,7 +4491,7 @@ export type CfdClosed = Message<"tidebook.engine.v1.CfdClosed"> & {
   pnlUnits: bigint;
 
   /**
-   * Margin plus profit, never below zero.
+   * Margin plus profit minus fee, never below zero.
    *
    * @generated from field: int64 returned_units = 6;
    */
@@ -4001,10 +4503,25 @@ export type CfdClosed = Message<"tidebook.engine.v1.CfdClosed"> & {
    * @generated from field: tidebook.engine.v1.CfdCloseReason reason = 7;
    */
   reason: CfdCloseReason;
+
+  /**
+   * The margin it had, quote units.
+   *
+   * @generated from field: int64 margin_units = 8;
+   */
+  marginUnits: bigint;
+
+  /**
+   * Fee of closing, quote units.
+   *
+   * @generated from field: int64 fee_units = 9;
+   */
+  feeUnits: bigint;
 };
 
 /**
- * free += returned_units.
+ * held -= margin_units; free += returned_units; fee account += fee_units; house account += margin_units -
+ * returned_units - fee_units. Account 2 is the house in ledgers; its balance may be negative.
  *
  * @generated from message tidebook.engine.v1.CfdClosed
  */
@@ -4045,7 +4562,7 @@ export type CfdClosedJson = {
   pnlUnits?: string;
 
   /**
-   * Margin plus profit, never below zero.
+   * Margin plus profit minus fee, never below zero.
    *
    * @generated from field: int64 returned_units = 6;
    */
@@ -4057,6 +4574,20 @@ export type CfdClosedJson = {
    * @generated from field: tidebook.engine.v1.CfdCloseReason reason = 7;
    */
   reason?: CfdCloseReasonJson;
+
+  /**
+   * The margin it had, quote units.
+   *
+   * @generated from field: int64 margin_units = 8;
+   */
+  marginUnits?: string;
+
+  /**
+   * Fee of closing, quote units.
+   *
+   * @generated from field: int64 fee_units = 9;
+   */
+  feeUnits?: string;
 };
 
 /**
@@ -4064,7 +4595,7 @@ export type CfdClosedJson = {
  * Use `create(CfdClosedSchema)` to create a new message.
  */
 export const CfdClosedSchema: GenMessage<CfdClosed, {jsonType: CfdClosedJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 37);
+  messageDesc(file_tidebook_engine_v1_log, 39);
 
 /**
  * Triggers of a CFD now.
@@ -4141,10 +4672,11 @@ export type CfdTriggersChangedJson = {
  * Use `create(CfdTriggersChangedSchema)` to create a new message.
  */
 export const CfdTriggersChangedSchema: GenMessage<CfdTriggersChanged, {jsonType: CfdTriggersChangedJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 38);
+  messageDesc(file_tidebook_engine_v1_log, 40);
 
 /**
- * Receipt of a liquidation: enough to compute it again.
+ * Receipt of a liquidation: enough to compute it again. It comes after the events that it sums up and moves
+ * one amount itself: free -= fund_delta_units, free of account 1 (the insurance fund) += fund_delta_units.
  *
  * @generated from message tidebook.engine.v1.Liquidated
  */
@@ -4234,7 +4766,7 @@ export type Liquidated = Message<"tidebook.engine.v1.Liquidated"> & {
   fundLots: bigint;
 
   /**
-   * Change of the insurance fund, quote units.
+   * What of the surplus the insurance fund gets, quote units; never negative.
    *
    * @generated from field: sint64 fund_delta_units = 13;
    */
@@ -4246,10 +4778,53 @@ export type Liquidated = Message<"tidebook.engine.v1.Liquidated"> & {
    * @generated from field: repeated tidebook.engine.v1.AutoDeleverage auto_deleverages = 14;
    */
   autoDeleverages: AutoDeleverage[];
+
+  /**
+   * Maintenance rate that counted, basis points.
+   *
+   * @generated from field: uint32 maintenance_bps = 15;
+   */
+  maintenanceBps: number;
+
+  /**
+   * Fee rate that counted, basis points.
+   *
+   * @generated from field: sint32 fee_bps = 16;
+   */
+  feeBps: number;
+
+  /**
+   * Order that sold it in the book; 0 if none was sent.
+   *
+   * @generated from field: uint64 order_id = 17;
+   */
+  orderId: bigint;
+
+  /**
+   * Notional of filled_lots, quote units.
+   *
+   * @generated from field: int64 filled_notional_units = 18;
+   */
+  filledNotionalUnits: bigint;
+
+  /**
+   * Fees of it, quote units.
+   *
+   * @generated from field: int64 fee_units = 19;
+   */
+  feeUnits: bigint;
+
+  /**
+   * What its owner got back, quote units; never negative.
+   *
+   * @generated from field: int64 returned_units = 20;
+   */
+  returnedUnits: bigint;
 };
 
 /**
- * Receipt of a liquidation: enough to compute it again.
+ * Receipt of a liquidation: enough to compute it again. It comes after the events that it sums up and moves
+ * one amount itself: free -= fund_delta_units, free of account 1 (the insurance fund) += fund_delta_units.
  *
  * @generated from message tidebook.engine.v1.Liquidated
  */
@@ -4339,7 +4914,7 @@ export type LiquidatedJson = {
   fundLots?: string;
 
   /**
-   * Change of the insurance fund, quote units.
+   * What of the surplus the insurance fund gets, quote units; never negative.
    *
    * @generated from field: sint64 fund_delta_units = 13;
    */
@@ -4351,6 +4926,48 @@ export type LiquidatedJson = {
    * @generated from field: repeated tidebook.engine.v1.AutoDeleverage auto_deleverages = 14;
    */
   autoDeleverages?: AutoDeleverageJson[];
+
+  /**
+   * Maintenance rate that counted, basis points.
+   *
+   * @generated from field: uint32 maintenance_bps = 15;
+   */
+  maintenanceBps?: number;
+
+  /**
+   * Fee rate that counted, basis points.
+   *
+   * @generated from field: sint32 fee_bps = 16;
+   */
+  feeBps?: number;
+
+  /**
+   * Order that sold it in the book; 0 if none was sent.
+   *
+   * @generated from field: uint64 order_id = 17;
+   */
+  orderId?: string;
+
+  /**
+   * Notional of filled_lots, quote units.
+   *
+   * @generated from field: int64 filled_notional_units = 18;
+   */
+  filledNotionalUnits?: string;
+
+  /**
+   * Fees of it, quote units.
+   *
+   * @generated from field: int64 fee_units = 19;
+   */
+  feeUnits?: string;
+
+  /**
+   * What its owner got back, quote units; never negative.
+   *
+   * @generated from field: int64 returned_units = 20;
+   */
+  returnedUnits?: string;
 };
 
 /**
@@ -4358,7 +4975,7 @@ export type LiquidatedJson = {
  * Use `create(LiquidatedSchema)` to create a new message.
  */
 export const LiquidatedSchema: GenMessage<Liquidated, {jsonType: LiquidatedJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 39);
+  messageDesc(file_tidebook_engine_v1_log, 41);
 
 /**
  * One counterpart of an auto-deleveraging.
@@ -4421,7 +5038,7 @@ export type AutoDeleverageJson = {
  * Use `create(AutoDeleverageSchema)` to create a new message.
  */
 export const AutoDeleverageSchema: GenMessage<AutoDeleverage, {jsonType: AutoDeleverageJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 40);
+  messageDesc(file_tidebook_engine_v1_log, 42);
 
 /**
  * Leverage chosen.
@@ -4484,7 +5101,7 @@ export type LeverageChangedJson = {
  * Use `create(LeverageChangedSchema)` to create a new message.
  */
 export const LeverageChangedSchema: GenMessage<LeverageChanged, {jsonType: LeverageChangedJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 41);
+  messageDesc(file_tidebook_engine_v1_log, 43);
 
 /**
  * External prices in force.
@@ -4519,7 +5136,7 @@ export type PricesSetJson = {
  * Use `create(PricesSetSchema)` to create a new message.
  */
 export const PricesSetSchema: GenMessage<PricesSet, {jsonType: PricesSetJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 42);
+  messageDesc(file_tidebook_engine_v1_log, 44);
 
 /**
  * The dead man's switch.
@@ -4568,7 +5185,7 @@ export type CancelAllAfterSetJson = {
  * Use `create(CancelAllAfterSetSchema)` to create a new message.
  */
 export const CancelAllAfterSetSchema: GenMessage<CancelAllAfterSet, {jsonType: CancelAllAfterSetJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 43);
+  messageDesc(file_tidebook_engine_v1_log, 45);
 
 /**
  * A tick was applied.
@@ -4603,5 +5220,60 @@ export type TimePassedJson = {
  * Use `create(TimePassedSchema)` to create a new message.
  */
 export const TimePassedSchema: GenMessage<TimePassed, {jsonType: TimePassedJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_log, 44);
+  messageDesc(file_tidebook_engine_v1_log, 46);
+
+/**
+ * Why a margin position changed.
+ *
+ * @generated from enum tidebook.engine.v1.PositionChangeCause
+ */
+export enum PositionChangeCause {
+  /**
+   * Not said.
+   *
+   * @generated from enum value: POSITION_CHANGE_CAUSE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * A trade of one of the account's orders.
+   *
+   * @generated from enum value: POSITION_CHANGE_CAUSE_TRADE = 1;
+   */
+  TRADE = 1,
+
+  /**
+   * Margin was added.
+   *
+   * @generated from enum value: POSITION_CHANGE_CAUSE_MARGIN_ADDED = 2;
+   */
+  MARGIN_ADDED = 2,
+
+  /**
+   * The insurance fund took over what a liquidation could not sell; both sides have this cause.
+   *
+   * @generated from enum value: POSITION_CHANGE_CAUSE_FUND_TAKEOVER = 3;
+   */
+  FUND_TAKEOVER = 3,
+
+  /**
+   * Auto-deleveraging closed it against a liquidation; both sides have this cause.
+   *
+   * @generated from enum value: POSITION_CHANGE_CAUSE_AUTO_DELEVERAGE = 4;
+   */
+  AUTO_DELEVERAGE = 4,
+}
+
+/**
+ * Why a margin position changed.
+ *
+ * @generated from enum tidebook.engine.v1.PositionChangeCause
+ */
+export type PositionChangeCauseJson = "POSITION_CHANGE_CAUSE_UNSPECIFIED" | "POSITION_CHANGE_CAUSE_TRADE" | "POSITION_CHANGE_CAUSE_MARGIN_ADDED" | "POSITION_CHANGE_CAUSE_FUND_TAKEOVER" | "POSITION_CHANGE_CAUSE_AUTO_DELEVERAGE";
+
+/**
+ * Describes the enum tidebook.engine.v1.PositionChangeCause.
+ */
+export const PositionChangeCauseSchema: GenEnum<PositionChangeCause, PositionChangeCauseJson> = /*@__PURE__*/
+  enumDesc(file_tidebook_engine_v1_log, 0);
 

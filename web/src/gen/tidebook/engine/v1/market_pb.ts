@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tidebook/engine/v1/market.proto.
  */
 export const file_tidebook_engine_v1_market: GenFile = /*@__PURE__*/
-  fileDesc("Ch90aWRlYm9vay9lbmdpbmUvdjEvbWFya2V0LnByb3RvEhJ0aWRlYm9vay5lbmdpbmUudjEiQgoFQXNzZXQSDAoEY29kZRgBIAEoCRIQCghkZWNpbWFscxgCIAEoDRIZChF0cmFuc2Zlcl9kZWNpbWFscxgDIAEoDSLEAwoGTWFya2V0Eg4KBm1hcmtldBgBIAEoCRIsCgRraW5kGAIgASgOMh4udGlkZWJvb2suZW5naW5lLnYxLk1hcmtldEtpbmQSMAoGc3RhdHVzGAMgASgOMiAudGlkZWJvb2suZW5naW5lLnYxLk1hcmtldFN0YXR1cxISCgpiYXNlX2Fzc2V0GAQgASgJEhMKC3F1b3RlX2Fzc2V0GAUgASgJEhEKCXRpY2tfc2l6ZRgGIAEoCRIQCghsb3Rfc2l6ZRgHIAEoCRIUCgxtaW5fcXVhbnRpdHkYCCABKAkSFAoMbWF4X3F1YW50aXR5GAkgASgJEhQKDG1pbl9ub3Rpb25hbBgKIAEoCRIUCgxtYXhfbm90aW9uYWwYCyABKAkSEQoJbWF4X3ByaWNlGAwgASgJEhUKDW1ha2VyX2ZlZV9icHMYDSABKBESFQoNdGFrZXJfZmVlX2JwcxgOIAEoERIXCg9tYXhfb3Blbl9vcmRlcnMYDyABKA0SFAoMbWF4X2xldmVyYWdlGBAgASgNEjQKDG1hcmdpbl90aWVycxgRIAMoCzIeLnRpZGVib29rLmVuZ2luZS52MS5NYXJnaW5UaWVyIlIKCk1hcmdpblRpZXISFQoNZnJvbV9ub3Rpb25hbBgBIAEoCRIXCg9tYWludGVuYW5jZV9icHMYAiABKA0SFAoMbWF4X2xldmVyYWdlGAMgASgNIhQKEkxpc3RNYXJrZXRzUmVxdWVzdCJtChNMaXN0TWFya2V0c1Jlc3BvbnNlEisKB21hcmtldHMYASADKAsyGi50aWRlYm9vay5lbmdpbmUudjEuTWFya2V0EikKBmFzc2V0cxgCIAMoCzIZLnRpZGVib29rLmVuZ2luZS52MS5Bc3NldCI8ChBHZXRNYXJrZXRSZXF1ZXN0EigKBm1hcmtldBgBIAEoCUIYukgVchMyEV5bQS1aMC05X117MSwzMn0kIj8KEUdldE1hcmtldFJlc3BvbnNlEioKBm1hcmtldBgBIAEoCzIaLnRpZGVib29rLmVuZ2luZS52MS5NYXJrZXQiFgoUR2V0U2VydmVyVGltZVJlcXVlc3QiQQoVR2V0U2VydmVyVGltZVJlc3BvbnNlEigKBHRpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wMv0CCg1NYXJrZXRTZXJ2aWNlEnYKC0xpc3RNYXJrZXRzEiYudGlkZWJvb2suZW5naW5lLnYxLkxpc3RNYXJrZXRzUmVxdWVzdBonLnRpZGVib29rLmVuZ2luZS52MS5MaXN0TWFya2V0c1Jlc3BvbnNlIhaQAgGC0+STAg0SCy92MS9tYXJrZXRzEnkKCUdldE1hcmtldBIkLnRpZGVib29rLmVuZ2luZS52MS5HZXRNYXJrZXRSZXF1ZXN0GiUudGlkZWJvb2suZW5naW5lLnYxLkdldE1hcmtldFJlc3BvbnNlIh+QAgGC0+STAhYSFC92MS9tYXJrZXRzL3ttYXJrZXR9EnkKDUdldFNlcnZlclRpbWUSKC50aWRlYm9vay5lbmdpbmUudjEuR2V0U2VydmVyVGltZVJlcXVlc3QaKS50aWRlYm9vay5lbmdpbmUudjEuR2V0U2VydmVyVGltZVJlc3BvbnNlIhOQAgGC0+STAgoSCC92MS90aW1lYgZwcm90bzM", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp, file_tidebook_engine_v1_types]);
+  fileDesc("Ch90aWRlYm9vay9lbmdpbmUvdjEvbWFya2V0LnByb3RvEhJ0aWRlYm9vay5lbmdpbmUudjEiQgoFQXNzZXQSDAoEY29kZRgBIAEoCRIQCghkZWNpbWFscxgCIAEoDRIZChF0cmFuc2Zlcl9kZWNpbWFscxgDIAEoDSKnBAoGTWFya2V0Eg4KBm1hcmtldBgBIAEoCRIsCgRraW5kGAIgASgOMh4udGlkZWJvb2suZW5naW5lLnYxLk1hcmtldEtpbmQSMAoGc3RhdHVzGAMgASgOMiAudGlkZWJvb2suZW5naW5lLnYxLk1hcmtldFN0YXR1cxISCgpiYXNlX2Fzc2V0GAQgASgJEhMKC3F1b3RlX2Fzc2V0GAUgASgJEhEKCXRpY2tfc2l6ZRgGIAEoCRIQCghsb3Rfc2l6ZRgHIAEoCRIUCgxtaW5fcXVhbnRpdHkYCCABKAkSFAoMbWF4X3F1YW50aXR5GAkgASgJEhQKDG1pbl9ub3Rpb25hbBgKIAEoCRIUCgxtYXhfbm90aW9uYWwYCyABKAkSEQoJbWF4X3ByaWNlGAwgASgJEhUKDW1ha2VyX2ZlZV9icHMYDSABKBESFQoNdGFrZXJfZmVlX2JwcxgOIAEoERIXCg9tYXhfb3Blbl9vcmRlcnMYDyABKA0SFAoMbWF4X2xldmVyYWdlGBAgASgNEjQKDG1hcmdpbl90aWVycxgRIAMoCzIeLnRpZGVib29rLmVuZ2luZS52MS5NYXJnaW5UaWVyEhsKE2xpcXVpZGF0aW9uX2ZlZV9icHMYEiABKA0SFgoOcHJpY2Vfc3RhbGVfbXMYEyABKAQSFgoOcHJpY2VfYmFuZF9icHMYFCABKA0SFAoMbWF4X2V4cG9zdXJlGBUgASgJIlIKCk1hcmdpblRpZXISFQoNZnJvbV9ub3Rpb25hbBgBIAEoCRIXCg9tYWludGVuYW5jZV9icHMYAiABKA0SFAoMbWF4X2xldmVyYWdlGAMgASgNIhQKEkxpc3RNYXJrZXRzUmVxdWVzdCJtChNMaXN0TWFya2V0c1Jlc3BvbnNlEisKB21hcmtldHMYASADKAsyGi50aWRlYm9vay5lbmdpbmUudjEuTWFya2V0EikKBmFzc2V0cxgCIAMoCzIZLnRpZGVib29rLmVuZ2luZS52MS5Bc3NldCI8ChBHZXRNYXJrZXRSZXF1ZXN0EigKBm1hcmtldBgBIAEoCUIYukgVchMyEV5bQS1aMC05X117MSwzMn0kIj8KEUdldE1hcmtldFJlc3BvbnNlEioKBm1hcmtldBgBIAEoCzIaLnRpZGVib29rLmVuZ2luZS52MS5NYXJrZXQiFgoUR2V0U2VydmVyVGltZVJlcXVlc3QiQQoVR2V0U2VydmVyVGltZVJlc3BvbnNlEigKBHRpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wMv0CCg1NYXJrZXRTZXJ2aWNlEnYKC0xpc3RNYXJrZXRzEiYudGlkZWJvb2suZW5naW5lLnYxLkxpc3RNYXJrZXRzUmVxdWVzdBonLnRpZGVib29rLmVuZ2luZS52MS5MaXN0TWFya2V0c1Jlc3BvbnNlIhaQAgGC0+STAg0SCy92MS9tYXJrZXRzEnkKCUdldE1hcmtldBIkLnRpZGVib29rLmVuZ2luZS52MS5HZXRNYXJrZXRSZXF1ZXN0GiUudGlkZWJvb2suZW5naW5lLnYxLkdldE1hcmtldFJlc3BvbnNlIh+QAgGC0+STAhYSFC92MS9tYXJrZXRzL3ttYXJrZXR9EnkKDUdldFNlcnZlclRpbWUSKC50aWRlYm9vay5lbmdpbmUudjEuR2V0U2VydmVyVGltZVJlcXVlc3QaKS50aWRlYm9vay5lbmdpbmUudjEuR2V0U2VydmVyVGltZVJlc3BvbnNlIhOQAgGC0+STAgoSCC92MS90aW1lYgZwcm90bzM", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp, file_tidebook_engine_v1_types]);
 
 /**
  * An asset.
@@ -205,6 +205,34 @@ export type Market = Message<"tidebook.engine.v1.Market"> & {
    * @generated from field: repeated tidebook.engine.v1.MarginTier margin_tiers = 17;
    */
   marginTiers: MarginTier[];
+
+  /**
+   * Most that a liquidation may cost beyond the loss, of the notional, in basis points.
+   *
+   * @generated from field: uint32 liquidation_fee_bps = 18;
+   */
+  liquidationFeeBps: number;
+
+  /**
+   * Age in milliseconds at which an external price no longer counts; 0 for never.
+   *
+   * @generated from field: uint64 price_stale_ms = 19;
+   */
+  priceStaleMs: bigint;
+
+  /**
+   * How far from the index the price of an order may be, in basis points; 0 for anywhere.
+   *
+   * @generated from field: uint32 price_band_bps = 20;
+   */
+  priceBandBps: number;
+
+  /**
+   * CFD: most net notional the house carries, in the quote asset; empty for any.
+   *
+   * @generated from field: string max_exposure = 21;
+   */
+  maxExposure: string;
 };
 
 /**
@@ -331,6 +359,34 @@ export type MarketJson = {
    * @generated from field: repeated tidebook.engine.v1.MarginTier margin_tiers = 17;
    */
   marginTiers?: MarginTierJson[];
+
+  /**
+   * Most that a liquidation may cost beyond the loss, of the notional, in basis points.
+   *
+   * @generated from field: uint32 liquidation_fee_bps = 18;
+   */
+  liquidationFeeBps?: number;
+
+  /**
+   * Age in milliseconds at which an external price no longer counts; 0 for never.
+   *
+   * @generated from field: uint64 price_stale_ms = 19;
+   */
+  priceStaleMs?: string;
+
+  /**
+   * How far from the index the price of an order may be, in basis points; 0 for anywhere.
+   *
+   * @generated from field: uint32 price_band_bps = 20;
+   */
+  priceBandBps?: number;
+
+  /**
+   * CFD: most net notional the house carries, in the quote asset; empty for any.
+   *
+   * @generated from field: string max_exposure = 21;
+   */
+  maxExposure?: string;
 };
 
 /**

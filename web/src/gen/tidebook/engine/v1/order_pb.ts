@@ -22,7 +22,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tidebook/engine/v1/order.proto.
  */
 export const file_tidebook_engine_v1_order: GenFile = /*@__PURE__*/
-  fileDesc("Ch50aWRlYm9vay9lbmdpbmUvdjEvb3JkZXIucHJvdG8SEnRpZGVib29rLmVuZ2luZS52MSKpBgoFT3JkZXISEAoIb3JkZXJfaWQYASABKAQSFwoPY2xpZW50X29yZGVyX2lkGAIgASgJEg4KBm1hcmtldBgDIAEoCRImCgRzaWRlGAQgASgOMhgudGlkZWJvb2suZW5naW5lLnYxLlNpZGUSKwoEdHlwZRgFIAEoDjIdLnRpZGVib29rLmVuZ2luZS52MS5PcmRlclR5cGUSNgoNdGltZV9pbl9mb3JjZRgGIAEoDjIfLnRpZGVib29rLmVuZ2luZS52MS5UaW1lSW5Gb3JjZRIvCgZzdGF0dXMYByABKA4yHy50aWRlYm9vay5lbmdpbmUudjEuT3JkZXJTdGF0dXMSDQoFcHJpY2UYCCABKAkSEAoIcXVhbnRpdHkYCSABKAkSFAoMcXVvdGVfYW1vdW50GAogASgJEhcKD2ZpbGxlZF9xdWFudGl0eRgLIAEoCRIXCg9maWxsZWRfbm90aW9uYWwYDCABKAkSDAoEZmVlcxgNIAEoCRIRCglwb3N0X29ubHkYDiABKAgSEwoLcmVkdWNlX29ubHkYDyABKAgSGAoQZGlzcGxheV9xdWFudGl0eRgQIAEoCRIVCg10cmlnZ2VyX3ByaWNlGBEgASgJEjkKDnRyaWdnZXJfc291cmNlGBIgASgOMiEudGlkZWJvb2suZW5naW5lLnYxLlRyaWdnZXJTb3VyY2USMAoMY2xvc2VfcmVhc29uGBMgASgOMhoudGlkZWJvb2suY29tbW9uLnYxLlJlYXNvbhIvCgtjcmVhdGVfdGltZRgUIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdXBkYXRlX3RpbWUYFSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGBYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdsb2dfc2VxGBcgASgEEkYKFXNlbGZfdHJhZGVfcHJldmVudGlvbhgYIAEoDjInLnRpZGVib29rLmVuZ2luZS52MS5TZWxmVHJhZGVQcmV2ZW50aW9uIuwBCgRGaWxsEhAKCHRyYWRlX2lkGAEgASgEEhAKCG9yZGVyX2lkGAIgASgEEg4KBm1hcmtldBgDIAEoCRImCgRzaWRlGAQgASgOMhgudGlkZWJvb2suZW5naW5lLnYxLlNpZGUSDQoFcHJpY2UYBSABKAkSEAoIcXVhbnRpdHkYBiABKAkSEAoIbm90aW9uYWwYByABKAkSCwoDZmVlGAggASgJEg0KBW1ha2VyGAkgASgIEigKBHRpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg8KB2xvZ19zZXEYCyABKAQiNAoHQmFsYW5jZRINCgVhc3NldBgBIAEoCRIMCgRmcmVlGAIgASgJEgwKBGhlbGQYAyABKAkivwcKEVBsYWNlT3JkZXJSZXF1ZXN0EigKBm1hcmtldBgBIAEoCUIYukgVchMyEV5bQS1aMC05X117MSwzMn0kEjIKBHNpZGUYAiABKA4yGC50aWRlYm9vay5lbmdpbmUudjEuU2lkZUIKukgHggEEEAEgABI3CgR0eXBlGAMgASgOMh0udGlkZWJvb2suZW5naW5lLnYxLk9yZGVyVHlwZUIKukgHggEEEAEgABJACg10aW1lX2luX2ZvcmNlGAQgASgOMh8udGlkZWJvb2suZW5naW5lLnYxLlRpbWVJbkZvcmNlQgi6SAWCAQIQARI2CgVwcmljZRgFIAEoCUInukgkch8yHV5bMC05XXsxLDIwfShcLlswLTldezEsMTh9KT8k2AEBEjkKCHF1YW50aXR5GAYgASgJQie6SCRyHzIdXlswLTldezEsMjB9KFwuWzAtOV17MSwxOH0pPyTYAQESPQoMcXVvdGVfYW1vdW50GAcgASgJQie6SCRyHzIdXlswLTldezEsMjB9KFwuWzAtOV17MSwxOH0pPyTYAQESOgoPY2xpZW50X29yZGVyX2lkGAggASgJQiG6SB5yGTIXXltBLVphLXowLTlfLjotXXsxLDM2fSTYAQESEQoJcG9zdF9vbmx5GAkgASgIEhMKC3JlZHVjZV9vbmx5GAogASgIEkEKEGRpc3BsYXlfcXVhbnRpdHkYCyABKAlCJ7pIJHIfMh1eWzAtOV17MSwyMH0oXC5bMC05XXsxLDE4fSk/JNgBARJQChVzZWxmX3RyYWRlX3ByZXZlbnRpb24YDCABKA4yJy50aWRlYm9vay5lbmdpbmUudjEuU2VsZlRyYWRlUHJldmVudGlvbkIIukgFggECEAESIgoQbWF4X3NsaXBwYWdlX2JwcxgNIAEoDUIIukgFKgMYkE4SLwoLZXhwaXJlX3RpbWUYDiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEj4KDXRyaWdnZXJfcHJpY2UYDyABKAlCJ7pIJHIfMh1eWzAtOV17MSwyMH0oXC5bMC05XXsxLDE4fSk/JNgBARJDCg50cmlnZ2VyX3NvdXJjZRgQIAEoDjIhLnRpZGVib29rLmVuZ2luZS52MS5UcmlnZ2VyU291cmNlQgi6SAWCAQIQARIeCgx0cmFpbGluZ19icHMYESABKA1CCLpIBSoDGJBOEiwKCGRlYWRsaW5lGBIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJ5ChJQbGFjZU9yZGVyUmVzcG9uc2USKAoFb3JkZXIYASABKAsyGS50aWRlYm9vay5lbmdpbmUudjEuT3JkZXISJwoFZmlsbHMYAiADKAsyGC50aWRlYm9vay5lbmdpbmUudjEuRmlsbBIQCghyZXBlYXRlZBgDIAEoCCJTChNQcmV2aWV3T3JkZXJSZXF1ZXN0EjwKBW9yZGVyGAEgASgLMiUudGlkZWJvb2suZW5naW5lLnYxLlBsYWNlT3JkZXJSZXF1ZXN0Qga6SAPIAQEi5gEKFFByZXZpZXdPcmRlclJlc3BvbnNlEhcKD2ZpbGxlZF9xdWFudGl0eRgBIAEoCRIXCg9maWxsZWRfbm90aW9uYWwYAiABKAkSDAoEZmVlcxgDIAEoCRIXCg9yZXN0ZWRfcXVhbnRpdHkYBCABKAkSDAoEaG9sZBgFIAEoCRISCgpob2xkX2Fzc2V0GAYgASgJEigKBWVycm9yGAcgASgLMhkudGlkZWJvb2suY29tbW9uLnYxLkVycm9yEg4KBm1hcmdpbhgIIAEoCRIZChFsaXF1aWRhdGlvbl9wcmljZRgJIAEoCSL6AQoRQW1lbmRPcmRlclJlcXVlc3QSEAoIb3JkZXJfaWQYASABKAQSIAoPY2xpZW50X29yZGVyX2lkGAIgASgJQge6SARyAhgkEjYKBXByaWNlGAMgASgJQie6SCRyHzIdXlswLTldezEsMjB9KFwuWzAtOV17MSwxOH0pPyTYAQESOQoIcXVhbnRpdHkYBCABKAlCJ7pIJHIfMh1eWzAtOV17MSwyMH0oXC5bMC05XXsxLDE4fSk/JNgBARI+Cg10cmlnZ2VyX3ByaWNlGAUgASgJQie6SCRyHzIdXlswLTldezEsMjB9KFwuWzAtOV17MSwxOH0pPyTYAQEiZwoSQW1lbmRPcmRlclJlc3BvbnNlEigKBW9yZGVyGAEgASgLMhkudGlkZWJvb2suZW5naW5lLnYxLk9yZGVyEicKBWZpbGxzGAIgAygLMhgudGlkZWJvb2suZW5naW5lLnYxLkZpbGwiSAoSQ2FuY2VsT3JkZXJSZXF1ZXN0EhAKCG9yZGVyX2lkGAEgASgEEiAKD2NsaWVudF9vcmRlcl9pZBgCIAEoCUIHukgEcgIYJCI/ChNDYW5jZWxPcmRlclJlc3BvbnNlEigKBW9yZGVyGAEgASgLMhkudGlkZWJvb2suZW5naW5lLnYxLk9yZGVyInQKFkNhbmNlbEFsbE9yZGVyc1JlcXVlc3QSKAoGbWFya2V0GAEgASgJQhi6SBVyEzIRXltBLVowLTlfXXswLDMyfSQSMAoEc2lkZRgCIAEoDjIYLnRpZGVib29rLmVuZ2luZS52MS5TaWRlQgi6SAWCAQIQASIsChdDYW5jZWxBbGxPcmRlcnNSZXNwb25zZRIRCgljYW5jZWxsZWQYASABKA0iNwoVQ2FuY2VsQWxsQWZ0ZXJSZXF1ZXN0Eh4KCnRpbWVvdXRfbXMYASABKA1CCrpIByoFGIC4mSkiSQoWQ2FuY2VsQWxsQWZ0ZXJSZXNwb25zZRIvCgtjYW5jZWxfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAioAIKDFRyYWRlQ29tbWFuZBISCgpyZXF1ZXN0X2lkGAEgASgEEjYKBXBsYWNlGAIgASgLMiUudGlkZWJvb2suZW5naW5lLnYxLlBsYWNlT3JkZXJSZXF1ZXN0SAASNgoFYW1lbmQYAyABKAsyJS50aWRlYm9vay5lbmdpbmUudjEuQW1lbmRPcmRlclJlcXVlc3RIABI4CgZjYW5jZWwYBCABKAsyJi50aWRlYm9vay5lbmdpbmUudjEuQ2FuY2VsT3JkZXJSZXF1ZXN0SAASQAoKY2FuY2VsX2FsbBgFIAEoCzIqLnRpZGVib29rLmVuZ2luZS52MS5DYW5jZWxBbGxPcmRlcnNSZXF1ZXN0SABCEAoHY29tbWFuZBIFukgCCAEiggMKC1RyYWRlUmVzdWx0EhIKCnJlcXVlc3RfaWQYASABKAQSKgoFZXJyb3IYAiABKAsyGS50aWRlYm9vay5jb21tb24udjEuRXJyb3JIABI4CgZwbGFjZWQYAyABKAsyJi50aWRlYm9vay5lbmdpbmUudjEuUGxhY2VPcmRlclJlc3BvbnNlSAASOQoHYW1lbmRlZBgEIAEoCzImLnRpZGVib29rLmVuZ2luZS52MS5BbWVuZE9yZGVyUmVzcG9uc2VIABI8CgljYW5jZWxsZWQYBSABKAsyJy50aWRlYm9vay5lbmdpbmUudjEuQ2FuY2VsT3JkZXJSZXNwb25zZUgAEkQKDWFsbF9jYW5jZWxsZWQYBiABKAsyKy50aWRlYm9vay5lbmdpbmUudjEuQ2FuY2VsQWxsT3JkZXJzUmVzcG9uc2VIABIwCgVicmllZhgHIAEoCzIfLnRpZGVib29rLmVuZ2luZS52MS5CcmllZlJlc3VsdEgAQggKBnJlc3VsdCKCAQoLQnJpZWZSZXN1bHQSEAoIb3JkZXJfaWQYASABKAQSLwoGc3RhdHVzGAIgASgOMh8udGlkZWJvb2suZW5naW5lLnYxLk9yZGVyU3RhdHVzEhcKD2ZpbGxlZF9xdWFudGl0eRgDIAEoCRIXCg9maWxsZWRfbm90aW9uYWwYBCABKAkiVQoSQmF0Y2hPcmRlcnNSZXF1ZXN0Ej8KCGNvbW1hbmRzGAEgAygLMiAudGlkZWJvb2suZW5naW5lLnYxLlRyYWRlQ29tbWFuZEILukgIkgEFCAEQyAEiRwoTQmF0Y2hPcmRlcnNSZXNwb25zZRIwCgdyZXN1bHRzGAEgAygLMh8udGlkZWJvb2suZW5naW5lLnYxLlRyYWRlUmVzdWx0IiwKD0dldE9yZGVyUmVxdWVzdBIZCghvcmRlcl9pZBgBIAEoBEIHukgEMgIgACI8ChBHZXRPcmRlclJlc3BvbnNlEigKBW9yZGVyGAEgASgLMhkudGlkZWJvb2suZW5naW5lLnYxLk9yZGVyIkEKFUxpc3RPcGVuT3JkZXJzUmVxdWVzdBIoCgZtYXJrZXQYASABKAlCGLpIFXITMhFeW0EtWjAtOV9dezAsMzJ9JCJDChZMaXN0T3Blbk9yZGVyc1Jlc3BvbnNlEikKBm9yZGVycxgBIAMoCzIZLnRpZGVib29rLmVuZ2luZS52MS5PcmRlciITChFHZXRBY2NvdW50UmVxdWVzdCJoChJHZXRBY2NvdW50UmVzcG9uc2USEgoKYWNjb3VudF9pZBgBIAEoBBItCghiYWxhbmNlcxgCIAMoCzIbLnRpZGVib29rLmVuZ2luZS52MS5CYWxhbmNlEg8KB2xvZ19zZXEYAyABKAQipwEKElRyYWRlU3RyZWFtUmVxdWVzdBI9Cghjb21tYW5kcxgBIAMoCzIgLnRpZGVib29rLmVuZ2luZS52MS5UcmFkZUNvbW1hbmRCCbpIBpIBAxDoBxIcChRjYW5jZWxfb25fZGlzY29ubmVjdBgCIAEoCBIVCg1icmllZl9yZXN1bHRzGAMgASgIEh0KC3RyYWNlcGFyZW50GAQgASgJQgi6SAVyAxiAASJHChNUcmFkZVN0cmVhbVJlc3BvbnNlEjAKB3Jlc3VsdHMYASADKAsyHy50aWRlYm9vay5lbmdpbmUudjEuVHJhZGVSZXN1bHQiLgoTV2F0Y2hBY2NvdW50UmVxdWVzdBIXCg9yZXN1bWVfZnJvbV9zZXEYASABKAQizAIKFFdhdGNoQWNjb3VudFJlc3BvbnNlEgsKA3NlcRgBIAEoBBIQCghwcmV2X3NlcRgCIAEoBBIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghzbmFwc2hvdBgEIAEoCBIpCgZvcmRlcnMYBSADKAsyGS50aWRlYm9vay5lbmdpbmUudjEuT3JkZXISJwoFZmlsbHMYBiADKAsyGC50aWRlYm9vay5lbmdpbmUudjEuRmlsbBItCghiYWxhbmNlcxgHIAMoCzIbLnRpZGVib29rLmVuZ2luZS52MS5CYWxhbmNlEi8KCXBvc2l0aW9ucxgIIAMoCzIcLnRpZGVib29rLmVuZ2luZS52MS5Qb3NpdGlvbhIlCgRjZmRzGAkgAygLMhcudGlkZWJvb2suZW5naW5lLnYxLkNmZDLtCwoMT3JkZXJTZXJ2aWNlEnIKClBsYWNlT3JkZXISJS50aWRlYm9vay5lbmdpbmUudjEuUGxhY2VPcmRlclJlcXVlc3QaJi50aWRlYm9vay5lbmdpbmUudjEuUGxhY2VPcmRlclJlc3BvbnNlIhWC0+STAg8iCi92MS9vcmRlcnM6ASoSgwEKDFByZXZpZXdPcmRlchInLnRpZGVib29rLmVuZ2luZS52MS5QcmV2aWV3T3JkZXJSZXF1ZXN0GigudGlkZWJvb2suZW5naW5lLnYxLlByZXZpZXdPcmRlclJlc3BvbnNlIiCQAgGC0+STAhciEi92MS9vcmRlcnM6cHJldmlldzoBKhJ9CgpBbWVuZE9yZGVyEiUudGlkZWJvb2suZW5naW5lLnYxLkFtZW5kT3JkZXJSZXF1ZXN0GiYudGlkZWJvb2suZW5naW5lLnYxLkFtZW5kT3JkZXJSZXNwb25zZSIggtPkkwIaMhUvdjEvb3JkZXJzL3tvcmRlcl9pZH06ASoSgAEKC0NhbmNlbE9yZGVyEiYudGlkZWJvb2suZW5naW5lLnYxLkNhbmNlbE9yZGVyUmVxdWVzdBonLnRpZGVib29rLmVuZ2luZS52MS5DYW5jZWxPcmRlclJlc3BvbnNlIiCQAgKC0+STAhcqFS92MS9vcmRlcnMve29yZGVyX2lkfRKBAQoPQ2FuY2VsQWxsT3JkZXJzEioudGlkZWJvb2suZW5naW5lLnYxLkNhbmNlbEFsbE9yZGVyc1JlcXVlc3QaKy50aWRlYm9vay5lbmdpbmUudjEuQ2FuY2VsQWxsT3JkZXJzUmVzcG9uc2UiFZACAoLT5JMCDCoKL3YxL29yZGVycxKNAQoOQ2FuY2VsQWxsQWZ0ZXISKS50aWRlYm9vay5lbmdpbmUudjEuQ2FuY2VsQWxsQWZ0ZXJSZXF1ZXN0GioudGlkZWJvb2suZW5naW5lLnYxLkNhbmNlbEFsbEFmdGVyUmVzcG9uc2UiJILT5JMCHiIZL3YxL29yZGVyczpjYW5jZWxBbGxBZnRlcjoBKhJ7CgtCYXRjaE9yZGVycxImLnRpZGVib29rLmVuZ2luZS52MS5CYXRjaE9yZGVyc1JlcXVlc3QaJy50aWRlYm9vay5lbmdpbmUudjEuQmF0Y2hPcmRlcnNSZXNwb25zZSIbgtPkkwIVIhAvdjEvb3JkZXJzOmJhdGNoOgEqEncKCEdldE9yZGVyEiMudGlkZWJvb2suZW5naW5lLnYxLkdldE9yZGVyUmVxdWVzdBokLnRpZGVib29rLmVuZ2luZS52MS5HZXRPcmRlclJlc3BvbnNlIiCQAgGC0+STAhcSFS92MS9vcmRlcnMve29yZGVyX2lkfRJ+Cg5MaXN0T3Blbk9yZGVycxIpLnRpZGVib29rLmVuZ2luZS52MS5MaXN0T3Blbk9yZGVyc1JlcXVlc3QaKi50aWRlYm9vay5lbmdpbmUudjEuTGlzdE9wZW5PcmRlcnNSZXNwb25zZSIVkAIBgtPkkwIMEgovdjEvb3JkZXJzEnMKCkdldEFjY291bnQSJS50aWRlYm9vay5lbmdpbmUudjEuR2V0QWNjb3VudFJlcXVlc3QaJi50aWRlYm9vay5lbmdpbmUudjEuR2V0QWNjb3VudFJlc3BvbnNlIhaQAgGC0+STAg0SCy92MS9hY2NvdW50EmIKC1RyYWRlU3RyZWFtEiYudGlkZWJvb2suZW5naW5lLnYxLlRyYWRlU3RyZWFtUmVxdWVzdBonLnRpZGVib29rLmVuZ2luZS52MS5UcmFkZVN0cmVhbVJlc3BvbnNlKAEwARJ+CgxXYXRjaEFjY291bnQSJy50aWRlYm9vay5lbmdpbmUudjEuV2F0Y2hBY2NvdW50UmVxdWVzdBooLnRpZGVib29rLmVuZ2luZS52MS5XYXRjaEFjY291bnRSZXNwb25zZSIZgtPkkwITEhEvdjEvYWNjb3VudDp3YXRjaDABYgZwcm90bzM", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp, file_tidebook_common_v1_error, file_tidebook_common_v1_reason, file_tidebook_engine_v1_position, file_tidebook_engine_v1_types]);
+  fileDesc("Ch50aWRlYm9vay9lbmdpbmUvdjEvb3JkZXIucHJvdG8SEnRpZGVib29rLmVuZ2luZS52MSLVBgoFT3JkZXISEAoIb3JkZXJfaWQYASABKAQSFwoPY2xpZW50X29yZGVyX2lkGAIgASgJEg4KBm1hcmtldBgDIAEoCRImCgRzaWRlGAQgASgOMhgudGlkZWJvb2suZW5naW5lLnYxLlNpZGUSKwoEdHlwZRgFIAEoDjIdLnRpZGVib29rLmVuZ2luZS52MS5PcmRlclR5cGUSNgoNdGltZV9pbl9mb3JjZRgGIAEoDjIfLnRpZGVib29rLmVuZ2luZS52MS5UaW1lSW5Gb3JjZRIvCgZzdGF0dXMYByABKA4yHy50aWRlYm9vay5lbmdpbmUudjEuT3JkZXJTdGF0dXMSDQoFcHJpY2UYCCABKAkSEAoIcXVhbnRpdHkYCSABKAkSFAoMcXVvdGVfYW1vdW50GAogASgJEhcKD2ZpbGxlZF9xdWFudGl0eRgLIAEoCRIXCg9maWxsZWRfbm90aW9uYWwYDCABKAkSDAoEZmVlcxgNIAEoCRIRCglwb3N0X29ubHkYDiABKAgSEwoLcmVkdWNlX29ubHkYDyABKAgSGAoQZGlzcGxheV9xdWFudGl0eRgQIAEoCRIVCg10cmlnZ2VyX3ByaWNlGBEgASgJEjkKDnRyaWdnZXJfc291cmNlGBIgASgOMiEudGlkZWJvb2suZW5naW5lLnYxLlRyaWdnZXJTb3VyY2USMAoMY2xvc2VfcmVhc29uGBMgASgOMhoudGlkZWJvb2suY29tbW9uLnYxLlJlYXNvbhIvCgtjcmVhdGVfdGltZRgUIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdXBkYXRlX3RpbWUYFSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGBYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdsb2dfc2VxGBcgASgEEkYKFXNlbGZfdHJhZGVfcHJldmVudGlvbhgYIAEoDjInLnRpZGVib29rLmVuZ2luZS52MS5TZWxmVHJhZGVQcmV2ZW50aW9uEhQKDHRyYWlsaW5nX2JwcxgZIAEoDRIUCgxvY29fb3JkZXJfaWQYGiABKAQi7AEKBEZpbGwSEAoIdHJhZGVfaWQYASABKAQSEAoIb3JkZXJfaWQYAiABKAQSDgoGbWFya2V0GAMgASgJEiYKBHNpZGUYBCABKA4yGC50aWRlYm9vay5lbmdpbmUudjEuU2lkZRINCgVwcmljZRgFIAEoCRIQCghxdWFudGl0eRgGIAEoCRIQCghub3Rpb25hbBgHIAEoCRILCgNmZWUYCCABKAkSDQoFbWFrZXIYCSABKAgSKAoEdGltZRgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDwoHbG9nX3NlcRgLIAEoBCI0CgdCYWxhbmNlEg0KBWFzc2V0GAEgASgJEgwKBGZyZWUYAiABKAkSDAoEaGVsZBgDIAEoCSK/BwoRUGxhY2VPcmRlclJlcXVlc3QSKAoGbWFya2V0GAEgASgJQhi6SBVyEzIRXltBLVowLTlfXXsxLDMyfSQSMgoEc2lkZRgCIAEoDjIYLnRpZGVib29rLmVuZ2luZS52MS5TaWRlQgq6SAeCAQQQASAAEjcKBHR5cGUYAyABKA4yHS50aWRlYm9vay5lbmdpbmUudjEuT3JkZXJUeXBlQgq6SAeCAQQQASAAEkAKDXRpbWVfaW5fZm9yY2UYBCABKA4yHy50aWRlYm9vay5lbmdpbmUudjEuVGltZUluRm9yY2VCCLpIBYIBAhABEjYKBXByaWNlGAUgASgJQie6SCRyHzIdXlswLTldezEsMjB9KFwuWzAtOV17MSwxOH0pPyTYAQESOQoIcXVhbnRpdHkYBiABKAlCJ7pIJHIfMh1eWzAtOV17MSwyMH0oXC5bMC05XXsxLDE4fSk/JNgBARI9CgxxdW90ZV9hbW91bnQYByABKAlCJ7pIJHIfMh1eWzAtOV17MSwyMH0oXC5bMC05XXsxLDE4fSk/JNgBARI6Cg9jbGllbnRfb3JkZXJfaWQYCCABKAlCIbpIHnIZMhdeW0EtWmEtejAtOV8uOi1dezEsMzZ9JNgBARIRCglwb3N0X29ubHkYCSABKAgSEwoLcmVkdWNlX29ubHkYCiABKAgSQQoQZGlzcGxheV9xdWFudGl0eRgLIAEoCUInukgkch8yHV5bMC05XXsxLDIwfShcLlswLTldezEsMTh9KT8k2AEBElAKFXNlbGZfdHJhZGVfcHJldmVudGlvbhgMIAEoDjInLnRpZGVib29rLmVuZ2luZS52MS5TZWxmVHJhZGVQcmV2ZW50aW9uQgi6SAWCAQIQARIiChBtYXhfc2xpcHBhZ2VfYnBzGA0gASgNQgi6SAUqAxiQThIvCgtleHBpcmVfdGltZRgOIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASPgoNdHJpZ2dlcl9wcmljZRgPIAEoCUInukgkch8yHV5bMC05XXsxLDIwfShcLlswLTldezEsMTh9KT8k2AEBEkMKDnRyaWdnZXJfc291cmNlGBAgASgOMiEudGlkZWJvb2suZW5naW5lLnYxLlRyaWdnZXJTb3VyY2VCCLpIBYIBAhABEh4KDHRyYWlsaW5nX2JwcxgRIAEoDUIIukgFKgMYkE4SLAoIZGVhZGxpbmUYEiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wInkKElBsYWNlT3JkZXJSZXNwb25zZRIoCgVvcmRlchgBIAEoCzIZLnRpZGVib29rLmVuZ2luZS52MS5PcmRlchInCgVmaWxscxgCIAMoCzIYLnRpZGVib29rLmVuZ2luZS52MS5GaWxsEhAKCHJlcGVhdGVkGAMgASgIIo4BCg9QbGFjZU9jb1JlcXVlc3QSPAoFZmlyc3QYASABKAsyJS50aWRlYm9vay5lbmdpbmUudjEuUGxhY2VPcmRlclJlcXVlc3RCBrpIA8gBARI9CgZzZWNvbmQYAiABKAsyJS50aWRlYm9vay5lbmdpbmUudjEuUGxhY2VPcmRlclJlcXVlc3RCBrpIA8gBASKiAQoQUGxhY2VPY29SZXNwb25zZRIoCgVmaXJzdBgBIAEoCzIZLnRpZGVib29rLmVuZ2luZS52MS5PcmRlchIpCgZzZWNvbmQYAiABKAsyGS50aWRlYm9vay5lbmdpbmUudjEuT3JkZXISJwoFZmlsbHMYAyADKAsyGC50aWRlYm9vay5lbmdpbmUudjEuRmlsbBIQCghyZXBlYXRlZBgEIAEoCCJTChNQcmV2aWV3T3JkZXJSZXF1ZXN0EjwKBW9yZGVyGAEgASgLMiUudGlkZWJvb2suZW5naW5lLnYxLlBsYWNlT3JkZXJSZXF1ZXN0Qga6SAPIAQEigQIKFFByZXZpZXdPcmRlclJlc3BvbnNlEhcKD2ZpbGxlZF9xdWFudGl0eRgBIAEoCRIXCg9maWxsZWRfbm90aW9uYWwYAiABKAkSDAoEZmVlcxgDIAEoCRIXCg9yZXN0ZWRfcXVhbnRpdHkYBCABKAkSDAoEaG9sZBgFIAEoCRISCgpob2xkX2Fzc2V0GAYgASgJEigKBWVycm9yGAcgASgLMhkudGlkZWJvb2suY29tbW9uLnYxLkVycm9yEg4KBm1hcmdpbhgIIAEoCRIZChFsaXF1aWRhdGlvbl9wcmljZRgJIAEoCRIZChFwb3NpdGlvbl9xdWFudGl0eRgKIAEoCSL6AQoRQW1lbmRPcmRlclJlcXVlc3QSEAoIb3JkZXJfaWQYASABKAQSIAoPY2xpZW50X29yZGVyX2lkGAIgASgJQge6SARyAhgkEjYKBXByaWNlGAMgASgJQie6SCRyHzIdXlswLTldezEsMjB9KFwuWzAtOV17MSwxOH0pPyTYAQESOQoIcXVhbnRpdHkYBCABKAlCJ7pIJHIfMh1eWzAtOV17MSwyMH0oXC5bMC05XXsxLDE4fSk/JNgBARI+Cg10cmlnZ2VyX3ByaWNlGAUgASgJQie6SCRyHzIdXlswLTldezEsMjB9KFwuWzAtOV17MSwxOH0pPyTYAQEiZwoSQW1lbmRPcmRlclJlc3BvbnNlEigKBW9yZGVyGAEgASgLMhkudGlkZWJvb2suZW5naW5lLnYxLk9yZGVyEicKBWZpbGxzGAIgAygLMhgudGlkZWJvb2suZW5naW5lLnYxLkZpbGwiSAoSQ2FuY2VsT3JkZXJSZXF1ZXN0EhAKCG9yZGVyX2lkGAEgASgEEiAKD2NsaWVudF9vcmRlcl9pZBgCIAEoCUIHukgEcgIYJCI/ChNDYW5jZWxPcmRlclJlc3BvbnNlEigKBW9yZGVyGAEgASgLMhkudGlkZWJvb2suZW5naW5lLnYxLk9yZGVyInQKFkNhbmNlbEFsbE9yZGVyc1JlcXVlc3QSKAoGbWFya2V0GAEgASgJQhi6SBVyEzIRXltBLVowLTlfXXswLDMyfSQSMAoEc2lkZRgCIAEoDjIYLnRpZGVib29rLmVuZ2luZS52MS5TaWRlQgi6SAWCAQIQASIsChdDYW5jZWxBbGxPcmRlcnNSZXNwb25zZRIRCgljYW5jZWxsZWQYASABKA0iNwoVQ2FuY2VsQWxsQWZ0ZXJSZXF1ZXN0Eh4KCnRpbWVvdXRfbXMYASABKA1CCrpIByoFGIC4mSkiSQoWQ2FuY2VsQWxsQWZ0ZXJSZXNwb25zZRIvCgtjYW5jZWxfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAioAIKDFRyYWRlQ29tbWFuZBISCgpyZXF1ZXN0X2lkGAEgASgEEjYKBXBsYWNlGAIgASgLMiUudGlkZWJvb2suZW5naW5lLnYxLlBsYWNlT3JkZXJSZXF1ZXN0SAASNgoFYW1lbmQYAyABKAsyJS50aWRlYm9vay5lbmdpbmUudjEuQW1lbmRPcmRlclJlcXVlc3RIABI4CgZjYW5jZWwYBCABKAsyJi50aWRlYm9vay5lbmdpbmUudjEuQ2FuY2VsT3JkZXJSZXF1ZXN0SAASQAoKY2FuY2VsX2FsbBgFIAEoCzIqLnRpZGVib29rLmVuZ2luZS52MS5DYW5jZWxBbGxPcmRlcnNSZXF1ZXN0SABCEAoHY29tbWFuZBIFukgCCAEiggMKC1RyYWRlUmVzdWx0EhIKCnJlcXVlc3RfaWQYASABKAQSKgoFZXJyb3IYAiABKAsyGS50aWRlYm9vay5jb21tb24udjEuRXJyb3JIABI4CgZwbGFjZWQYAyABKAsyJi50aWRlYm9vay5lbmdpbmUudjEuUGxhY2VPcmRlclJlc3BvbnNlSAASOQoHYW1lbmRlZBgEIAEoCzImLnRpZGVib29rLmVuZ2luZS52MS5BbWVuZE9yZGVyUmVzcG9uc2VIABI8CgljYW5jZWxsZWQYBSABKAsyJy50aWRlYm9vay5lbmdpbmUudjEuQ2FuY2VsT3JkZXJSZXNwb25zZUgAEkQKDWFsbF9jYW5jZWxsZWQYBiABKAsyKy50aWRlYm9vay5lbmdpbmUudjEuQ2FuY2VsQWxsT3JkZXJzUmVzcG9uc2VIABIwCgVicmllZhgHIAEoCzIfLnRpZGVib29rLmVuZ2luZS52MS5CcmllZlJlc3VsdEgAQggKBnJlc3VsdCKCAQoLQnJpZWZSZXN1bHQSEAoIb3JkZXJfaWQYASABKAQSLwoGc3RhdHVzGAIgASgOMh8udGlkZWJvb2suZW5naW5lLnYxLk9yZGVyU3RhdHVzEhcKD2ZpbGxlZF9xdWFudGl0eRgDIAEoCRIXCg9maWxsZWRfbm90aW9uYWwYBCABKAkiVQoSQmF0Y2hPcmRlcnNSZXF1ZXN0Ej8KCGNvbW1hbmRzGAEgAygLMiAudGlkZWJvb2suZW5naW5lLnYxLlRyYWRlQ29tbWFuZEILukgIkgEFCAEQyAEiRwoTQmF0Y2hPcmRlcnNSZXNwb25zZRIwCgdyZXN1bHRzGAEgAygLMh8udGlkZWJvb2suZW5naW5lLnYxLlRyYWRlUmVzdWx0IiwKD0dldE9yZGVyUmVxdWVzdBIZCghvcmRlcl9pZBgBIAEoBEIHukgEMgIgACI8ChBHZXRPcmRlclJlc3BvbnNlEigKBW9yZGVyGAEgASgLMhkudGlkZWJvb2suZW5naW5lLnYxLk9yZGVyIkEKFUxpc3RPcGVuT3JkZXJzUmVxdWVzdBIoCgZtYXJrZXQYASABKAlCGLpIFXITMhFeW0EtWjAtOV9dezAsMzJ9JCJDChZMaXN0T3Blbk9yZGVyc1Jlc3BvbnNlEikKBm9yZGVycxgBIAMoCzIZLnRpZGVib29rLmVuZ2luZS52MS5PcmRlciITChFHZXRBY2NvdW50UmVxdWVzdCJoChJHZXRBY2NvdW50UmVzcG9uc2USEgoKYWNjb3VudF9pZBgBIAEoBBItCghiYWxhbmNlcxgCIAMoCzIbLnRpZGVib29rLmVuZ2luZS52MS5CYWxhbmNlEg8KB2xvZ19zZXEYAyABKAQipwEKElRyYWRlU3RyZWFtUmVxdWVzdBI9Cghjb21tYW5kcxgBIAMoCzIgLnRpZGVib29rLmVuZ2luZS52MS5UcmFkZUNvbW1hbmRCCbpIBpIBAxDoBxIcChRjYW5jZWxfb25fZGlzY29ubmVjdBgCIAEoCBIVCg1icmllZl9yZXN1bHRzGAMgASgIEh0KC3RyYWNlcGFyZW50GAQgASgJQgi6SAVyAxiAASJHChNUcmFkZVN0cmVhbVJlc3BvbnNlEjAKB3Jlc3VsdHMYASADKAsyHy50aWRlYm9vay5lbmdpbmUudjEuVHJhZGVSZXN1bHQiLgoTV2F0Y2hBY2NvdW50UmVxdWVzdBIXCg9yZXN1bWVfZnJvbV9zZXEYASABKAQizAIKFFdhdGNoQWNjb3VudFJlc3BvbnNlEgsKA3NlcRgBIAEoBBIQCghwcmV2X3NlcRgCIAEoBBIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghzbmFwc2hvdBgEIAEoCBIpCgZvcmRlcnMYBSADKAsyGS50aWRlYm9vay5lbmdpbmUudjEuT3JkZXISJwoFZmlsbHMYBiADKAsyGC50aWRlYm9vay5lbmdpbmUudjEuRmlsbBItCghiYWxhbmNlcxgHIAMoCzIbLnRpZGVib29rLmVuZ2luZS52MS5CYWxhbmNlEi8KCXBvc2l0aW9ucxgIIAMoCzIcLnRpZGVib29rLmVuZ2luZS52MS5Qb3NpdGlvbhIlCgRjZmRzGAkgAygLMhcudGlkZWJvb2suZW5naW5lLnYxLkNmZDLfDAoMT3JkZXJTZXJ2aWNlEnIKClBsYWNlT3JkZXISJS50aWRlYm9vay5lbmdpbmUudjEuUGxhY2VPcmRlclJlcXVlc3QaJi50aWRlYm9vay5lbmdpbmUudjEuUGxhY2VPcmRlclJlc3BvbnNlIhWC0+STAg8iCi92MS9vcmRlcnM6ASoSgwEKDFByZXZpZXdPcmRlchInLnRpZGVib29rLmVuZ2luZS52MS5QcmV2aWV3T3JkZXJSZXF1ZXN0GigudGlkZWJvb2suZW5naW5lLnYxLlByZXZpZXdPcmRlclJlc3BvbnNlIiCQAgGC0+STAhciEi92MS9vcmRlcnM6cHJldmlldzoBKhJ9CgpBbWVuZE9yZGVyEiUudGlkZWJvb2suZW5naW5lLnYxLkFtZW5kT3JkZXJSZXF1ZXN0GiYudGlkZWJvb2suZW5naW5lLnYxLkFtZW5kT3JkZXJSZXNwb25zZSIggtPkkwIaMhUvdjEvb3JkZXJzL3tvcmRlcl9pZH06ASoSgAEKC0NhbmNlbE9yZGVyEiYudGlkZWJvb2suZW5naW5lLnYxLkNhbmNlbE9yZGVyUmVxdWVzdBonLnRpZGVib29rLmVuZ2luZS52MS5DYW5jZWxPcmRlclJlc3BvbnNlIiCQAgKC0+STAhcqFS92MS9vcmRlcnMve29yZGVyX2lkfRKBAQoPQ2FuY2VsQWxsT3JkZXJzEioudGlkZWJvb2suZW5naW5lLnYxLkNhbmNlbEFsbE9yZGVyc1JlcXVlc3QaKy50aWRlYm9vay5lbmdpbmUudjEuQ2FuY2VsQWxsT3JkZXJzUmVzcG9uc2UiFZACAoLT5JMCDCoKL3YxL29yZGVycxKNAQoOQ2FuY2VsQWxsQWZ0ZXISKS50aWRlYm9vay5lbmdpbmUudjEuQ2FuY2VsQWxsQWZ0ZXJSZXF1ZXN0GioudGlkZWJvb2suZW5naW5lLnYxLkNhbmNlbEFsbEFmdGVyUmVzcG9uc2UiJILT5JMCHiIZL3YxL29yZGVyczpjYW5jZWxBbGxBZnRlcjoBKhJwCghQbGFjZU9jbxIjLnRpZGVib29rLmVuZ2luZS52MS5QbGFjZU9jb1JlcXVlc3QaJC50aWRlYm9vay5lbmdpbmUudjEuUGxhY2VPY29SZXNwb25zZSIZgtPkkwITIg4vdjEvb3JkZXJzOm9jbzoBKhJ7CgtCYXRjaE9yZGVycxImLnRpZGVib29rLmVuZ2luZS52MS5CYXRjaE9yZGVyc1JlcXVlc3QaJy50aWRlYm9vay5lbmdpbmUudjEuQmF0Y2hPcmRlcnNSZXNwb25zZSIbgtPkkwIVIhAvdjEvb3JkZXJzOmJhdGNoOgEqEncKCEdldE9yZGVyEiMudGlkZWJvb2suZW5naW5lLnYxLkdldE9yZGVyUmVxdWVzdBokLnRpZGVib29rLmVuZ2luZS52MS5HZXRPcmRlclJlc3BvbnNlIiCQAgGC0+STAhcSFS92MS9vcmRlcnMve29yZGVyX2lkfRJ+Cg5MaXN0T3Blbk9yZGVycxIpLnRpZGVib29rLmVuZ2luZS52MS5MaXN0T3Blbk9yZGVyc1JlcXVlc3QaKi50aWRlYm9vay5lbmdpbmUudjEuTGlzdE9wZW5PcmRlcnNSZXNwb25zZSIVkAIBgtPkkwIMEgovdjEvb3JkZXJzEnMKCkdldEFjY291bnQSJS50aWRlYm9vay5lbmdpbmUudjEuR2V0QWNjb3VudFJlcXVlc3QaJi50aWRlYm9vay5lbmdpbmUudjEuR2V0QWNjb3VudFJlc3BvbnNlIhaQAgGC0+STAg0SCy92MS9hY2NvdW50EmIKC1RyYWRlU3RyZWFtEiYudGlkZWJvb2suZW5naW5lLnYxLlRyYWRlU3RyZWFtUmVxdWVzdBonLnRpZGVib29rLmVuZ2luZS52MS5UcmFkZVN0cmVhbVJlc3BvbnNlKAEwARJ+CgxXYXRjaEFjY291bnQSJy50aWRlYm9vay5lbmdpbmUudjEuV2F0Y2hBY2NvdW50UmVxdWVzdBooLnRpZGVib29rLmVuZ2luZS52MS5XYXRjaEFjY291bnRSZXNwb25zZSIZgtPkkwITEhEvdjEvYWNjb3VudDp3YXRjaDABYgZwcm90bzM", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp, file_tidebook_common_v1_error, file_tidebook_common_v1_reason, file_tidebook_engine_v1_position, file_tidebook_engine_v1_types]);
 
 /**
  * An order, live or closed.
@@ -197,6 +197,20 @@ export type Order = Message<"tidebook.engine.v1.Order"> & {
    * @generated from field: tidebook.engine.v1.SelfTradePrevention self_trade_prevention = 24;
    */
   selfTradePrevention: SelfTradePrevention;
+
+  /**
+   * TRAILING_STOP: distance in basis points; trigger_price follows the watched price.
+   *
+   * @generated from field: uint32 trailing_bps = 25;
+   */
+  trailingBps: number;
+
+  /**
+   * The order that it cancels, and that cancels it; 0 for none.
+   *
+   * @generated from field: uint64 oco_order_id = 26;
+   */
+  ocoOrderId: bigint;
 };
 
 /**
@@ -372,6 +386,20 @@ export type OrderJson = {
    * @generated from field: tidebook.engine.v1.SelfTradePrevention self_trade_prevention = 24;
    */
   selfTradePrevention?: SelfTradePreventionJson;
+
+  /**
+   * TRAILING_STOP: distance in basis points; trigger_price follows the watched price.
+   *
+   * @generated from field: uint32 trailing_bps = 25;
+   */
+  trailingBps?: number;
+
+  /**
+   * The order that it cancels, and that cancels it; 0 for none.
+   *
+   * @generated from field: uint64 oco_order_id = 26;
+   */
+  ocoOrderId?: string;
 };
 
 /**
@@ -960,6 +988,132 @@ export const PlaceOrderResponseSchema: GenMessage<PlaceOrderResponse, {jsonType:
   messageDesc(file_tidebook_engine_v1_order, 4);
 
 /**
+ * Two orders of which one cancels the other.
+ *
+ * @generated from message tidebook.engine.v1.PlaceOcoRequest
+ */
+export type PlaceOcoRequest = Message<"tidebook.engine.v1.PlaceOcoRequest"> & {
+  /**
+   * The LIMIT or TAKE_PROFIT order.
+   *
+   * @generated from field: tidebook.engine.v1.PlaceOrderRequest first = 1;
+   */
+  first?: PlaceOrderRequest | undefined;
+
+  /**
+   * The STOP order.
+   *
+   * @generated from field: tidebook.engine.v1.PlaceOrderRequest second = 2;
+   */
+  second?: PlaceOrderRequest | undefined;
+};
+
+/**
+ * Two orders of which one cancels the other.
+ *
+ * @generated from message tidebook.engine.v1.PlaceOcoRequest
+ */
+export type PlaceOcoRequestJson = {
+  /**
+   * The LIMIT or TAKE_PROFIT order.
+   *
+   * @generated from field: tidebook.engine.v1.PlaceOrderRequest first = 1;
+   */
+  first?: PlaceOrderRequestJson;
+
+  /**
+   * The STOP order.
+   *
+   * @generated from field: tidebook.engine.v1.PlaceOrderRequest second = 2;
+   */
+  second?: PlaceOrderRequestJson;
+};
+
+/**
+ * Describes the message tidebook.engine.v1.PlaceOcoRequest.
+ * Use `create(PlaceOcoRequestSchema)` to create a new message.
+ */
+export const PlaceOcoRequestSchema: GenMessage<PlaceOcoRequest, {jsonType: PlaceOcoRequestJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_engine_v1_order, 5);
+
+/**
+ * Both orders.
+ *
+ * @generated from message tidebook.engine.v1.PlaceOcoResponse
+ */
+export type PlaceOcoResponse = Message<"tidebook.engine.v1.PlaceOcoResponse"> & {
+  /**
+   * The LIMIT or TAKE_PROFIT order.
+   *
+   * @generated from field: tidebook.engine.v1.Order first = 1;
+   */
+  first?: Order | undefined;
+
+  /**
+   * The STOP order.
+   *
+   * @generated from field: tidebook.engine.v1.Order second = 2;
+   */
+  second?: Order | undefined;
+
+  /**
+   * Fills of the first.
+   *
+   * @generated from field: repeated tidebook.engine.v1.Fill fills = 3;
+   */
+  fills: Fill[];
+
+  /**
+   * The answer to an earlier request with the same client order ids.
+   *
+   * @generated from field: bool repeated = 4;
+   */
+  repeated: boolean;
+};
+
+/**
+ * Both orders.
+ *
+ * @generated from message tidebook.engine.v1.PlaceOcoResponse
+ */
+export type PlaceOcoResponseJson = {
+  /**
+   * The LIMIT or TAKE_PROFIT order.
+   *
+   * @generated from field: tidebook.engine.v1.Order first = 1;
+   */
+  first?: OrderJson;
+
+  /**
+   * The STOP order.
+   *
+   * @generated from field: tidebook.engine.v1.Order second = 2;
+   */
+  second?: OrderJson;
+
+  /**
+   * Fills of the first.
+   *
+   * @generated from field: repeated tidebook.engine.v1.Fill fills = 3;
+   */
+  fills?: FillJson[];
+
+  /**
+   * The answer to an earlier request with the same client order ids.
+   *
+   * @generated from field: bool repeated = 4;
+   */
+  repeated?: boolean;
+};
+
+/**
+ * Describes the message tidebook.engine.v1.PlaceOcoResponse.
+ * Use `create(PlaceOcoResponseSchema)` to create a new message.
+ */
+export const PlaceOcoResponseSchema: GenMessage<PlaceOcoResponse, {jsonType: PlaceOcoResponseJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_engine_v1_order, 6);
+
+/**
  * The order to look at.
  *
  * @generated from message tidebook.engine.v1.PreviewOrderRequest
@@ -992,7 +1146,7 @@ export type PreviewOrderRequestJson = {
  * Use `create(PreviewOrderRequestSchema)` to create a new message.
  */
 export const PreviewOrderRequestSchema: GenMessage<PreviewOrderRequest, {jsonType: PreviewOrderRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 5);
+  messageDesc(file_tidebook_engine_v1_order, 7);
 
 /**
  * What it would do.
@@ -1062,6 +1216,13 @@ export type PreviewOrderResponse = Message<"tidebook.engine.v1.PreviewOrderRespo
    * @generated from field: string liquidation_price = 9;
    */
   liquidationPrice: string;
+
+  /**
+   * Margin markets: quantity of the position it would leave, negative for short.
+   *
+   * @generated from field: string position_quantity = 10;
+   */
+  positionQuantity: string;
 };
 
 /**
@@ -1132,6 +1293,13 @@ export type PreviewOrderResponseJson = {
    * @generated from field: string liquidation_price = 9;
    */
   liquidationPrice?: string;
+
+  /**
+   * Margin markets: quantity of the position it would leave, negative for short.
+   *
+   * @generated from field: string position_quantity = 10;
+   */
+  positionQuantity?: string;
 };
 
 /**
@@ -1139,7 +1307,7 @@ export type PreviewOrderResponseJson = {
  * Use `create(PreviewOrderResponseSchema)` to create a new message.
  */
 export const PreviewOrderResponseSchema: GenMessage<PreviewOrderResponse, {jsonType: PreviewOrderResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 6);
+  messageDesc(file_tidebook_engine_v1_order, 8);
 
 /**
  * New values of a live order.
@@ -1230,7 +1398,7 @@ export type AmendOrderRequestJson = {
  * Use `create(AmendOrderRequestSchema)` to create a new message.
  */
 export const AmendOrderRequestSchema: GenMessage<AmendOrderRequest, {jsonType: AmendOrderRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 7);
+  messageDesc(file_tidebook_engine_v1_order, 9);
 
 /**
  * The order after the change.
@@ -1279,7 +1447,7 @@ export type AmendOrderResponseJson = {
  * Use `create(AmendOrderResponseSchema)` to create a new message.
  */
 export const AmendOrderResponseSchema: GenMessage<AmendOrderResponse, {jsonType: AmendOrderResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 8);
+  messageDesc(file_tidebook_engine_v1_order, 10);
 
 /**
  * Which order.
@@ -1328,7 +1496,7 @@ export type CancelOrderRequestJson = {
  * Use `create(CancelOrderRequestSchema)` to create a new message.
  */
 export const CancelOrderRequestSchema: GenMessage<CancelOrderRequest, {jsonType: CancelOrderRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 9);
+  messageDesc(file_tidebook_engine_v1_order, 11);
 
 /**
  * The order, closed.
@@ -1363,7 +1531,7 @@ export type CancelOrderResponseJson = {
  * Use `create(CancelOrderResponseSchema)` to create a new message.
  */
 export const CancelOrderResponseSchema: GenMessage<CancelOrderResponse, {jsonType: CancelOrderResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 10);
+  messageDesc(file_tidebook_engine_v1_order, 12);
 
 /**
  * Which orders.
@@ -1412,7 +1580,7 @@ export type CancelAllOrdersRequestJson = {
  * Use `create(CancelAllOrdersRequestSchema)` to create a new message.
  */
 export const CancelAllOrdersRequestSchema: GenMessage<CancelAllOrdersRequest, {jsonType: CancelAllOrdersRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 11);
+  messageDesc(file_tidebook_engine_v1_order, 13);
 
 /**
  * How many.
@@ -1447,7 +1615,7 @@ export type CancelAllOrdersResponseJson = {
  * Use `create(CancelAllOrdersResponseSchema)` to create a new message.
  */
 export const CancelAllOrdersResponseSchema: GenMessage<CancelAllOrdersResponse, {jsonType: CancelAllOrdersResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 12);
+  messageDesc(file_tidebook_engine_v1_order, 14);
 
 /**
  * When.
@@ -1482,7 +1650,7 @@ export type CancelAllAfterRequestJson = {
  * Use `create(CancelAllAfterRequestSchema)` to create a new message.
  */
 export const CancelAllAfterRequestSchema: GenMessage<CancelAllAfterRequest, {jsonType: CancelAllAfterRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 13);
+  messageDesc(file_tidebook_engine_v1_order, 15);
 
 /**
  * When it will happen.
@@ -1517,7 +1685,7 @@ export type CancelAllAfterResponseJson = {
  * Use `create(CancelAllAfterResponseSchema)` to create a new message.
  */
 export const CancelAllAfterResponseSchema: GenMessage<CancelAllAfterResponse, {jsonType: CancelAllAfterResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 14);
+  messageDesc(file_tidebook_engine_v1_order, 16);
 
 /**
  * One command of a batch or an order stream.
@@ -1619,7 +1787,7 @@ export type TradeCommandJson = {
  * Use `create(TradeCommandSchema)` to create a new message.
  */
 export const TradeCommandSchema: GenMessage<TradeCommand, {jsonType: TradeCommandJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 15);
+  messageDesc(file_tidebook_engine_v1_order, 17);
 
 /**
  * Result of one command.
@@ -1751,7 +1919,7 @@ export type TradeResultJson = {
  * Use `create(TradeResultSchema)` to create a new message.
  */
 export const TradeResultSchema: GenMessage<TradeResult, {jsonType: TradeResultJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 16);
+  messageDesc(file_tidebook_engine_v1_order, 18);
 
 /**
  * All that a fast bot needs to know of an order it placed, amended or cancelled.
@@ -1828,7 +1996,7 @@ export type BriefResultJson = {
  * Use `create(BriefResultSchema)` to create a new message.
  */
 export const BriefResultSchema: GenMessage<BriefResult, {jsonType: BriefResultJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 17);
+  messageDesc(file_tidebook_engine_v1_order, 19);
 
 /**
  * Commands in order.
@@ -1863,7 +2031,7 @@ export type BatchOrdersRequestJson = {
  * Use `create(BatchOrdersRequestSchema)` to create a new message.
  */
 export const BatchOrdersRequestSchema: GenMessage<BatchOrdersRequest, {jsonType: BatchOrdersRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 18);
+  messageDesc(file_tidebook_engine_v1_order, 20);
 
 /**
  * Results in the order of the commands.
@@ -1898,7 +2066,7 @@ export type BatchOrdersResponseJson = {
  * Use `create(BatchOrdersResponseSchema)` to create a new message.
  */
 export const BatchOrdersResponseSchema: GenMessage<BatchOrdersResponse, {jsonType: BatchOrdersResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 19);
+  messageDesc(file_tidebook_engine_v1_order, 21);
 
 /**
  * Which order.
@@ -1933,7 +2101,7 @@ export type GetOrderRequestJson = {
  * Use `create(GetOrderRequestSchema)` to create a new message.
  */
 export const GetOrderRequestSchema: GenMessage<GetOrderRequest, {jsonType: GetOrderRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 20);
+  messageDesc(file_tidebook_engine_v1_order, 22);
 
 /**
  * The order.
@@ -1968,7 +2136,7 @@ export type GetOrderResponseJson = {
  * Use `create(GetOrderResponseSchema)` to create a new message.
  */
 export const GetOrderResponseSchema: GenMessage<GetOrderResponse, {jsonType: GetOrderResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 21);
+  messageDesc(file_tidebook_engine_v1_order, 23);
 
 /**
  * Which orders.
@@ -2003,7 +2171,7 @@ export type ListOpenOrdersRequestJson = {
  * Use `create(ListOpenOrdersRequestSchema)` to create a new message.
  */
 export const ListOpenOrdersRequestSchema: GenMessage<ListOpenOrdersRequest, {jsonType: ListOpenOrdersRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 22);
+  messageDesc(file_tidebook_engine_v1_order, 24);
 
 /**
  * Open orders.
@@ -2038,7 +2206,7 @@ export type ListOpenOrdersResponseJson = {
  * Use `create(ListOpenOrdersResponseSchema)` to create a new message.
  */
 export const ListOpenOrdersResponseSchema: GenMessage<ListOpenOrdersResponse, {jsonType: ListOpenOrdersResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 23);
+  messageDesc(file_tidebook_engine_v1_order, 25);
 
 /**
  * Nothing to say.
@@ -2061,7 +2229,7 @@ export type GetAccountRequestJson = {
  * Use `create(GetAccountRequestSchema)` to create a new message.
  */
 export const GetAccountRequestSchema: GenMessage<GetAccountRequest, {jsonType: GetAccountRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 24);
+  messageDesc(file_tidebook_engine_v1_order, 26);
 
 /**
  * The account.
@@ -2124,7 +2292,7 @@ export type GetAccountResponseJson = {
  * Use `create(GetAccountResponseSchema)` to create a new message.
  */
 export const GetAccountResponseSchema: GenMessage<GetAccountResponse, {jsonType: GetAccountResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 25);
+  messageDesc(file_tidebook_engine_v1_order, 27);
 
 /**
  * Commands, in order.
@@ -2201,7 +2369,7 @@ export type TradeStreamRequestJson = {
  * Use `create(TradeStreamRequestSchema)` to create a new message.
  */
 export const TradeStreamRequestSchema: GenMessage<TradeStreamRequest, {jsonType: TradeStreamRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 26);
+  messageDesc(file_tidebook_engine_v1_order, 28);
 
 /**
  * Results, in the order of the commands.
@@ -2236,7 +2404,7 @@ export type TradeStreamResponseJson = {
  * Use `create(TradeStreamResponseSchema)` to create a new message.
  */
 export const TradeStreamResponseSchema: GenMessage<TradeStreamResponse, {jsonType: TradeStreamResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 27);
+  messageDesc(file_tidebook_engine_v1_order, 29);
 
 /**
  * From where.
@@ -2271,7 +2439,7 @@ export type WatchAccountRequestJson = {
  * Use `create(WatchAccountRequestSchema)` to create a new message.
  */
 export const WatchAccountRequestSchema: GenMessage<WatchAccountRequest, {jsonType: WatchAccountRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 28);
+  messageDesc(file_tidebook_engine_v1_order, 30);
 
 /**
  * The snapshot or a change.
@@ -2420,7 +2588,7 @@ export type WatchAccountResponseJson = {
  * Use `create(WatchAccountResponseSchema)` to create a new message.
  */
 export const WatchAccountResponseSchema: GenMessage<WatchAccountResponse, {jsonType: WatchAccountResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_order, 29);
+  messageDesc(file_tidebook_engine_v1_order, 31);
 
 /**
  * Orders and the trading balance of the account that the token belongs to.
@@ -2492,6 +2660,18 @@ export const OrderService: GenService<{
     methodKind: "unary";
     input: typeof CancelAllAfterRequestSchema;
     output: typeof CancelAllAfterResponseSchema;
+  },
+  /**
+   * Two orders of which one cancels the other: a LIMIT (or TAKE_PROFIT_*) that waits at the good price and
+   * a STOP_* that waits at the bad one, of one market, side and quantity. The money is held once, for the
+   * dearer of the two. When one trades, fires or is cancelled, the other ends with OCO_CANCELLED.
+   *
+   * @generated from rpc tidebook.engine.v1.OrderService.PlaceOco
+   */
+  placeOco: {
+    methodKind: "unary";
+    input: typeof PlaceOcoRequestSchema;
+    output: typeof PlaceOcoResponseSchema;
   },
   /**
    * Several commands, one result each, applied in order; one that fails does not stop the others.

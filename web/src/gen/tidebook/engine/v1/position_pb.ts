@@ -8,6 +8,8 @@ import { file_buf_validate_validate } from "../../../buf/validate/validate_pb";
 import { file_google_api_annotations } from "../../../google/api/annotations_pb";
 import type { Timestamp, TimestampJson } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Error, ErrorJson } from "../../common/v1/error_pb";
+import { file_tidebook_common_v1_error } from "../../common/v1/error_pb";
 import type { CfdCloseReason, CfdCloseReasonJson, Side, SideJson } from "./types_pb";
 import { file_tidebook_engine_v1_types } from "./types_pb";
 import type { Message } from "@bufbuild/protobuf";
@@ -16,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tidebook/engine/v1/position.proto.
  */
 export const file_tidebook_engine_v1_position: GenFile = /*@__PURE__*/
-  fileDesc("CiF0aWRlYm9vay9lbmdpbmUvdjEvcG9zaXRpb24ucHJvdG8SEnRpZGVib29rLmVuZ2luZS52MSLDAQoIUG9zaXRpb24SDgoGbWFya2V0GAEgASgJEhAKCHF1YW50aXR5GAIgASgJEhYKDmVudHJ5X25vdGlvbmFsGAMgASgJEg4KBm1hcmdpbhgEIAEoCRIQCghsZXZlcmFnZRgFIAEoDRISCgptYXJrX3ByaWNlGAYgASgJEhYKDnVucmVhbGlzZWRfcG5sGAcgASgJEhQKDHJlYWxpc2VkX3BubBgIIAEoCRIZChFsaXF1aWRhdGlvbl9wcmljZRgJIAEoCSLLAwoDQ2ZkEg4KBmNmZF9pZBgBIAEoBBIVCg1jbGllbnRfY2ZkX2lkGAIgASgJEg4KBm1hcmtldBgDIAEoCRImCgRzaWRlGAQgASgOMhgudGlkZWJvb2suZW5naW5lLnYxLlNpZGUSDgoGbWFyZ2luGAUgASgJEhAKCGxldmVyYWdlGAYgASgNEhAKCG5vdGlvbmFsGAcgASgJEhMKC2VudHJ5X3ByaWNlGAggASgJEhIKCmV4aXRfcHJpY2UYCSABKAkSFgoOdW5yZWFsaXNlZF9wbmwYCiABKAkSGQoRbGlxdWlkYXRpb25fcHJpY2UYCyABKAkSEQoJc3RvcF9sb3NzGAwgASgJEhMKC3Rha2VfcHJvZml0GA0gASgJEi0KCW9wZW5fdGltZRgOIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKY2xvc2VfdGltZRgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASOAoMY2xvc2VfcmVhc29uGBAgASgOMiIudGlkZWJvb2suZW5naW5lLnYxLkNmZENsb3NlUmVhc29uEhQKDHJlYWxpc2VkX3BubBgRIAEoCSLGAgoLTGlxdWlkYXRpb24SFgoObGlxdWlkYXRpb25faWQYASABKAQSDgoGbWFya2V0GAIgASgJEg4KBmNmZF9pZBgDIAEoBBIXCg9mb3JtdWxhX3ZlcnNpb24YBCABKA0SEAoIcXVhbnRpdHkYBSABKAkSFgoOZW50cnlfbm90aW9uYWwYBiABKAkSDgoGbWFyZ2luGAcgASgJEhIKCm1hcmtfcHJpY2UYCCABKAkSGAoQYmFua3J1cHRjeV9wcmljZRgJIAEoCRIXCg9maWxsZWRfcXVhbnRpdHkYCiABKAkSFQoNZnVuZF9xdWFudGl0eRgLIAEoCRITCgtmdW5kX2NoYW5nZRgMIAEoCRIoCgR0aW1lGA0gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdsb2dfc2VxGA4gASgEIlwKElNldExldmVyYWdlUmVxdWVzdBIoCgZtYXJrZXQYASABKAlCGLpIFXITMhFeW0EtWjAtOV9dezEsMzJ9JBIcCghsZXZlcmFnZRgCIAEoDUIKukgHKgUY6AcoASInChNTZXRMZXZlcmFnZVJlc3BvbnNlEhAKCGxldmVyYWdlGAEgASgNIkAKFExpc3RQb3NpdGlvbnNSZXF1ZXN0EigKBm1hcmtldBgBIAEoCUIYukgVchMyEV5bQS1aMC05X117MCwzMn0kIkgKFUxpc3RQb3NpdGlvbnNSZXNwb25zZRIvCglwb3NpdGlvbnMYASADKAsyHC50aWRlYm9vay5lbmdpbmUudjEuUG9zaXRpb24ijwEKEEFkZE1hcmdpblJlcXVlc3QSKAoGbWFya2V0GAEgASgJQhi6SBVyEzIRXltBLVowLTlfXXsxLDMyfSQSNAoGYW1vdW50GAIgASgJQiS6SCFyHzIdXlswLTldezEsMjB9KFwuWzAtOV17MSwxOH0pPyQSGwoKcmVxdWVzdF9pZBgDIAEoCUIHukgEcgIYJCJDChFBZGRNYXJnaW5SZXNwb25zZRIuCghwb3NpdGlvbhgBIAEoCzIcLnRpZGVib29rLmVuZ2luZS52MS5Qb3NpdGlvbiKdAQoUQ2xvc2VQb3NpdGlvblJlcXVlc3QSKAoGbWFya2V0GAEgASgJQhi6SBVyEzIRXltBLVowLTlfXXsxLDMyfSQSOQoIcXVhbnRpdHkYAiABKAlCJ7pIJHIfMh1eWzAtOV17MSwyMH0oXC5bMC05XXsxLDE4fSk/JNgBARIgCg9jbGllbnRfb3JkZXJfaWQYAyABKAlCB7pIBHICGCQiWQoVQ2xvc2VQb3NpdGlvblJlc3BvbnNlEi4KCHBvc2l0aW9uGAEgASgLMhwudGlkZWJvb2suZW5naW5lLnYxLlBvc2l0aW9uEhAKCG9yZGVyX2lkGAIgASgEIpsCCg5PcGVuQ2ZkUmVxdWVzdBIoCgZtYXJrZXQYASABKAlCGLpIFXITMhFeW0EtWjAtOV9dezEsMzJ9JBIyCgRzaWRlGAIgASgOMhgudGlkZWJvb2suZW5naW5lLnYxLlNpZGVCCrpIB4IBBBABIAASNAoGbWFyZ2luGAMgASgJQiS6SCFyHzIdXlswLTldezEsMjB9KFwuWzAtOV17MSwxOH0pPyQSGwoIbGV2ZXJhZ2UYBCABKA1CCbpIBioEGGQoARIaCglzdG9wX2xvc3MYBSABKAlCB7pIBHICGCgSHAoLdGFrZV9wcm9maXQYBiABKAlCB7pIBHICGCgSHgoNY2xpZW50X2NmZF9pZBgHIAEoCUIHukgEcgIYJCI3Cg9PcGVuQ2ZkUmVzcG9uc2USJAoDY2ZkGAEgASgLMhcudGlkZWJvb2suZW5naW5lLnYxLkNmZCIqCg9DbG9zZUNmZFJlcXVlc3QSFwoGY2ZkX2lkGAEgASgEQge6SAQyAiAAIjgKEENsb3NlQ2ZkUmVzcG9uc2USJAoDY2ZkGAEgASgLMhcudGlkZWJvb2suZW5naW5lLnYxLkNmZCJtChhVcGRhdGVDZmRUcmlnZ2Vyc1JlcXVlc3QSFwoGY2ZkX2lkGAEgASgEQge6SAQyAiAAEhoKCXN0b3BfbG9zcxgCIAEoCUIHukgEcgIYKBIcCgt0YWtlX3Byb2ZpdBgDIAEoCUIHukgEcgIYKCJBChlVcGRhdGVDZmRUcmlnZ2Vyc1Jlc3BvbnNlEiQKA2NmZBgBIAEoCzIXLnRpZGVib29rLmVuZ2luZS52MS5DZmQiOwoPTGlzdENmZHNSZXF1ZXN0EigKBm1hcmtldBgBIAEoCUIYukgVchMyEV5bQS1aMC05X117MCwzMn0kIjkKEExpc3RDZmRzUmVzcG9uc2USJQoEY2ZkcxgBIAMoCzIXLnRpZGVib29rLmVuZ2luZS52MS5DZmQiVAoXTGlzdExpcXVpZGF0aW9uc1JlcXVlc3QSGwoJcGFnZV9zaXplGAEgASgNQgi6SAUqAxjoBxIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAxjIASJqChhMaXN0TGlxdWlkYXRpb25zUmVzcG9uc2USNQoMbGlxdWlkYXRpb25zGAEgAygLMh8udGlkZWJvb2suZW5naW5lLnYxLkxpcXVpZGF0aW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCTKtCQoPUG9zaXRpb25TZXJ2aWNlEpABCgtTZXRMZXZlcmFnZRImLnRpZGVib29rLmVuZ2luZS52MS5TZXRMZXZlcmFnZVJlcXVlc3QaJy50aWRlYm9vay5lbmdpbmUudjEuU2V0TGV2ZXJhZ2VSZXNwb25zZSIwkAICgtPkkwInIiIvdjEvcG9zaXRpb25zL3ttYXJrZXR9OnNldExldmVyYWdlOgEqEn4KDUxpc3RQb3NpdGlvbnMSKC50aWRlYm9vay5lbmdpbmUudjEuTGlzdFBvc2l0aW9uc1JlcXVlc3QaKS50aWRlYm9vay5lbmdpbmUudjEuTGlzdFBvc2l0aW9uc1Jlc3BvbnNlIhiQAgGC0+STAg8SDS92MS9wb3NpdGlvbnMShQEKCUFkZE1hcmdpbhIkLnRpZGVib29rLmVuZ2luZS52MS5BZGRNYXJnaW5SZXF1ZXN0GiUudGlkZWJvb2suZW5naW5lLnYxLkFkZE1hcmdpblJlc3BvbnNlIiuC0+STAiUiIC92MS9wb3NpdGlvbnMve21hcmtldH06YWRkTWFyZ2luOgEqEo0BCg1DbG9zZVBvc2l0aW9uEigudGlkZWJvb2suZW5naW5lLnYxLkNsb3NlUG9zaXRpb25SZXF1ZXN0GikudGlkZWJvb2suZW5naW5lLnYxLkNsb3NlUG9zaXRpb25SZXNwb25zZSIngtPkkwIhIhwvdjEvcG9zaXRpb25zL3ttYXJrZXR9OmNsb3NlOgEqEmcKB09wZW5DZmQSIi50aWRlYm9vay5lbmdpbmUudjEuT3BlbkNmZFJlcXVlc3QaIy50aWRlYm9vay5lbmdpbmUudjEuT3BlbkNmZFJlc3BvbnNlIhOC0+STAg0iCC92MS9jZmRzOgEqEnkKCENsb3NlQ2ZkEiMudGlkZWJvb2suZW5naW5lLnYxLkNsb3NlQ2ZkUmVxdWVzdBokLnRpZGVib29rLmVuZ2luZS52MS5DbG9zZUNmZFJlc3BvbnNlIiKC0+STAhwiFy92MS9jZmRzL3tjZmRfaWR9OmNsb3NlOgEqEpEBChFVcGRhdGVDZmRUcmlnZ2VycxIsLnRpZGVib29rLmVuZ2luZS52MS5VcGRhdGVDZmRUcmlnZ2Vyc1JlcXVlc3QaLS50aWRlYm9vay5lbmdpbmUudjEuVXBkYXRlQ2ZkVHJpZ2dlcnNSZXNwb25zZSIfkAICgtPkkwIWMhEvdjEvY2Zkcy97Y2ZkX2lkfToBKhJqCghMaXN0Q2ZkcxIjLnRpZGVib29rLmVuZ2luZS52MS5MaXN0Q2Zkc1JlcXVlc3QaJC50aWRlYm9vay5lbmdpbmUudjEuTGlzdENmZHNSZXNwb25zZSITkAIBgtPkkwIKEggvdjEvY2ZkcxKKAQoQTGlzdExpcXVpZGF0aW9ucxIrLnRpZGVib29rLmVuZ2luZS52MS5MaXN0TGlxdWlkYXRpb25zUmVxdWVzdBosLnRpZGVib29rLmVuZ2luZS52MS5MaXN0TGlxdWlkYXRpb25zUmVzcG9uc2UiG5ACAYLT5JMCEhIQL3YxL2xpcXVpZGF0aW9uc2IGcHJvdG8z", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp, file_tidebook_engine_v1_types]);
+  fileDesc("CiF0aWRlYm9vay9lbmdpbmUvdjEvcG9zaXRpb24ucHJvdG8SEnRpZGVib29rLmVuZ2luZS52MSKcAgoIUG9zaXRpb24SDgoGbWFya2V0GAEgASgJEhAKCHF1YW50aXR5GAIgASgJEhYKDmVudHJ5X25vdGlvbmFsGAMgASgJEg4KBm1hcmdpbhgEIAEoCRIQCghsZXZlcmFnZRgFIAEoDRISCgptYXJrX3ByaWNlGAYgASgJEhYKDnVucmVhbGlzZWRfcG5sGAcgASgJEhQKDHJlYWxpc2VkX3BubBgIIAEoCRIZChFsaXF1aWRhdGlvbl9wcmljZRgJIAEoCRIaChJtYWludGVuYW5jZV9tYXJnaW4YCiABKAkSDAoEZmVlcxgLIAEoCRItCglvcGVuX3RpbWUYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wItkDCgNDZmQSDgoGY2ZkX2lkGAEgASgEEhUKDWNsaWVudF9jZmRfaWQYAiABKAkSDgoGbWFya2V0GAMgASgJEiYKBHNpZGUYBCABKA4yGC50aWRlYm9vay5lbmdpbmUudjEuU2lkZRIOCgZtYXJnaW4YBSABKAkSEAoIbGV2ZXJhZ2UYBiABKA0SEAoIbm90aW9uYWwYByABKAkSEwoLZW50cnlfcHJpY2UYCCABKAkSEgoKZXhpdF9wcmljZRgJIAEoCRIWCg51bnJlYWxpc2VkX3BubBgKIAEoCRIZChFsaXF1aWRhdGlvbl9wcmljZRgLIAEoCRIRCglzdG9wX2xvc3MYDCABKAkSEwoLdGFrZV9wcm9maXQYDSABKAkSLQoJb3Blbl90aW1lGA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpjbG9zZV90aW1lGA8gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI4CgxjbG9zZV9yZWFzb24YECABKA4yIi50aWRlYm9vay5lbmdpbmUudjEuQ2ZkQ2xvc2VSZWFzb24SFAoMcmVhbGlzZWRfcG5sGBEgASgJEgwKBGZlZXMYEiABKAki2QMKC0xpcXVpZGF0aW9uEhYKDmxpcXVpZGF0aW9uX2lkGAEgASgEEg4KBm1hcmtldBgCIAEoCRIOCgZjZmRfaWQYAyABKAQSFwoPZm9ybXVsYV92ZXJzaW9uGAQgASgNEhAKCHF1YW50aXR5GAUgASgJEhYKDmVudHJ5X25vdGlvbmFsGAYgASgJEg4KBm1hcmdpbhgHIAEoCRISCgptYXJrX3ByaWNlGAggASgJEhgKEGJhbmtydXB0Y3lfcHJpY2UYCSABKAkSFwoPZmlsbGVkX3F1YW50aXR5GAogASgJEhUKDWZ1bmRfcXVhbnRpdHkYCyABKAkSEwoLZnVuZF9jaGFuZ2UYDCABKAkSKAoEdGltZRgNIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDwoHbG9nX3NlcRgOIAEoBBIXCg9tYWludGVuYW5jZV9icHMYDyABKA0SDwoHZmVlX2JwcxgQIAEoERIQCghvcmRlcl9pZBgRIAEoBBIXCg9maWxsZWRfbm90aW9uYWwYEiABKAkSDAoEZmVlcxgTIAEoCRIQCghyZXR1cm5lZBgUIAEoCRIcChRkZWxldmVyYWdlZF9xdWFudGl0eRgVIAEoCSJcChJTZXRMZXZlcmFnZVJlcXVlc3QSKAoGbWFya2V0GAEgASgJQhi6SBVyEzIRXltBLVowLTlfXXsxLDMyfSQSHAoIbGV2ZXJhZ2UYAiABKA1CCrpIByoFGOgHKAEiJwoTU2V0TGV2ZXJhZ2VSZXNwb25zZRIQCghsZXZlcmFnZRgBIAEoDSJAChRMaXN0UG9zaXRpb25zUmVxdWVzdBIoCgZtYXJrZXQYASABKAlCGLpIFXITMhFeW0EtWjAtOV9dezAsMzJ9JCJIChVMaXN0UG9zaXRpb25zUmVzcG9uc2USLwoJcG9zaXRpb25zGAEgAygLMhwudGlkZWJvb2suZW5naW5lLnYxLlBvc2l0aW9uIo8BChBBZGRNYXJnaW5SZXF1ZXN0EigKBm1hcmtldBgBIAEoCUIYukgVchMyEV5bQS1aMC05X117MSwzMn0kEjQKBmFtb3VudBgCIAEoCUIkukghch8yHV5bMC05XXsxLDIwfShcLlswLTldezEsMTh9KT8kEhsKCnJlcXVlc3RfaWQYAyABKAlCB7pIBHICGCQiQwoRQWRkTWFyZ2luUmVzcG9uc2USLgoIcG9zaXRpb24YASABKAsyHC50aWRlYm9vay5lbmdpbmUudjEuUG9zaXRpb24inQEKFENsb3NlUG9zaXRpb25SZXF1ZXN0EigKBm1hcmtldBgBIAEoCUIYukgVchMyEV5bQS1aMC05X117MSwzMn0kEjkKCHF1YW50aXR5GAIgASgJQie6SCRyHzIdXlswLTldezEsMjB9KFwuWzAtOV17MSwxOH0pPyTYAQESIAoPY2xpZW50X29yZGVyX2lkGAMgASgJQge6SARyAhgkIlkKFUNsb3NlUG9zaXRpb25SZXNwb25zZRIuCghwb3NpdGlvbhgBIAEoCzIcLnRpZGVib29rLmVuZ2luZS52MS5Qb3NpdGlvbhIQCghvcmRlcl9pZBgCIAEoBCKbAgoOT3BlbkNmZFJlcXVlc3QSKAoGbWFya2V0GAEgASgJQhi6SBVyEzIRXltBLVowLTlfXXsxLDMyfSQSMgoEc2lkZRgCIAEoDjIYLnRpZGVib29rLmVuZ2luZS52MS5TaWRlQgq6SAeCAQQQASAAEjQKBm1hcmdpbhgDIAEoCUIkukghch8yHV5bMC05XXsxLDIwfShcLlswLTldezEsMTh9KT8kEhsKCGxldmVyYWdlGAQgASgNQgm6SAYqBBhkKAESGgoJc3RvcF9sb3NzGAUgASgJQge6SARyAhgoEhwKC3Rha2VfcHJvZml0GAYgASgJQge6SARyAhgoEh4KDWNsaWVudF9jZmRfaWQYByABKAlCB7pIBHICGCQiNwoPT3BlbkNmZFJlc3BvbnNlEiQKA2NmZBgBIAEoCzIXLnRpZGVib29rLmVuZ2luZS52MS5DZmQiKgoPQ2xvc2VDZmRSZXF1ZXN0EhcKBmNmZF9pZBgBIAEoBEIHukgEMgIgACI4ChBDbG9zZUNmZFJlc3BvbnNlEiQKA2NmZBgBIAEoCzIXLnRpZGVib29rLmVuZ2luZS52MS5DZmQibQoYVXBkYXRlQ2ZkVHJpZ2dlcnNSZXF1ZXN0EhcKBmNmZF9pZBgBIAEoBEIHukgEMgIgABIaCglzdG9wX2xvc3MYAiABKAlCB7pIBHICGCgSHAoLdGFrZV9wcm9maXQYAyABKAlCB7pIBHICGCgiQQoZVXBkYXRlQ2ZkVHJpZ2dlcnNSZXNwb25zZRIkCgNjZmQYASABKAsyFy50aWRlYm9vay5lbmdpbmUudjEuQ2ZkIjsKD0xpc3RDZmRzUmVxdWVzdBIoCgZtYXJrZXQYASABKAlCGLpIFXITMhFeW0EtWjAtOV9dezAsMzJ9JCI5ChBMaXN0Q2Zkc1Jlc3BvbnNlEiUKBGNmZHMYASADKAsyFy50aWRlYm9vay5lbmdpbmUudjEuQ2ZkIkwKEVByZXZpZXdDZmRSZXF1ZXN0EjcKA2NmZBgBIAEoCzIiLnRpZGVib29rLmVuZ2luZS52MS5PcGVuQ2ZkUmVxdWVzdEIGukgDyAEBInEKElByZXZpZXdDZmRSZXNwb25zZRIkCgNjZmQYASABKAsyFy50aWRlYm9vay5lbmdpbmUudjEuQ2ZkEgsKA2ZlZRgCIAEoCRIoCgVlcnJvchgDIAEoCzIZLnRpZGVib29rLmNvbW1vbi52MS5FcnJvciJyCg5HZXRSaXNrUmVxdWVzdBIoCgZtYXJrZXQYASABKAlCGLpIFXITMhFeW0EtWjAtOV9dezAsMzJ9JBI2CgVwcmljZRgCIAEoCUInukgkch8yHV5bMC05XXsxLDIwfShcLlswLTldezEsMTh9KT8k2AEBIo8CCg9HZXRSaXNrUmVzcG9uc2USDgoGZXF1aXR5GAEgASgJEg4KBm1hcmdpbhgCIAEoCRIaChJtYWludGVuYW5jZV9tYXJnaW4YAyABKAkSGAoQbWFyZ2luX3JhdGlvX2JwcxgEIAEoBBIWCg51bnJlYWxpc2VkX3BubBgFIAEoCRIvCglwb3NpdGlvbnMYBiADKAsyHC50aWRlYm9vay5lbmdpbmUudjEuUG9zaXRpb24SJQoEY2ZkcxgHIAMoCzIXLnRpZGVib29rLmVuZ2luZS52MS5DZmQSGgoSbGlxdWlkYXRlZF9tYXJrZXRzGAggAygJEhoKEmxpcXVpZGF0ZWRfY2ZkX2lkcxgJIAMoBCJUChdMaXN0TGlxdWlkYXRpb25zUmVxdWVzdBIbCglwYWdlX3NpemUYASABKA1CCLpIBSoDGOgHEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDGMgBImoKGExpc3RMaXF1aWRhdGlvbnNSZXNwb25zZRI1CgxsaXF1aWRhdGlvbnMYASADKAsyHy50aWRlYm9vay5lbmdpbmUudjEuTGlxdWlkYXRpb24SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJMpMLCg9Qb3NpdGlvblNlcnZpY2USkAEKC1NldExldmVyYWdlEiYudGlkZWJvb2suZW5naW5lLnYxLlNldExldmVyYWdlUmVxdWVzdBonLnRpZGVib29rLmVuZ2luZS52MS5TZXRMZXZlcmFnZVJlc3BvbnNlIjCQAgKC0+STAiciIi92MS9wb3NpdGlvbnMve21hcmtldH06c2V0TGV2ZXJhZ2U6ASoSfgoNTGlzdFBvc2l0aW9ucxIoLnRpZGVib29rLmVuZ2luZS52MS5MaXN0UG9zaXRpb25zUmVxdWVzdBopLnRpZGVib29rLmVuZ2luZS52MS5MaXN0UG9zaXRpb25zUmVzcG9uc2UiGJACAYLT5JMCDxINL3YxL3Bvc2l0aW9ucxKFAQoJQWRkTWFyZ2luEiQudGlkZWJvb2suZW5naW5lLnYxLkFkZE1hcmdpblJlcXVlc3QaJS50aWRlYm9vay5lbmdpbmUudjEuQWRkTWFyZ2luUmVzcG9uc2UiK4LT5JMCJSIgL3YxL3Bvc2l0aW9ucy97bWFya2V0fTphZGRNYXJnaW46ASoSjQEKDUNsb3NlUG9zaXRpb24SKC50aWRlYm9vay5lbmdpbmUudjEuQ2xvc2VQb3NpdGlvblJlcXVlc3QaKS50aWRlYm9vay5lbmdpbmUudjEuQ2xvc2VQb3NpdGlvblJlc3BvbnNlIieC0+STAiEiHC92MS9wb3NpdGlvbnMve21hcmtldH06Y2xvc2U6ASoSZwoHT3BlbkNmZBIiLnRpZGVib29rLmVuZ2luZS52MS5PcGVuQ2ZkUmVxdWVzdBojLnRpZGVib29rLmVuZ2luZS52MS5PcGVuQ2ZkUmVzcG9uc2UiE4LT5JMCDSIIL3YxL2NmZHM6ASoSeQoIQ2xvc2VDZmQSIy50aWRlYm9vay5lbmdpbmUudjEuQ2xvc2VDZmRSZXF1ZXN0GiQudGlkZWJvb2suZW5naW5lLnYxLkNsb3NlQ2ZkUmVzcG9uc2UiIoLT5JMCHCIXL3YxL2NmZHMve2NmZF9pZH06Y2xvc2U6ASoSkQEKEVVwZGF0ZUNmZFRyaWdnZXJzEiwudGlkZWJvb2suZW5naW5lLnYxLlVwZGF0ZUNmZFRyaWdnZXJzUmVxdWVzdBotLnRpZGVib29rLmVuZ2luZS52MS5VcGRhdGVDZmRUcmlnZ2Vyc1Jlc3BvbnNlIh+QAgKC0+STAhYyES92MS9jZmRzL3tjZmRfaWR9OgEqEmoKCExpc3RDZmRzEiMudGlkZWJvb2suZW5naW5lLnYxLkxpc3RDZmRzUmVxdWVzdBokLnRpZGVib29rLmVuZ2luZS52MS5MaXN0Q2Zkc1Jlc3BvbnNlIhOQAgGC0+STAgoSCC92MS9jZmRzEnsKClByZXZpZXdDZmQSJS50aWRlYm9vay5lbmdpbmUudjEuUHJldmlld0NmZFJlcXVlc3QaJi50aWRlYm9vay5lbmdpbmUudjEuUHJldmlld0NmZFJlc3BvbnNlIh6QAgGC0+STAhUiEC92MS9jZmRzOnByZXZpZXc6ASoSZwoHR2V0UmlzaxIiLnRpZGVib29rLmVuZ2luZS52MS5HZXRSaXNrUmVxdWVzdBojLnRpZGVib29rLmVuZ2luZS52MS5HZXRSaXNrUmVzcG9uc2UiE5ACAYLT5JMCChIIL3YxL3Jpc2sSigEKEExpc3RMaXF1aWRhdGlvbnMSKy50aWRlYm9vay5lbmdpbmUudjEuTGlzdExpcXVpZGF0aW9uc1JlcXVlc3QaLC50aWRlYm9vay5lbmdpbmUudjEuTGlzdExpcXVpZGF0aW9uc1Jlc3BvbnNlIhuQAgGC0+STAhISEC92MS9saXF1aWRhdGlvbnNiBnByb3RvMw", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp, file_tidebook_common_v1_error, file_tidebook_engine_v1_types]);
 
 /**
  * A netted margin position.
@@ -81,11 +83,32 @@ export type Position = Message<"tidebook.engine.v1.Position"> & {
   realisedPnl: string;
 
   /**
-   * Where it would be liquidated.
+   * Where it would be liquidated; empty for nowhere.
    *
    * @generated from field: string liquidation_price = 9;
    */
   liquidationPrice: string;
+
+  /**
+   * Margin at or below which it is liquidated, at the mark price.
+   *
+   * @generated from field: string maintenance_margin = 10;
+   */
+  maintenanceMargin: string;
+
+  /**
+   * Fees paid since it opened.
+   *
+   * @generated from field: string fees = 11;
+   */
+  fees: string;
+
+  /**
+   * When it opened.
+   *
+   * @generated from field: google.protobuf.Timestamp open_time = 12;
+   */
+  openTime?: Timestamp | undefined;
 };
 
 /**
@@ -151,11 +174,32 @@ export type PositionJson = {
   realisedPnl?: string;
 
   /**
-   * Where it would be liquidated.
+   * Where it would be liquidated; empty for nowhere.
    *
    * @generated from field: string liquidation_price = 9;
    */
   liquidationPrice?: string;
+
+  /**
+   * Margin at or below which it is liquidated, at the mark price.
+   *
+   * @generated from field: string maintenance_margin = 10;
+   */
+  maintenanceMargin?: string;
+
+  /**
+   * Fees paid since it opened.
+   *
+   * @generated from field: string fees = 11;
+   */
+  fees?: string;
+
+  /**
+   * When it opened.
+   *
+   * @generated from field: google.protobuf.Timestamp open_time = 12;
+   */
+  openTime?: TimestampJson;
 };
 
 /**
@@ -289,6 +333,13 @@ export type Cfd = Message<"tidebook.engine.v1.Cfd"> & {
    * @generated from field: string realised_pnl = 17;
    */
   realisedPnl: string;
+
+  /**
+   * Fees of opening and closing.
+   *
+   * @generated from field: string fees = 18;
+   */
+  fees: string;
 };
 
 /**
@@ -415,6 +466,13 @@ export type CfdJson = {
    * @generated from field: string realised_pnl = 17;
    */
   realisedPnl?: string;
+
+  /**
+   * Fees of opening and closing.
+   *
+   * @generated from field: string fees = 18;
+   */
+  fees?: string;
 };
 
 /**
@@ -527,6 +585,55 @@ export type Liquidation = Message<"tidebook.engine.v1.Liquidation"> & {
    * @generated from field: uint64 log_seq = 14;
    */
   logSeq: bigint;
+
+  /**
+   * Maintenance rate that counted, basis points.
+   *
+   * @generated from field: uint32 maintenance_bps = 15;
+   */
+  maintenanceBps: number;
+
+  /**
+   * Fee rate that counted, basis points.
+   *
+   * @generated from field: sint32 fee_bps = 16;
+   */
+  feeBps: number;
+
+  /**
+   * Order that sold it in the book; 0 if none was sent.
+   *
+   * @generated from field: uint64 order_id = 17;
+   */
+  orderId: bigint;
+
+  /**
+   * Notional of filled_quantity.
+   *
+   * @generated from field: string filled_notional = 18;
+   */
+  filledNotional: string;
+
+  /**
+   * Fees of it.
+   *
+   * @generated from field: string fees = 19;
+   */
+  fees: string;
+
+  /**
+   * What its owner got back.
+   *
+   * @generated from field: string returned = 20;
+   */
+  returned: string;
+
+  /**
+   * Closed against other accounts by auto-deleveraging.
+   *
+   * @generated from field: string deleveraged_quantity = 21;
+   */
+  deleveragedQuantity: string;
 };
 
 /**
@@ -632,6 +739,55 @@ export type LiquidationJson = {
    * @generated from field: uint64 log_seq = 14;
    */
   logSeq?: string;
+
+  /**
+   * Maintenance rate that counted, basis points.
+   *
+   * @generated from field: uint32 maintenance_bps = 15;
+   */
+  maintenanceBps?: number;
+
+  /**
+   * Fee rate that counted, basis points.
+   *
+   * @generated from field: sint32 fee_bps = 16;
+   */
+  feeBps?: number;
+
+  /**
+   * Order that sold it in the book; 0 if none was sent.
+   *
+   * @generated from field: uint64 order_id = 17;
+   */
+  orderId?: string;
+
+  /**
+   * Notional of filled_quantity.
+   *
+   * @generated from field: string filled_notional = 18;
+   */
+  filledNotional?: string;
+
+  /**
+   * Fees of it.
+   *
+   * @generated from field: string fees = 19;
+   */
+  fees?: string;
+
+  /**
+   * What its owner got back.
+   *
+   * @generated from field: string returned = 20;
+   */
+  returned?: string;
+
+  /**
+   * Closed against other accounts by auto-deleveraging.
+   *
+   * @generated from field: string deleveraged_quantity = 21;
+   */
+  deleveragedQuantity?: string;
 };
 
 /**
@@ -1398,6 +1554,300 @@ export const ListCfdsResponseSchema: GenMessage<ListCfdsResponse, {jsonType: Lis
   messageDesc(file_tidebook_engine_v1_position, 18);
 
 /**
+ * What to preview.
+ *
+ * @generated from message tidebook.engine.v1.PreviewCfdRequest
+ */
+export type PreviewCfdRequest = Message<"tidebook.engine.v1.PreviewCfdRequest"> & {
+  /**
+   * As it would be opened.
+   *
+   * @generated from field: tidebook.engine.v1.OpenCfdRequest cfd = 1;
+   */
+  cfd?: OpenCfdRequest | undefined;
+};
+
+/**
+ * What to preview.
+ *
+ * @generated from message tidebook.engine.v1.PreviewCfdRequest
+ */
+export type PreviewCfdRequestJson = {
+  /**
+   * As it would be opened.
+   *
+   * @generated from field: tidebook.engine.v1.OpenCfdRequest cfd = 1;
+   */
+  cfd?: OpenCfdRequestJson;
+};
+
+/**
+ * Describes the message tidebook.engine.v1.PreviewCfdRequest.
+ * Use `create(PreviewCfdRequestSchema)` to create a new message.
+ */
+export const PreviewCfdRequestSchema: GenMessage<PreviewCfdRequest, {jsonType: PreviewCfdRequestJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_engine_v1_position, 19);
+
+/**
+ * What would happen.
+ *
+ * @generated from message tidebook.engine.v1.PreviewCfdResponse
+ */
+export type PreviewCfdResponse = Message<"tidebook.engine.v1.PreviewCfdResponse"> & {
+  /**
+   * The contract that would open, without an id.
+   *
+   * @generated from field: tidebook.engine.v1.Cfd cfd = 1;
+   */
+  cfd?: Cfd | undefined;
+
+  /**
+   * Fee of opening.
+   *
+   * @generated from field: string fee = 2;
+   */
+  fee: string;
+
+  /**
+   * The refusal, if it would be refused.
+   *
+   * @generated from field: tidebook.common.v1.Error error = 3;
+   */
+  error?: Error | undefined;
+};
+
+/**
+ * What would happen.
+ *
+ * @generated from message tidebook.engine.v1.PreviewCfdResponse
+ */
+export type PreviewCfdResponseJson = {
+  /**
+   * The contract that would open, without an id.
+   *
+   * @generated from field: tidebook.engine.v1.Cfd cfd = 1;
+   */
+  cfd?: CfdJson;
+
+  /**
+   * Fee of opening.
+   *
+   * @generated from field: string fee = 2;
+   */
+  fee?: string;
+
+  /**
+   * The refusal, if it would be refused.
+   *
+   * @generated from field: tidebook.common.v1.Error error = 3;
+   */
+  error?: ErrorJson;
+};
+
+/**
+ * Describes the message tidebook.engine.v1.PreviewCfdResponse.
+ * Use `create(PreviewCfdResponseSchema)` to create a new message.
+ */
+export const PreviewCfdResponseSchema: GenMessage<PreviewCfdResponse, {jsonType: PreviewCfdResponseJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_engine_v1_position, 20);
+
+/**
+ * Whose risk: the caller's. Both fields or none.
+ *
+ * @generated from message tidebook.engine.v1.GetRiskRequest
+ */
+export type GetRiskRequest = Message<"tidebook.engine.v1.GetRiskRequest"> & {
+  /**
+   * Assume a price in this market.
+   *
+   * @generated from field: string market = 1;
+   */
+  market: string;
+
+  /**
+   * The mark (MARGIN) or bid and ask (CFD) to assume.
+   *
+   * @generated from field: string price = 2;
+   */
+  price: string;
+};
+
+/**
+ * Whose risk: the caller's. Both fields or none.
+ *
+ * @generated from message tidebook.engine.v1.GetRiskRequest
+ */
+export type GetRiskRequestJson = {
+  /**
+   * Assume a price in this market.
+   *
+   * @generated from field: string market = 1;
+   */
+  market?: string;
+
+  /**
+   * The mark (MARGIN) or bid and ask (CFD) to assume.
+   *
+   * @generated from field: string price = 2;
+   */
+  price?: string;
+};
+
+/**
+ * Describes the message tidebook.engine.v1.GetRiskRequest.
+ * Use `create(GetRiskRequestSchema)` to create a new message.
+ */
+export const GetRiskRequestSchema: GenMessage<GetRiskRequest, {jsonType: GetRiskRequestJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_engine_v1_position, 21);
+
+/**
+ * The account's risk at the prices of now, or at the assumed one.
+ *
+ * @generated from message tidebook.engine.v1.GetRiskResponse
+ */
+export type GetRiskResponse = Message<"tidebook.engine.v1.GetRiskResponse"> & {
+  /**
+   * Free and held quote money plus unrealised profit of everything open, in the quote asset.
+   *
+   * @generated from field: string equity = 1;
+   */
+  equity: string;
+
+  /**
+   * Margin of positions and CFDs.
+   *
+   * @generated from field: string margin = 2;
+   */
+  margin: string;
+
+  /**
+   * Maintenance margin of them.
+   *
+   * @generated from field: string maintenance_margin = 3;
+   */
+  maintenanceMargin: string;
+
+  /**
+   * maintenance_margin / (margin + unrealised profit) in basis points; 10000 or more is liquidation somewhere.
+   *
+   * @generated from field: uint64 margin_ratio_bps = 4;
+   */
+  marginRatioBps: bigint;
+
+  /**
+   * Unrealised profit.
+   *
+   * @generated from field: string unrealised_pnl = 5;
+   */
+  unrealisedPnl: string;
+
+  /**
+   * Open positions at those prices.
+   *
+   * @generated from field: repeated tidebook.engine.v1.Position positions = 6;
+   */
+  positions: Position[];
+
+  /**
+   * Open CFDs at those prices.
+   *
+   * @generated from field: repeated tidebook.engine.v1.Cfd cfds = 7;
+   */
+  cfds: Cfd[];
+
+  /**
+   * Markets of the positions that the assumed price would liquidate.
+   *
+   * @generated from field: repeated string liquidated_markets = 8;
+   */
+  liquidatedMarkets: string[];
+
+  /**
+   * CFDs that the assumed price would liquidate.
+   *
+   * @generated from field: repeated uint64 liquidated_cfd_ids = 9;
+   */
+  liquidatedCfdIds: bigint[];
+};
+
+/**
+ * The account's risk at the prices of now, or at the assumed one.
+ *
+ * @generated from message tidebook.engine.v1.GetRiskResponse
+ */
+export type GetRiskResponseJson = {
+  /**
+   * Free and held quote money plus unrealised profit of everything open, in the quote asset.
+   *
+   * @generated from field: string equity = 1;
+   */
+  equity?: string;
+
+  /**
+   * Margin of positions and CFDs.
+   *
+   * @generated from field: string margin = 2;
+   */
+  margin?: string;
+
+  /**
+   * Maintenance margin of them.
+   *
+   * @generated from field: string maintenance_margin = 3;
+   */
+  maintenanceMargin?: string;
+
+  /**
+   * maintenance_margin / (margin + unrealised profit) in basis points; 10000 or more is liquidation somewhere.
+   *
+   * @generated from field: uint64 margin_ratio_bps = 4;
+   */
+  marginRatioBps?: string;
+
+  /**
+   * Unrealised profit.
+   *
+   * @generated from field: string unrealised_pnl = 5;
+   */
+  unrealisedPnl?: string;
+
+  /**
+   * Open positions at those prices.
+   *
+   * @generated from field: repeated tidebook.engine.v1.Position positions = 6;
+   */
+  positions?: PositionJson[];
+
+  /**
+   * Open CFDs at those prices.
+   *
+   * @generated from field: repeated tidebook.engine.v1.Cfd cfds = 7;
+   */
+  cfds?: CfdJson[];
+
+  /**
+   * Markets of the positions that the assumed price would liquidate.
+   *
+   * @generated from field: repeated string liquidated_markets = 8;
+   */
+  liquidatedMarkets?: string[];
+
+  /**
+   * CFDs that the assumed price would liquidate.
+   *
+   * @generated from field: repeated uint64 liquidated_cfd_ids = 9;
+   */
+  liquidatedCfdIds?: string[];
+};
+
+/**
+ * Describes the message tidebook.engine.v1.GetRiskResponse.
+ * Use `create(GetRiskResponseSchema)` to create a new message.
+ */
+export const GetRiskResponseSchema: GenMessage<GetRiskResponse, {jsonType: GetRiskResponseJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_engine_v1_position, 22);
+
+/**
  * Which page.
  *
  * @generated from message tidebook.engine.v1.ListLiquidationsRequest
@@ -1444,7 +1894,7 @@ export type ListLiquidationsRequestJson = {
  * Use `create(ListLiquidationsRequestSchema)` to create a new message.
  */
 export const ListLiquidationsRequestSchema: GenMessage<ListLiquidationsRequest, {jsonType: ListLiquidationsRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_position, 19);
+  messageDesc(file_tidebook_engine_v1_position, 23);
 
 /**
  * Receipts.
@@ -1493,7 +1943,7 @@ export type ListLiquidationsResponseJson = {
  * Use `create(ListLiquidationsResponseSchema)` to create a new message.
  */
 export const ListLiquidationsResponseSchema: GenMessage<ListLiquidationsResponse, {jsonType: ListLiquidationsResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_position, 20);
+  messageDesc(file_tidebook_engine_v1_position, 24);
 
 /**
  * Margin positions and CFDs of the account that the token belongs to.
@@ -1580,6 +2030,27 @@ export const PositionService: GenService<{
     methodKind: "unary";
     input: typeof ListCfdsRequestSchema;
     output: typeof ListCfdsResponseSchema;
+  },
+  /**
+   * What opening a CFD would cost and where it would be liquidated, by the code that opens it.
+   *
+   * @generated from rpc tidebook.engine.v1.PositionService.PreviewCfd
+   */
+  previewCfd: {
+    methodKind: "unary";
+    input: typeof PreviewCfdRequestSchema;
+    output: typeof PreviewCfdResponseSchema;
+  },
+  /**
+   * Equity, margin and how near each position and CFD is to liquidation; with a market and a price also
+   * what that price would do.
+   *
+   * @generated from rpc tidebook.engine.v1.PositionService.GetRisk
+   */
+  getRisk: {
+    methodKind: "unary";
+    input: typeof GetRiskRequestSchema;
+    output: typeof GetRiskResponseSchema;
   },
   /**
    * Receipts of liquidations, newest first.
