@@ -195,7 +195,7 @@ class FirstTrade(Stage):
 
     async def market_orders(self) -> None:
         self.report.step("MARKET orders by base and by quote amount, over gRPC and over HTTP")
-        # Below her own offers however the price moved since, or it would meet them and be cancelled.
+        # Below her own offers however the price moved, or it would meet them and be cancelled.
         offers = [Decimal(order.price) for order in self.socket.account.open_orders.values()]
         mid = Decimal(_mid(self.streams.prices.newest[MARKET], self.market))
         await self.place_as_ann(

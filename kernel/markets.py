@@ -43,8 +43,8 @@ class MarginTier:
 class Market:
     """A market's rules in integers. Sizes: `tick_size_units` are quote units per whole base coin,
     `lot_size_units` base units, `min_notional_units` and `max_exposure_units` quote units; fees and
-    `price_band_bps` in basis points. Leverage is whole; 0, and no tiers, for spot. `price_stale_ns`,
-    `price_band_bps` and `max_exposure_units` are 0 for no limit.
+    `price_band_bps` in basis points. Leverage is whole; 0, and no tiers, for spot.
+    `price_stale_ns`, `price_band_bps` and `max_exposure_units` are 0 for no limit.
     """
 
     market_id: int
@@ -154,8 +154,7 @@ PRICE_STALE_NS = 10_000_000_000
 
 
 def default_markets() -> tuple[Market, ...]:
-    """The markets of the trading rules: five pairs as SPOT (ids 1 to 5), MARGIN (6 to 10) and CFD (11
-    to 15)."""
+    """Five pairs, each as SPOT (ids 1 to 5), MARGIN (6 to 10) and CFD (11 to 15)."""
     assets = {asset.code: asset for asset in DEFAULT_ASSETS}
     usdc = assets["USDC"]
     rows = (

@@ -7,7 +7,7 @@ cause are written field by field, which is faster than the loop.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -81,7 +81,10 @@ def _own_fields(kind: type[Record]) -> tuple[str, ...]:
 
 _COMMAND_FIELDS: Final = {kind: _own_fields(kind) for kind in _COMMANDS}
 _EVENT_FIELDS: Final = {kind: field_names(kind) for kind in _EVENTS}
-_NESTED_FIELDS: Final = {kind: _own_fields(kind) for kind in _NESTED.values()}
+_NESTED_FIELDS: Final = {
+    kind: _own_fields(kind) if issubclass(kind, c.Command) else field_names(kind)
+    for kind in _NESTED.values()
+}
 _COMMAND_OF: Final = {name: kind for kind, name in _COMMANDS.items()}
 _EVENT_OF: Final = {name: kind for kind, name in _EVENTS.items()}
 
@@ -120,10 +123,9 @@ def decode_command(logged: log_pb2.LoggedCommand) -> c.Command:
     kind = _COMMAND_OF.get(name or "")
     if kind is None:
         raise ValueError(f"command {logged.command_seq} is of the unknown kind {name}")
-    command: c.Command = kind(**_read(getattr(logged, str(name)), _COMMAND_FIELDS[kind]))
-    command.account_id = logged.account_id
-    command.deadline_ns = logged.deadline_ns
-    return command
+    fields = _read(getattr(logged, str(name)), _COMMAND_FIELDS[kind])
+    make: Callable[..., c.Command] = kind
+    return make(account_id=logged.account_id, deadline_ns=logged.deadline_ns, **fields)
 
 
 def add_events(logged: log_pb2.LoggedCommand, events: Iterable[e.Event]) -> None:

@@ -85,6 +85,12 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         name = "engine.cancel_all_after"
         return await self._engine.do(name, command, self._encoder.cancel_all_after_set)
 
+    async def PlaceOco(
+        self, request: order_pb2.PlaceOcoRequest, context: Context
+    ) -> order_pb2.PlaceOcoResponse:
+        require("trade")
+        raise Refused(Reason.UNSUPPORTED, "pairs are not offered yet")
+
     async def BatchOrders(
         self, request: order_pb2.BatchOrdersRequest, context: Context
     ) -> order_pb2.BatchOrdersResponse:

@@ -100,6 +100,25 @@ class InternalServicer(internal_pb2_grpc.EngineInternalServiceServicer):
             trace=parse_traceparent(request.traceparent),
         )
 
+    async def SetPrices(
+        self, requests: AsyncIterator[internal_pb2.SetPricesRequest], context: Context
+    ) -> internal_pb2.SetPricesResponse:
+        require_service("marketdata")
+        engine = self._engine
+        async for request in requests:
+            prices = tuple(
+                c.PriceUpdate(
+                    engine.texts.named(price.market).market.market_id,
+                    price.bid_ticks,
+                    price.ask_ticks,
+                    price.index_ticks,
+                    price.time_ns,
+                )
+                for price in request.prices
+            )
+            await engine.do("engine.set_prices", c.SetPrices(prices=prices), lambda _: None)
+        return internal_pb2.SetPricesResponse()
+
     async def SetMarketStatus(
         self, request: internal_pb2.SetMarketStatusRequest, context: Context
     ) -> internal_pb2.SetMarketStatusResponse:

@@ -61,6 +61,16 @@ class PositionServicer(position_pb2_grpc.PositionServiceServicer):
     ) -> position_pb2.ListCfdsResponse:
         _not_offered("read")
 
+    async def PreviewCfd(
+        self, request: position_pb2.PreviewCfdRequest, context: Context
+    ) -> position_pb2.PreviewCfdResponse:
+        _not_offered("read")
+
+    async def GetRisk(
+        self, request: position_pb2.GetRiskRequest, context: Context
+    ) -> position_pb2.GetRiskResponse:
+        _not_offered("read")
+
     async def ListLiquidations(
         self, request: position_pb2.ListLiquidationsRequest, context: Context
     ) -> position_pb2.ListLiquidationsResponse:

@@ -31,7 +31,15 @@ T = TypeVar("T")
 # What a command came to: its events, or why it was not even applied.
 Outcome = Sequence[e.Event] | Refused
 # What still passes when new orders do not: it takes orders away, or stops a market.
-_REDUCING = (c.CancelOrder, c.CancelAll, c.CancelAllAfter, c.Tick, c.SetMarketStatus)
+# Prices among them: stops and liquidations hang on them, also while nothing new is taken.
+_REDUCING = (
+    c.CancelOrder,
+    c.CancelAll,
+    c.CancelAllAfter,
+    c.Tick,
+    c.SetPrices,
+    c.SetMarketStatus,
+)
 
 log = structlog.get_logger()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import pytest
 
 from kernel.reasons import Reason
@@ -208,16 +206,6 @@ def test_id_ranges_remember_every_id_in_any_order() -> None:
         reference.add(number)
         assert {n for n in range(12) if n in ids} == reference
     assert (ids.starts, ids.ends) == ([1], [10])
-
-
-def test_a_snapshot_from_before_dead_mans_switches_is_still_read() -> None:
-    world = World()
-    world.order(place(ALICE, "buy", 1, 1_000))
-    data = world.exchange.snapshot()
-    # An older program wrote the same without the count of switches at the end.
-    body = data[52:-8]
-    old = data[:8] + (1).to_bytes(4, "little") + data[12:20] + hashlib.sha256(body).digest() + body
-    assert Exchange.restore(old).snapshot() == data
 
 
 def test_heartbeats_of_a_switch_do_not_pile_up() -> None:

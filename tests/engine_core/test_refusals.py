@@ -334,7 +334,9 @@ def test_an_amendment_is_held_to_the_limits_of_the_market() -> None:
 
 
 def test_a_market_of_another_kind_is_not_supported_yet() -> None:
-    world = World(kind=k.MARKET_KIND_MARGIN)
+    world = World(
+        kind=k.MARKET_KIND_MARGIN, max_leverage=10, margin_tiers=(c.MarginTierConfig(0, 50, 10),)
+    )
     refused = world.refusal(place(ALICE, "buy", 1, 1_000))
     assert (refused.reason, refused.field) == (Reason.UNSUPPORTED, "market_id")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 
-from kernel.prices import median_price
+from kernel.prices import mark_price
 from services.engine.domain.accounts import Account, Balance
 from services.engine.domain.commands import MarketConfig, PlaceOrder
 from services.engine.domain.constants import MARKET_STATUS_TRADING, SIDE_BUY
@@ -226,11 +226,13 @@ class Book:
         return self.index_ticks > 0 and (limit_ns == 0 or now_ns - self.external_ns <= limit_ns)
 
     def mark_price(self, now_ns: int) -> int:
-        """Median of index, mid of our book and last trade, in ticks; what is missing or stale is left
-        out. 0 when nothing is left."""
-        bid, ask = self.bids.best_price(), self.asks.best_price()
-        index = self.index_ticks if self.has_fresh_price(now_ns) else 0
-        return median_price([index, (bid + ask) // 2 if bid and ask else 0, self.last_price_ticks])
+        """Mark price in ticks, a stale index left out; 0 while there is nothing to make it of."""
+        return mark_price(
+            self.index_ticks if self.has_fresh_price(now_ns) else 0,
+            self.bids.best_price(),
+            self.asks.best_price(),
+            self.last_price_ticks,
+        )
 
     def side(self, side: int) -> BookSide:
         """Where orders of `side` rest."""

@@ -293,8 +293,26 @@ class _Reader:
     def _load_market(self, state: State) -> None:
         fields = self._take(_MARKET)
         name = self._text(self._count())
-        tiers = tuple(MarginTierConfig(*self._take(_TIER)) for _ in range(self._count()))
-        book = Book(MarketConfig(fields[0], name, *fields[1:16], tiers, *fields[16:20]))
+        tiers = tuple([MarginTierConfig(*self._take(_TIER)) for _ in range(self._count())])
+        market_id, kind, base_asset_id, quote_asset_id = fields[:4]
+        config = MarketConfig(market_id, name, kind, base_asset_id, quote_asset_id)
+        (
+            config.tick_size_units,
+            config.lot_size_units,
+            config.units_per_tick_lot,
+            config.min_quantity_lots,
+            config.max_quantity_lots,
+            config.min_notional_units,
+            config.max_notional_units,
+            config.max_price_ticks,
+            config.maker_fee_bps,
+            config.taker_fee_bps,
+            config.max_open_orders,
+        ) = fields[4:15]
+        config.max_leverage, config.margin_tiers = fields[15], tiers
+        config.liquidation_fee_bps, config.price_stale_ns = fields[16:18]
+        config.price_band_bps, config.max_exposure_units = fields[18:20]
+        book = Book(config)
         book.status, book.last_trade_id, book.last_price_ticks = fields[20:23]
         book.external_bid_ticks, book.external_ask_ticks = fields[23:25]
         book.index_ticks, book.external_ns = fields[25:]

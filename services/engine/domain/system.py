@@ -248,8 +248,8 @@ def _check_market(market: MarketConfig, assets: dict[int, AssetConfig]) -> None:
 
 
 def _has_valid_margin(market: MarketConfig) -> bool:
-    """Spot has no leverage; elsewhere the tiers rise from zero, in every one of them the maintenance
-    stays below what the highest leverage puts up."""
+    """Spot has no leverage. Elsewhere tiers rise from zero, and in each of them the maintenance
+    stays below the least margin."""
     tiers = market.margin_tiers
     if market.kind == MARKET_KIND_SPOT:
         return market.max_leverage == 0 and not tiers
