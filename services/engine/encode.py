@@ -152,6 +152,21 @@ class Encoder:
             maker_fee_bps=market.maker_fee_bps,
             taker_fee_bps=market.taker_fee_bps,
             max_open_orders=market.max_open_orders,
+            max_leverage=market.max_leverage,
+            margin_tiers=[
+                market_pb2.MarginTier(
+                    from_notional=quote.format(tier.from_notional_units),
+                    maintenance_bps=tier.maintenance_bps,
+                    max_leverage=tier.max_leverage,
+                )
+                for tier in market.margin_tiers
+            ],
+            liquidation_fee_bps=market.liquidation_fee_bps,
+            price_stale_ms=market.price_stale_ns // 1_000_000,
+            price_band_bps=market.price_band_bps,
+            max_exposure=quote.format(market.max_exposure_units)
+            if market.max_exposure_units
+            else "",
         )
 
     @staticmethod

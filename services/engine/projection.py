@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from kernel.markets import Asset, Market
+from kernel.markets import Asset, MarginTier, Market
 from services.engine.domain import commands as c
 from services.engine.domain import constants as k
 from services.engine.domain import events as e
@@ -308,4 +308,13 @@ def market_of(config: c.MarketConfig, assets: dict[int, Asset]) -> Market:
         maker_fee_bps=config.maker_fee_bps,
         taker_fee_bps=config.taker_fee_bps,
         max_open_orders=config.max_open_orders,
+        max_leverage=config.max_leverage,
+        margin_tiers=tuple(
+            MarginTier(tier.from_notional_units, tier.maintenance_bps, tier.max_leverage)
+            for tier in config.margin_tiers
+        ),
+        liquidation_fee_bps=config.liquidation_fee_bps,
+        price_stale_ns=config.price_stale_ns,
+        price_band_bps=config.price_band_bps,
+        max_exposure_units=config.max_exposure_units,
     )

@@ -38,7 +38,8 @@ SERVICE = "marketdata"
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop`, then drain. Raises `SystemExit` with one line for a wrong setting."""
     clock = SystemClock()
-    markets = default_markets()
+    # The world outside knows coins; what we make of them, positions and contracts, has their price.
+    markets = [market for market in default_markets() if market.kind == "SPOT"]
     try:
         feeds = make_feeds(settings.feed, markets, clock)
         redis = open_redis(settings)

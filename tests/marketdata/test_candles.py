@@ -27,7 +27,7 @@ from services.marketdata.projection import Projection
 SECOND = 1_000_000_000
 RECORDINGS = Path(__file__).resolve().parents[3] / "shared" / "data" / "trades"
 FILES = sorted(RECORDINGS.glob("*.csv.gz"))
-MARKETS = {market.base.code: market.name for market in default_markets()}
+MARKETS = {market.base.code: market.name for market in default_markets() if market.kind == "SPOT"}
 
 
 def series() -> CandleSeries:

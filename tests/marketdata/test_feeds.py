@@ -34,7 +34,7 @@ from services.marketdata.feeds.synthetic import SyntheticFeed, Walk
 from tests.marketdata.backpack import TIME_US, FakeBackpack, fake_backpack
 from tests.support.waiting import eventually
 
-MARKETS = default_markets()
+MARKETS = tuple(market for market in default_markets() if market.kind == "SPOT")
 NAMES = [market.name for market in MARKETS]
 UNIT = 10**8
 RECORDING = Source("replay", FeedKind.REPLAY, simulated=True)

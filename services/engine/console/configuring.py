@@ -9,7 +9,7 @@ from typing import Any
 
 from tidebook.engine.v1 import market_pb2, types_pb2
 
-from kernel.markets import Asset, Market
+from kernel.markets import Asset, MarginTier, Market
 from kernel.money import INT64_MAX
 from kernel.reasons import Reason, Refused
 from services.engine.console.fields import Fields
@@ -26,8 +26,11 @@ _PLAIN = {
     "makerFeeBps": "maker_fee_bps",
     "takerFeeBps": "taker_fee_bps",
     "maxOpenOrders": "max_open_orders",
+    "maxLeverage": "max_leverage",
+    "liquidationFeeBps": "liquidation_fee_bps",
+    "priceBandBps": "price_band_bps",
 }
-_Parser = Callable[[Market, market_pb2.Market], int]
+_Parser = Callable[[Market, market_pb2.Market], object]
 _PARSED: dict[str, tuple[str, _Parser]] = {
     "minQuantity": (
         "min_quantity_lots",
@@ -48,6 +51,22 @@ _PARSED: dict[str, tuple[str, _Parser]] = {
     "maxPrice": (
         "max_price_ticks",
         lambda m, said: m.parse_price(said.max_price, field="max_price"),
+    ),
+    "marginTiers": (
+        "margin_tiers",
+        lambda m, said: tuple(
+            MarginTier(
+                m.quote.parse(tier.from_notional or "0", field="margin_tiers"),
+                tier.maintenance_bps,
+                tier.max_leverage,
+            )
+            for tier in said.margin_tiers
+        ),
+    ),
+    "priceStaleMs": ("price_stale_ns", lambda m, said: said.price_stale_ms * 1_000_000),
+    "maxExposure": (
+        "max_exposure_units",
+        lambda m, said: m.quote.parse(said.max_exposure or "0", field="max_exposure"),
     ),
 }
 
