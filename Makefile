@@ -15,22 +15,24 @@ BIN := $(VENV)/bin
 # A uv on the PATH if there is one, else our own in .uv/.
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 UV_ENV := VIRTUAL_ENV=$(VENV) UV_NO_PROGRESS=1
-COMPILE := $(UV) pip compile pyproject.toml --group web --universal --generate-hashes --no-header \
-	--no-annotate --python-version 3.11 --quiet
+COMPILE := $(UV) pip compile pyproject.toml --group web --group core --universal --generate-hashes \
+	--no-header --no-annotate --python-version 3.11 --quiet
 
 # The development environment holds all that running needs, so where there is one it serves for both.
 RUN_ENV := $(or $(wildcard $(VENV)/.dev),$(VENV)/.run)
 
 ARGS ?=
+# Where the engine finds its compiled core, if one could be made.
+COMPILED := env TIDEBOOK_ENGINE_CORE_DIR=$(CURDIR)/.build/core
 
-.PHONY: help run test check bench lock gen web dev clean \
+.PHONY: help run test check bench lock gen web core dev clean \
 	check-locks check-style check-types check-imports check-proto check-gen check-web
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: $(RUN_ENV) web ## start the whole exchange; Ctrl-C stops it (ARGS="--data-dir DIR" and so on)
-	@exec $(BIN)/tidebook up $(ARGS)
+run: $(RUN_ENV) web core ## start the whole exchange; Ctrl-C stops it (ARGS="--data-dir DIR" and so on)
+	@exec $(COMPILED) $(BIN)/tidebook up $(ARGS)
 
 test: dev ## every test, with real servers, in parallel (ARGS="tests/engine -k fees" for some)
 	@$(BIN)/python tools/build_web.py build
@@ -38,13 +40,16 @@ test: dev ## every test, with real servers, in parallel (ARGS="tests/engine -k f
 
 check: check-locks check-style check-types check-imports check-gen check-proto check-web ## all checks but the tests
 
-bench: dev ## the benchmarks
-	$(BIN)/tidebook bench $(ARGS)
+bench: dev core ## the benchmarks
+	$(COMPILED) $(BIN)/tidebook bench $(ARGS)
 
 dev: $(VENV)/.dev ## the environment with all development tools, in .venv
 
 web: $(RUN_ENV) ## the web page, if its sources changed
 	@$(BIN)/python tools/build_web.py build
+
+core: $(RUN_ENV) ## the engine's core compiled, if its sources changed and there is a C compiler
+	@$(BIN)/python tools/build_core.py .build/core
 
 gen: dev ## Python and TypeScript code of the contracts in proto/
 	$(BIN)/python tools/gen.py

@@ -131,6 +131,12 @@ class Settings(BaseSettings):
         " higher than the engine.",
     )
 
+    engine_core_dir: Path | None = Field(
+        None,
+        description="Where compiled engine cores are (tools/build_core.py); one made of this very"
+        " source is used in its place.",
+    )
+
     # Market data.
     feed: str = Field(
         "backpack",

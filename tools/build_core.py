@@ -1,13 +1,15 @@
-"""Compile the engine's core with mypyc, in place: `python tools/build_core.py [--clean]`.
+"""Compile the engine's core with mypyc: `python tools/build_core.py [FOLDER]`.
 
-Optional. The same source runs uncompiled, several times slower; without a C compiler there is
-nothing to do. Python prefers a compiled module to its source, so build again after every change of
-the core, or clean.
+Optional: the same source runs uncompiled, several times slower. A build goes into a folder named
+after its sources (default `.build/core`), so it is made once and never beside a source it is not
+of; `TIDEBOOK_ENGINE_CORE_DIR` tells the engine where the builds are. Without a C compiler or
+without mypyc there is one line of explanation and nothing to do.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -16,75 +18,89 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DOMAIN = ROOT / "services" / "engine" / "domain"
-# What runs for every order. Snapshots and views are left to the interpreter.
-MODULES = (
-    "record",
-    "constants",
-    "commands",
-    "events",
-    "position_commands",
-    "position_events",
-    "triggers",
-    "accounts",
-    "book",
-    "ranges",
-    "state",
-    "matching",
-    "placing",
-    "amending",
-    "system",
-    "exchange",
-)
-SETUP = """
+sys.path.insert(0, str(ROOT))
+
+from services.engine.compiled import DOMAIN, build_name  # noqa: E402
+
+# Left to the interpreter: what readers get copies in, as frozen dataclasses.
+INTERPRETED = ("__init__", "views")
+_KEPT = 3
+_SETUP = """
 import sys
 from mypyc.build import mypycify
 from setuptools import setup
 options = ["--explicit-package-bases", "--namespace-packages"]
-setup(name="core", packages=[], ext_modules=mypycify(options + sys.argv[3:], opt_level="3"),
+setup(name="core", packages=[], ext_modules=mypycify(options + sys.argv[3:], opt_level="2"),
       script_args=["build_ext", "--build-lib", sys.argv[1], "--build-temp", sys.argv[2]])
 """
 
 
-def clean() -> None:
-    """Remove every compiled module of the core."""
-    for compiled in (*DOMAIN.glob("*.so"), *DOMAIN.glob("*.pyd"), *ROOT.glob("*__mypyc.*")):
-        compiled.unlink()
+class NotBuilt(Exception):
+    """The core cannot be compiled here; the message says why."""
 
 
-def build() -> None:
-    """Compile in a temporary folder and copy the modules beside their source."""
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        for package in ("kernel", "services/engine/domain"):
-            shutil.copytree(ROOT / package, work / package, ignore=shutil.ignore_patterns("*.so"))
-        (work / "services" / "engine" / "__init__.py").touch()
-        (work / "build_core_setup.py").write_text(SETUP)
-        sources = [f"services/engine/domain/{module}.py" for module in MODULES]
-        subprocess.run(
-            [sys.executable, "build_core_setup.py", "out", "temp", *sources],
-            cwd=work,
-            check=True,
-            stdout=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": str(work)},
+def build(folder: Path) -> Path:
+    """The build of the present sources in `folder`, made if there is none. Raises `NotBuilt`."""
+    target = folder / build_name()
+    if target.is_dir():
+        return target
+    compiler = os.environ.get("CC", "cc").split()[0]
+    if shutil.which(compiler) is None:
+        raise NotBuilt(f"there is no C compiler ({compiler})")
+    if importlib.util.find_spec("mypyc") is None:
+        raise NotBuilt("mypyc is not installed")
+    print("Compiling the engine's core (once; some 20 s)", file=sys.stderr, flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="making-") as scratch:
+        made = _compile(Path(scratch))
+        try:
+            made.rename(target)
+        except OSError:
+            # Someone else was quicker.
+            if not target.is_dir():
+                raise
+    _forget_old(folder)
+    return target
+
+
+def _compile(work: Path) -> Path:
+    """Compile a copy of the sources in `work`; returns the folder with the modules."""
+    for package in ("kernel", DOMAIN):
+        shutil.copytree(
+            ROOT / package, work / package, ignore=shutil.ignore_patterns("__pycache__")
         )
-        clean()
-        out = work / "out"
-        for compiled in [path for path in out.rglob("*") if path.suffix in (".so", ".pyd")]:
-            shutil.copy2(compiled, ROOT / compiled.relative_to(out))
+    (work / "services" / "engine" / "__init__.py").touch()
+    (work / "compile.py").write_text(_SETUP)
+    modules = sorted(path.stem for path in (work / DOMAIN).glob("*.py"))
+    sources = [f"{DOMAIN}/{module}.py" for module in modules if module not in INTERPRETED]
+    done = subprocess.run(
+        [sys.executable, "compile.py", "out", "temp", *sources],
+        cwd=work,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(work)},
+    )
+    if done.returncode:
+        # The compiler's complaint, not the commands before it.
+        raise NotBuilt(
+            "it does not compile: " + "\n".join((done.stdout + done.stderr).split("\n")[-12:])
+        )
+    return work / "out"
+
+
+def _forget_old(folder: Path) -> None:
+    builds = [path for path in folder.iterdir() if not path.name.startswith("making-")]
+    for old in sorted(builds, key=lambda path: path.stat().st_mtime)[:-_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clean", action="store_true", help="remove the compiled modules")
-    if parser.parse_args().clean:
-        clean()
-        return
-    if shutil.which(os.environ.get("CC", "cc")) is None:
-        print("no C compiler: the core stays as it is, uncompiled")
-        return
-    build()
-    print(f"compiled {len(MODULES)} modules of the core; `--clean` goes back to the source")
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / ".build" / "core")
+    try:
+        build(parser.parse_args().folder)
+    except NotBuilt as reason:
+        print(f"The engine's core runs uncompiled, more slowly: {reason}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 # As in the Makefile.
 _OPTIONS = ["--universal", "--generate-hashes", "--no-header", "--no-annotate", "--quiet"]
-_GROUPS = {"run": ["web"], "dev": ["web", "dev"]}
+_GROUPS = {"run": ["web", "core"], "dev": ["web", "core", "dev"]}
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)", re.MULTILINE)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 
+import structlog
 from tidebook.engine.v1 import internal_pb2_grpc, market_pb2_grpc, order_pb2_grpc, position_pb2_grpc
 
 from kernel.clock import SystemClock
@@ -15,6 +16,7 @@ from mesh.redis import open_redis
 from mesh.server import ServiceHost, run_service
 from mesh.telemetry import SpanRecorder
 from mesh.tokens import TokenVerifier, signing_keys_from
+from services.engine import compiled
 from services.engine.archive import Archive
 from services.engine.service import Engine
 from services.engine.servicer import OrderServicer
@@ -33,9 +35,12 @@ CHECKED_BY_HANDLER = frozenset(
     }
 )
 
+log = structlog.get_logger()
+
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set, then drain. Listens at once, is healthy once it leads."""
+    log.info("engine_core", compiled=compiled.is_compiled())
     redis = open_redis(settings)
     auth = open_channel(settings, "auth", caller=SERVICE)
     settlement = open_channel(settings, "settlement", caller=SERVICE)
