@@ -140,8 +140,8 @@ class Settings(BaseSettings):
     # Market data.
     feed: str = Field(
         "backpack",
-        description="backpack, replay:FILE.csv.gz[?speed=N] or synthetic[:SEED]; several, divided by"
-        " semicolons, make an index that is their median.",
+        description="backpack, replay:FILE.csv.gz[?speed=N] or synthetic[:SEED]; several, divided"
+        " by semicolons, make an index that is their median.",
     )
     feed_fallback: bool = Field(
         True, description="Without a network go on with the synthetic feed, and say so."
@@ -169,6 +169,9 @@ class Settings(BaseSettings):
         10, gt=0, description="Wrong passwords in a row before an account is locked for a while."
     )
     signin_lock_seconds: int = Field(900, gt=0, description="How long such a lock lasts.")
+    signing_key_days: int = Field(
+        30, ge=0, description="Age at which the key that signs access tokens is replaced; 0: never."
+    )
     bcrypt_cost: int = Field(12, ge=4, le=16, description="Work factor of password hashes.")
 
     # Deposits and withdrawals. Amounts are decimal strings: money never passes through a float.

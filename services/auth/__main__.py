@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 
 from tidebook.auth.v1 import auth_pb2_grpc
 
@@ -15,6 +16,7 @@ from mesh.server import ServiceHost, run_service
 from mesh.tokens import TokenVerifier
 from services.auth.api_key_store import PostgresApiKeys
 from services.auth.api_keys import ApiKeys
+from services.auth.audit import AuditTrail
 from services.auth.codes import Codes
 from services.auth.mail import SmtpMailer
 from services.auth.outbox import Outbox
@@ -25,7 +27,7 @@ from services.auth.service import AccountPolicy, Accounts
 from services.auth.servicer import AuthServicer
 from services.auth.session_store import RedisSessions
 from services.auth.sessions import Sessions
-from services.auth.signing import load_signing_keys
+from services.auth.signing import KeyPolicy, SigningKeys
 from services.auth.store import PostgresUsers
 from services.auth.vault import VaultError, open_vault
 
@@ -44,9 +46,19 @@ async def serve(settings: Settings, stop: asyncio.Event, clock: Clock) -> None:
     pool = await open_pool_or_exit(settings, "auth")
     redis = open_redis(settings)
     passwords = BcryptPasswords(cost=settings.bcrypt_cost)
-    sender = None
+    working: list[asyncio.Task[None]] = []
     try:
-        keys = await load_signing_keys(pool, vault, clock)
+        keys = SigningKeys(
+            pool,
+            vault,
+            clock,
+            KeyPolicy(
+                dt.timedelta(days=settings.signing_key_days) if settings.signing_key_days else None,
+                dt.timedelta(seconds=settings.access_token_seconds),
+            ),
+        )
+        await keys.load()
+        audit = AuditTrail(pool, clock)
         mailer = SmtpMailer(settings.smtp_url, sender=settings.mail_from)
         outbox = Outbox(pool, vault, mailer, clock)
         users = PostgresUsers(pool, outbox, max_attempts=settings.otp_max_attempts)
@@ -54,7 +66,8 @@ async def serve(settings: Settings, stop: asyncio.Event, clock: Clock) -> None:
         sessions = Sessions(
             RedisSessions(redis, ttl_ms=settings.refresh_token_seconds * 1000),
             vault,
-            keys.signer,
+            keys,
+            audit,
             clock,
             access_seconds=settings.access_token_seconds,
             refresh_seconds=settings.refresh_token_seconds,
@@ -66,6 +79,7 @@ async def serve(settings: Settings, stop: asyncio.Event, clock: Clock) -> None:
             passwords=passwords,
             codes=Codes(vault),
             limits=limits,
+            audit=audit,
             clock=clock,
             policy=AccountPolicy(
                 code_seconds=settings.otp_seconds, production=settings.mode == "production"
@@ -75,13 +89,23 @@ async def serve(settings: Settings, stop: asyncio.Event, clock: Clock) -> None:
             store=PostgresApiKeys(pool),
             sessions=sessions,
             vault=vault,
-            signer=keys.signer,
+            signer=keys,
+            audit=audit,
             limits=limits,
             clock=clock,
             access_seconds=settings.access_token_seconds,
         )
         servicer = AuthServicer(accounts, sessions, api_keys, keys.public_keys)
-        sender = supervise(outbox.run(users.forget_old_codes), "outbox")
+
+        async def forget_old(now: dt.datetime) -> None:
+            await users.forget_old_codes(now)
+            await audit.forget_old(now)
+
+        working = [
+            supervise(outbox.run(forget_old), "outbox"),
+            supervise(audit.run(), "audit trail"),
+            supervise(keys.run(), "signing keys"),
+        ]
         host = await ServiceHost.start(
             settings,
             service="auth",
@@ -91,7 +115,7 @@ async def serve(settings: Settings, stop: asyncio.Event, clock: Clock) -> None:
         await stop.wait()
         await host.drain()
     finally:
-        await cancel_and_wait(sender)
+        await cancel_and_wait(*working)
         passwords.close()
         await redis.aclose()
         await pool.close()

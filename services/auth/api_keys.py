@@ -18,11 +18,11 @@ import structlog
 
 from kernel.clock import Clock
 from kernel.reasons import Reason, Refused
-from mesh.tokens import TokenSigner
+from services.auth.audit import AuditTrail, Happened
 from services.auth.clocks import utc
 from services.auth.domain.model import API_KEY_SESSION, ApiKey, Client
 from services.auth.rate_limits import RateLimits
-from services.auth.sessions import Sessions
+from services.auth.sessions import Sessions, Signer
 from services.auth.vault import Vault
 
 KEYS_MAX = 50
@@ -52,7 +52,8 @@ class ApiKeys:
     store: ApiKeyStore
     sessions: Sessions
     vault: Vault
-    signer: TokenSigner
+    signer: Signer
+    audit: AuditTrail
     limits: RateLimits
     clock: Clock
     access_seconds: int
@@ -63,6 +64,7 @@ class ApiKeys:
         scopes: frozenset[str],
         ip_allow_list: Iterable[str],
         expires_at: dt.datetime | None,
+        client: Client,
     ) -> tuple[ApiKey, str]:
         """A new key of the caller and its secret, which is not kept.
 
@@ -89,6 +91,9 @@ class ApiKeys:
             raise Refused(
                 Reason.RATE_LIMITED, f"at most {KEYS_MAX} keys; revoke one", most=KEYS_MAX
             )
+        await self.audit.note(
+            caller.user_id, Happened.API_KEY_CREATED, client, subject=key.api_key_id
+        )
         log.info("api_key_made", user_id=caller.user_id, api_key_id=key.api_key_id)
         return key, secret
 
@@ -96,11 +101,12 @@ class ApiKeys:
         """The caller's keys, newest first."""
         return await self.store.of_user((await self.sessions.current()).user_id)
 
-    async def revoke(self, api_key_id: str) -> None:
+    async def revoke(self, api_key_id: str, client: Client) -> None:
         """End a key of the caller. Raises `Refused(NOT_FOUND)`."""
         caller = await self.sessions.current()
         if not await self.store.revoke(caller.user_id, api_key_id, utc(self.clock)):
             raise Refused(Reason.NOT_FOUND, "no such API key", field="api_key_id")
+        await self.audit.note(caller.user_id, Happened.API_KEY_REVOKED, client, subject=api_key_id)
         log.info("api_key_revoked", user_id=caller.user_id, api_key_id=api_key_id)
 
     async def exchange(
@@ -121,6 +127,7 @@ class ApiKeys:
         if key.expires_at is not None and key.expires_at <= now:
             raise Refused(Reason.API_KEY_INVALID)
         if not _allowed(client.ip, key.ip_allow_list):
+            self.audit.note_later(key.user_id, Happened.API_KEY_REFUSED, client, subject=api_key_id)
             raise Refused(Reason.IP_NOT_ALLOWED)
         await self.store.mark_used(api_key_id, now)
         # The token must not outlive the key.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from tidebook.auth.v1 import auth_pb2 as pb
 
+from kernel.reasons import Reason, Refused
 from mesh.tokens import encode_key
+from services.auth.audit import SecurityEvent
 from services.auth.domain.model import ApiKey, Session, Tokens, User
 
 _SCOPES: dict[str, pb.Scope.ValueType] = {
@@ -46,6 +48,35 @@ def user_to_proto(user: User) -> pb.User:
         totp_enabled=user.totp_enabled,
         create_time=timestamp(user.created_at),
     )
+
+
+def security_events_to_proto(
+    events: Sequence[SecurityEvent], size: int
+) -> pb.ListSecurityEventsResponse:
+    """The first `size` of them, and a token when there are more."""
+    page = events[:size]
+    return pb.ListSecurityEventsResponse(
+        events=[
+            pb.SecurityEvent(
+                kind=pb.SecurityEventKind.Value(f"SECURITY_EVENT_KIND_{event.happened}"),
+                time=timestamp(event.at),
+                ip_address=event.client.ip,
+                user_agent=event.client.user_agent,
+                subject=event.subject,
+            )
+            for event in page
+        ],
+        next_page_token=str(page[-1].event_id) if len(events) > size else "",
+    )
+
+
+def event_page_from(token: str) -> int:
+    """Where a page begins. Raises `Refused(INVALID_ARGUMENT)`."""
+    if not token:
+        return 0
+    if not (token.isascii() and token.isdigit() and len(token) < 19):
+        raise Refused(Reason.INVALID_ARGUMENT, "is not of a page of this list", field="page_token")
+    return int(token)
 
 
 def session_to_proto(session: Session, *, current: bool) -> pb.Session:

@@ -71,9 +71,11 @@ class RateLimits:
             until = (await self._failures.get_window_stats(self._lock, name)).reset_time
             raise _refused(Reason.ACCOUNT_LOCKED, "too many failed attempts; try later", until)
 
-    async def failed(self, who: str) -> None:
-        """Count a wrong password or second factor."""
-        await self._failures.hit(self._lock, self._name(who))
+    async def failed(self, who: str) -> bool:
+        """Count a wrong password or second factor; True when it was one too many."""
+        name = self._name(who)
+        await self._failures.hit(self._lock, name)
+        return not await self._failures.test(self._lock, name)
 
     async def succeeded(self, who: str) -> None:
         """The right one: forget the failures before it."""

@@ -18,6 +18,7 @@ from kernel.reasons import Reason, Refused
 from mesh.identity import Caller, require
 from services.auth import mail
 from services.auth.addresses import parse_address
+from services.auth.audit import AuditTrail, Happened, SecurityEvent
 from services.auth.clocks import utc
 from services.auth.codes import Codes
 from services.auth.domain.model import (
@@ -89,6 +90,7 @@ class Accounts:
     passwords: Passwords
     codes: Codes
     limits: RateLimits
+    audit: AuditTrail
     clock: Clock
     policy: AccountPolicy
 
@@ -120,6 +122,7 @@ class Accounts:
         address = self._address(email)
         code_hash = self.codes.hash(address, Purpose.SIGN_UP, code)
         user = await self.users.complete_sign_up(address, code_hash, utc(self.clock))
+        await self.audit.note(user.user_id, Happened.ACCOUNT_OPENED, client)
         log.info("account_opened", user_id=user.user_id, account_id=user.account_id)
         return user, await self.sessions.open(user, client)
 
@@ -138,15 +141,25 @@ class Accounts:
         found = await self.users.credentials(address)
         matches = await self.passwords.matches(password, found.password_hash if found else None)
         if found is None or not matches:
-            await self.limits.failed(who)
+            locked = await self.limits.failed(who)
+            if found is not None and found.user is not None:
+                kind = Happened.ACCOUNT_LOCKED if locked else Happened.SIGN_IN_FAILED
+                self.audit.note_later(found.user.user_id, kind, client)
             raise Refused(Reason.BAD_CREDENTIALS, "address or password is wrong")
         await self.limits.succeeded(who)
         if found.user is None:
             await self.limits.code(address.key)
             await self._mail_sign_up_code(address, found.password_hash)
             raise Refused(Reason.EMAIL_NOT_VERIFIED, "a new code was sent to the address")
-        await self.second_factor.check(found.user, totp_code)
-        return found.user, await self.sessions.open(found.user, client)
+        try:
+            await self.second_factor.check(found.user, totp_code)
+        except Refused as refused:
+            if refused.reason is not Reason.TOTP_REQUIRED:
+                self.audit.note_later(found.user.user_id, Happened.SECOND_FACTOR_FAILED, client)
+            raise
+        tokens = await self.sessions.open(found.user, client)
+        await self.audit.note(found.user.user_id, Happened.SIGNED_IN, client)
+        return found.user, tokens
 
     async def me(self) -> tuple[User, Caller]:
         """The user a token belongs to. Raises `Refused(SESSION_REVOKED)` when that has ended."""
@@ -155,7 +168,7 @@ class Accounts:
             await self.sessions.current()
         return await self._user(caller), caller
 
-    async def change_password(self, current: str, new: str) -> None:
+    async def change_password(self, current: str, new: str, client: Client) -> None:
         """Set a new password and end the caller's other sessions.
 
         Raises `Refused`: `BAD_CREDENTIALS`, `PASSWORD_TOO_WEAK`, `ACCOUNT_LOCKED`.
@@ -169,6 +182,7 @@ class Accounts:
             user.user_id, password_hash, self._changed_mail(user.email)
         )
         await self.sessions.end_all(user.user_id, keep=caller.session_id)
+        await self.audit.note(user.user_id, Happened.PASSWORD_CHANGED, client)
         log.info("password_changed", user_id=user.user_id)
 
     async def request_password_reset(self, email: str, client: Client) -> int:
@@ -181,7 +195,9 @@ class Accounts:
         await self.limits.code(address.key)
         now, expires_at = utc(self.clock), self._code_expiry()
         code = self.codes.new()
-        if await self.users.is_registered(address):
+        found = await self.users.credentials(address)
+        if found is not None and found.user is not None:
+            self.audit.note_later(found.user.user_id, Happened.PASSWORD_RESET_REQUESTED, client)
             code_hash = self.codes.hash(address, Purpose.PASSWORD_RESET, code)
             await self.users.save_code(
                 PendingCode(address, Purpose.PASSWORD_RESET, code_hash, expires_at),
@@ -214,6 +230,7 @@ class Accounts:
         await self.sessions.end_all(user_id)
         # The owner of the mailbox has just proven it: failures of others no longer count.
         await self.limits.succeeded(f"password:{address.key}")
+        await self.audit.note(user_id, Happened.PASSWORD_RESET, client)
         log.info("password_reset", user_id=user_id)
 
     async def begin_second_factor(self, password: str) -> tuple[str, str]:
@@ -225,15 +242,23 @@ class Accounts:
         await self._check_password(user, password)
         return await self.second_factor.begin(user)
 
-    async def confirm_second_factor(self, code: str) -> None:
+    async def confirm_second_factor(self, code: str, client: Client) -> None:
         """Put the second factor in force. Raises `Refused`: `NOT_FOUND`, `OTP_INVALID`."""
-        await self.second_factor.confirm((await self.sessions.current()).user_id, code)
+        user_id = (await self.sessions.current()).user_id
+        await self.second_factor.confirm(user_id, code)
+        await self.audit.note(user_id, Happened.SECOND_FACTOR_ENABLED, client)
 
-    async def end_second_factor(self, password: str, code: str) -> None:
+    async def end_second_factor(self, password: str, code: str, client: Client) -> None:
         """End the factor. Raises `Refused`: `BAD_CREDENTIALS`, `NOT_FOUND`, `OTP_INVALID`."""
         user = await self._user(await self.sessions.current())
         await self._check_password(user, password)
         await self.second_factor.end(user.user_id, code)
+        await self.audit.note(user.user_id, Happened.SECOND_FACTOR_DISABLED, client)
+
+    async def security_events(self, *, before: int, most: int) -> list[SecurityEvent]:
+        """The caller's own, newest first, below the id `before` (0: from the newest)."""
+        caller = await self.sessions.current()
+        return await self.audit.page(caller.user_id, before=before, most=most)
 
     async def _check_password(self, user: User, password: str) -> None:
         # A stolen session is no place to try passwords: failures count as they do at the door.

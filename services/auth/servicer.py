@@ -22,6 +22,7 @@ _FORWARDED_FOR = "x-forwarded-for"
 # The browser's, as the gateway passes it on; else that of the gRPC library that calls.
 _USER_AGENTS = ("grpcgateway-user-agent", "user-agent")
 _USER_AGENT_MAX = 200
+_EVENTS_PAGE = 50
 
 
 class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
@@ -68,7 +69,7 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         return pb.RefreshTokenResponse(tokens=codec.tokens_to_proto(tokens))
 
     async def SignOut(self, request: pb.SignOutRequest, context: Context) -> pb.SignOutResponse:
-        await self._sessions.sign_out(everywhere=request.all_sessions)
+        await self._sessions.sign_out(client_of(context), everywhere=request.all_sessions)
         return pb.SignOutResponse()
 
     async def GetMe(self, request: pb.GetMeRequest, context: Context) -> pb.GetMeResponse:
@@ -91,13 +92,15 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
     async def RevokeSession(
         self, request: pb.RevokeSessionRequest, context: Context
     ) -> pb.RevokeSessionResponse:
-        await self._sessions.revoke(request.session_id)
+        await self._sessions.revoke(request.session_id, client_of(context))
         return pb.RevokeSessionResponse()
 
     async def ChangePassword(
         self, request: pb.ChangePasswordRequest, context: Context
     ) -> pb.ChangePasswordResponse:
-        await self._accounts.change_password(request.current_password, request.new_password)
+        await self._accounts.change_password(
+            request.current_password, request.new_password, client_of(context)
+        )
         return pb.ChangePasswordResponse()
 
     async def RequestPasswordReset(
@@ -123,13 +126,13 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
     async def ConfirmTotp(
         self, request: pb.ConfirmTotpRequest, context: Context
     ) -> pb.ConfirmTotpResponse:
-        await self._accounts.confirm_second_factor(request.code)
+        await self._accounts.confirm_second_factor(request.code, client_of(context))
         return pb.ConfirmTotpResponse()
 
     async def DisableTotp(
         self, request: pb.DisableTotpRequest, context: Context
     ) -> pb.DisableTotpResponse:
-        await self._accounts.end_second_factor(request.password, request.code)
+        await self._accounts.end_second_factor(request.password, request.code, client_of(context))
         return pb.DisableTotpResponse()
 
     async def CreateApiKey(
@@ -140,6 +143,7 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
             codec.scopes_from_proto(request.scopes),
             request.ip_allow_list,
             codec.time_from_proto(request.expire_time) if request.HasField("expire_time") else None,
+            client_of(context),
         )
         return pb.CreateApiKeyResponse(api_key=codec.api_key_to_proto(key), secret=secret)
 
@@ -152,7 +156,7 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
     async def RevokeApiKey(
         self, request: pb.RevokeApiKeyRequest, context: Context
     ) -> pb.RevokeApiKeyResponse:
-        await self._api_keys.revoke(request.api_key_id)
+        await self._api_keys.revoke(request.api_key_id, client_of(context))
         return pb.RevokeApiKeyResponse()
 
     async def ExchangeApiKey(
@@ -164,6 +168,16 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         return pb.ExchangeApiKeyResponse(
             access_token=token, expire_time=codec.timestamp(expires_at)
         )
+
+    async def ListSecurityEvents(
+        self, request: pb.ListSecurityEventsRequest, context: Context
+    ) -> pb.ListSecurityEventsResponse:
+        size = request.page_size or _EVENTS_PAGE
+        # One more than asked tells whether there is a next page.
+        events = await self._accounts.security_events(
+            before=codec.event_page_from(request.page_token), most=size + 1
+        )
+        return codec.security_events_to_proto(events, size)
 
     async def GetSigningKeys(
         self, request: pb.GetSigningKeysRequest, context: Context

@@ -17,7 +17,7 @@ import structlog
 from kernel.clock import Clock
 from kernel.reasons import Reason, Refused
 from mesh.identity import Caller, require
-from mesh.tokens import TokenSigner
+from services.auth.audit import AuditTrail, Happened
 from services.auth.clocks import now_ms, utc
 from services.auth.domain.model import (
     ALL_SCOPES,
@@ -61,6 +61,20 @@ class SessionStore(Protocol):
     async def remove_all(self, user_id: str, *, keep: str = "") -> None: ...
 
 
+class Signer(Protocol):
+    """Signs access tokens; `signing.SigningKeys` is the real one."""
+
+    def sign(
+        self,
+        *,
+        user_id: str,
+        account_id: int,
+        session_id: str,
+        scopes: frozenset[str],
+        ttl_seconds: int,
+    ) -> str: ...
+
+
 class Sessions:
     """Use cases around sessions."""
 
@@ -68,7 +82,8 @@ class Sessions:
         self,
         store: SessionStore,
         vault: Vault,
-        signer: TokenSigner,
+        signer: Signer,
+        audit: AuditTrail,
         clock: Clock,
         *,
         access_seconds: int,
@@ -77,6 +92,7 @@ class Sessions:
         self._store = store
         self._vault = vault
         self._signer = signer
+        self._audit = audit
         self._clock = clock
         self._access_seconds = access_seconds
         self._refresh_seconds = refresh_seconds
@@ -119,6 +135,9 @@ class Sessions:
             raise Refused(Reason.TOKEN_INVALID, "not a refresh token")
         if outcome is Rotation.REUSED:
             log.warning("refresh_token_reused", user_id=user_id, session_id=session_id)
+            await self._audit.note(
+                user_id, Happened.REFRESH_TOKEN_REUSED, client, subject=session_id
+            )
         if outcome is not Rotation.ROTATED:
             raise Refused(Reason.SESSION_REVOKED, "the session has ended; sign in again")
         return self._tokens(user_id, account_id, session_id, family, new)
@@ -141,7 +160,7 @@ class Sessions:
         caller = await self.current()
         return caller, await self._store.of_user(caller.user_id)
 
-    async def sign_out(self, *, everywhere: bool) -> None:
+    async def sign_out(self, client: Client, *, everywhere: bool) -> None:
         """End the caller's session, or all of them. One that has ended already is no error."""
         caller = require("read")
         if everywhere:
@@ -149,13 +168,17 @@ class Sessions:
             await self._store.remove_all(caller.user_id)
         else:
             await self._store.remove(caller.user_id, [caller.session_id])
+        await self._audit.note(
+            caller.user_id, Happened.SIGNED_OUT, client, subject=caller.session_id
+        )
         log.info("signed_out", user_id=caller.user_id, everywhere=everywhere)
 
-    async def revoke(self, session_id: str) -> None:
+    async def revoke(self, session_id: str, client: Client) -> None:
         """End one of the caller's sessions. Raises `Refused(NOT_FOUND)`."""
         caller = await self.current()
         if not await self._store.remove(caller.user_id, [session_id]):
             raise Refused(Reason.NOT_FOUND, "no such session", field="session_id")
+        await self._audit.note(caller.user_id, Happened.SESSION_REVOKED, client, subject=session_id)
         log.info("session_revoked", user_id=caller.user_id, session_id=session_id)
 
     async def end_all(self, user_id: str, *, keep: str = "") -> None:

@@ -20,6 +20,7 @@ from tests.auth.conftest import (
     refused,
     running_auth,
 )
+from tests.support import eventually
 
 
 async def refresh(auth: Auth, refresh_token: str) -> pb.Tokens:
@@ -49,6 +50,50 @@ async def test_a_spent_refresh_token_ends_the_session_for_both_its_holders(auth:
         await refresh(auth, tokens.refresh_token)
     with refused(Reason.SESSION_REVOKED):
         await auth.stub.GetMe(pb.GetMeRequest(), metadata=bearer(tokens.access_token))
+
+
+async def test_the_signing_key_is_replaced_and_old_tokens_stay_good_until_they_expire(
+    auth: Auth,
+) -> None:
+    def kid_of(tokens: pb.Tokens) -> str:
+        return str(jwt.get_unverified_header(tokens.access_token)["kid"])
+
+    async def published() -> list[str]:
+        answer = await auth.stub.GetSigningKeys(pb.GetSigningKeysRequest())
+        return [key.kid for key in answer.keys]
+
+    ann = await auth.sign_up()
+    [first] = await published()
+    # The day of the next key; the service looks every few seconds.
+    auth.clock.advance(seconds=30 * 86_400 - 300)
+    before = (await auth.sign_in(ann)).tokens
+    auth.clock.advance(seconds=301)
+
+    async def two() -> str:
+        second, _ = await published()
+        return second
+
+    second = await eventually(two, timeout_s=30)
+    # Published first, so that everybody knows it before it signs.
+    assert kid_of((await auth.sign_in(ann)).tokens) == first
+    auth.clock.advance(seconds=61)
+
+    newest = before
+
+    async def signed_by_the_second() -> None:
+        nonlocal newest
+        newest = await refresh(auth, newest.refresh_token)
+        assert kid_of(newest) == second
+
+    await eventually(signed_by_the_second, timeout_s=30)
+    for tokens in (before, newest):
+        await auth.stub.GetMe(pb.GetMeRequest(), metadata=bearer(tokens.access_token))
+    auth.clock.advance(seconds=2 * 60 + auth.settings.access_token_seconds)
+
+    async def only_the_second() -> None:
+        assert await published() == [second]
+
+    await eventually(only_the_second, timeout_s=30)
 
 
 async def test_of_many_refreshes_with_one_token_at_most_one_wins(auth: Auth) -> None:

@@ -48,6 +48,86 @@ SCOPE_WITHDRAW: Scope.ValueType  # 3
 """Withdraw."""
 Global___Scope: _TypeAlias = Scope  # noqa: Y015
 
+class _SecurityEventKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SecurityEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SecurityEventKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SECURITY_EVENT_KIND_UNSPECIFIED: _SecurityEventKind.ValueType  # 0
+    """Not said."""
+    SECURITY_EVENT_KIND_ACCOUNT_OPENED: _SecurityEventKind.ValueType  # 1
+    """The address was proven and the account opened."""
+    SECURITY_EVENT_KIND_SIGNED_IN: _SecurityEventKind.ValueType  # 2
+    """A session was opened with the password."""
+    SECURITY_EVENT_KIND_SIGN_IN_FAILED: _SecurityEventKind.ValueType  # 3
+    """A wrong password."""
+    SECURITY_EVENT_KIND_SECOND_FACTOR_FAILED: _SecurityEventKind.ValueType  # 4
+    """The right password and a wrong code of the authenticator app."""
+    SECURITY_EVENT_KIND_ACCOUNT_LOCKED: _SecurityEventKind.ValueType  # 5
+    """Too many wrong passwords: locked for a while."""
+    SECURITY_EVENT_KIND_SIGNED_OUT: _SecurityEventKind.ValueType  # 6
+    """A session was ended by its holder."""
+    SECURITY_EVENT_KIND_SESSION_REVOKED: _SecurityEventKind.ValueType  # 7
+    """A session was ended from another one."""
+    SECURITY_EVENT_KIND_REFRESH_TOKEN_REUSED: _SecurityEventKind.ValueType  # 8
+    """A refresh token came a second time: somebody has a copy, and the session was ended."""
+    SECURITY_EVENT_KIND_PASSWORD_CHANGED: _SecurityEventKind.ValueType  # 9
+    """The password was changed; all other sessions were ended."""
+    SECURITY_EVENT_KIND_PASSWORD_RESET_REQUESTED: _SecurityEventKind.ValueType  # 10
+    """Somebody asked for a code to set a new password."""
+    SECURITY_EVENT_KIND_PASSWORD_RESET: _SecurityEventKind.ValueType  # 11
+    """The password was set with a mailed code; all sessions were ended."""
+    SECURITY_EVENT_KIND_SECOND_FACTOR_ENABLED: _SecurityEventKind.ValueType  # 12
+    """Sign-ins ask for a code of the authenticator app from now on."""
+    SECURITY_EVENT_KIND_SECOND_FACTOR_DISABLED: _SecurityEventKind.ValueType  # 13
+    """They do not any more."""
+    SECURITY_EVENT_KIND_API_KEY_CREATED: _SecurityEventKind.ValueType  # 14
+    """An API key was made."""
+    SECURITY_EVENT_KIND_API_KEY_REVOKED: _SecurityEventKind.ValueType  # 15
+    """An API key was revoked."""
+    SECURITY_EVENT_KIND_API_KEY_REFUSED: _SecurityEventKind.ValueType  # 16
+    """The right secret of an API key came from an address that the key does not allow."""
+
+class SecurityEventKind(_SecurityEventKind, metaclass=_SecurityEventKindEnumTypeWrapper):
+    """What happened."""
+
+SECURITY_EVENT_KIND_UNSPECIFIED: SecurityEventKind.ValueType  # 0
+"""Not said."""
+SECURITY_EVENT_KIND_ACCOUNT_OPENED: SecurityEventKind.ValueType  # 1
+"""The address was proven and the account opened."""
+SECURITY_EVENT_KIND_SIGNED_IN: SecurityEventKind.ValueType  # 2
+"""A session was opened with the password."""
+SECURITY_EVENT_KIND_SIGN_IN_FAILED: SecurityEventKind.ValueType  # 3
+"""A wrong password."""
+SECURITY_EVENT_KIND_SECOND_FACTOR_FAILED: SecurityEventKind.ValueType  # 4
+"""The right password and a wrong code of the authenticator app."""
+SECURITY_EVENT_KIND_ACCOUNT_LOCKED: SecurityEventKind.ValueType  # 5
+"""Too many wrong passwords: locked for a while."""
+SECURITY_EVENT_KIND_SIGNED_OUT: SecurityEventKind.ValueType  # 6
+"""A session was ended by its holder."""
+SECURITY_EVENT_KIND_SESSION_REVOKED: SecurityEventKind.ValueType  # 7
+"""A session was ended from another one."""
+SECURITY_EVENT_KIND_REFRESH_TOKEN_REUSED: SecurityEventKind.ValueType  # 8
+"""A refresh token came a second time: somebody has a copy, and the session was ended."""
+SECURITY_EVENT_KIND_PASSWORD_CHANGED: SecurityEventKind.ValueType  # 9
+"""The password was changed; all other sessions were ended."""
+SECURITY_EVENT_KIND_PASSWORD_RESET_REQUESTED: SecurityEventKind.ValueType  # 10
+"""Somebody asked for a code to set a new password."""
+SECURITY_EVENT_KIND_PASSWORD_RESET: SecurityEventKind.ValueType  # 11
+"""The password was set with a mailed code; all sessions were ended."""
+SECURITY_EVENT_KIND_SECOND_FACTOR_ENABLED: SecurityEventKind.ValueType  # 12
+"""Sign-ins ask for a code of the authenticator app from now on."""
+SECURITY_EVENT_KIND_SECOND_FACTOR_DISABLED: SecurityEventKind.ValueType  # 13
+"""They do not any more."""
+SECURITY_EVENT_KIND_API_KEY_CREATED: SecurityEventKind.ValueType  # 14
+"""An API key was made."""
+SECURITY_EVENT_KIND_API_KEY_REVOKED: SecurityEventKind.ValueType  # 15
+"""An API key was revoked."""
+SECURITY_EVENT_KIND_API_KEY_REFUSED: SecurityEventKind.ValueType  # 16
+"""The right secret of an API key came from an address that the key does not allow."""
+Global___SecurityEventKind: _TypeAlias = SecurityEventKind  # noqa: Y015
+
 @_typing.final
 class Tokens(_message.Message):
     """Tokens of a session."""
@@ -1152,3 +1232,97 @@ class SigningKey(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SigningKey: _TypeAlias = SigningKey  # noqa: Y015
+
+@_typing.final
+class SecurityEvent(_message.Message):
+    """One event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    IP_ADDRESS_FIELD_NUMBER: _builtins.int
+    USER_AGENT_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    kind: Global___SecurityEventKind.ValueType
+    """What happened."""
+    ip_address: _builtins.str
+    """From which address."""
+    user_agent: _builtins.str
+    """With which program, as it says itself."""
+    subject: _builtins.str
+    """The session or API key it is about; may be empty."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___SecurityEventKind.ValueType = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        ip_address: _builtins.str = ...,
+        user_agent: _builtins.str = ...,
+        subject: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip_address", b"ip_address", "kind", b"kind", "subject", b"subject", "time", b"time", "user_agent", b"user_agent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecurityEvent: _TypeAlias = SecurityEvent  # noqa: Y015
+
+@_typing.final
+class ListSecurityEventsRequest(_message.Message):
+    """Which page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most events; 0 for 50."""
+    page_token: _builtins.str
+    """Of the page before; empty for the newest."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSecurityEventsRequest: _TypeAlias = ListSecurityEventsRequest  # noqa: Y015
+
+@_typing.final
+class ListSecurityEventsResponse(_message.Message):
+    """Events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty when there is none."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___SecurityEvent]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___SecurityEvent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSecurityEventsResponse: _TypeAlias = ListSecurityEventsResponse  # noqa: Y015

@@ -125,6 +125,11 @@ class AuthServiceStub:
                 request_serializer=tidebook_dot_auth_dot_v1_dot_auth__pb2.ExchangeApiKeyRequest.SerializeToString,
                 response_deserializer=tidebook_dot_auth_dot_v1_dot_auth__pb2.ExchangeApiKeyResponse.FromString,
                 _registered_method=True)
+        self.ListSecurityEvents = channel.unary_unary(
+                '/tidebook.auth.v1.AuthService/ListSecurityEvents',
+                request_serializer=tidebook_dot_auth_dot_v1_dot_auth__pb2.ListSecurityEventsRequest.SerializeToString,
+                response_deserializer=tidebook_dot_auth_dot_v1_dot_auth__pb2.ListSecurityEventsResponse.FromString,
+                _registered_method=True)
         self.GetSigningKeys = channel.unary_unary(
                 '/tidebook.auth.v1.AuthService/GetSigningKeys',
                 request_serializer=tidebook_dot_auth_dot_v1_dot_auth__pb2.GetSigningKeysRequest.SerializeToString,
@@ -266,6 +271,13 @@ class AuthServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSecurityEvents(self, request, context):
+        """What happened around the security of the caller's account, newest first: sign-ins, failures, changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetSigningKeys(self, request, context):
         """The public keys that access tokens are verified with.
         """
@@ -365,6 +377,11 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     servicer.ExchangeApiKey,
                     request_deserializer=tidebook_dot_auth_dot_v1_dot_auth__pb2.ExchangeApiKeyRequest.FromString,
                     response_serializer=tidebook_dot_auth_dot_v1_dot_auth__pb2.ExchangeApiKeyResponse.SerializeToString,
+            ),
+            'ListSecurityEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSecurityEvents,
+                    request_deserializer=tidebook_dot_auth_dot_v1_dot_auth__pb2.ListSecurityEventsRequest.FromString,
+                    response_serializer=tidebook_dot_auth_dot_v1_dot_auth__pb2.ListSecurityEventsResponse.SerializeToString,
             ),
             'GetSigningKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSigningKeys,
@@ -859,6 +876,33 @@ class AuthService:
             '/tidebook.auth.v1.AuthService/ExchangeApiKey',
             tidebook_dot_auth_dot_v1_dot_auth__pb2.ExchangeApiKeyRequest.SerializeToString,
             tidebook_dot_auth_dot_v1_dot_auth__pb2.ExchangeApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSecurityEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidebook.auth.v1.AuthService/ListSecurityEvents',
+            tidebook_dot_auth_dot_v1_dot_auth__pb2.ListSecurityEventsRequest.SerializeToString,
+            tidebook_dot_auth_dot_v1_dot_auth__pb2.ListSecurityEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

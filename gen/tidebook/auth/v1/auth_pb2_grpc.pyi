@@ -77,6 +77,8 @@ class AuthServiceStub:
     """End an API key. Refused with NOT_FOUND."""
     ExchangeApiKey: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ExchangeApiKeyRequest, _auth_pb2.ExchangeApiKeyResponse]
     """A short-lived access token for a bot. Refused with API_KEY_INVALID or IP_NOT_ALLOWED."""
+    ListSecurityEvents: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListSecurityEventsRequest, _auth_pb2.ListSecurityEventsResponse]
+    """What happened around the security of the caller's account, newest first: sign-ins, failures, changes."""
     GetSigningKeys: _grpc.UnaryUnaryMultiCallable[_auth_pb2.GetSigningKeysRequest, _auth_pb2.GetSigningKeysResponse]
     """The public keys that access tokens are verified with."""
 
@@ -129,6 +131,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """End an API key. Refused with NOT_FOUND."""
     ExchangeApiKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.ExchangeApiKeyRequest, _auth_pb2.ExchangeApiKeyResponse]  # type: ignore[assignment]
     """A short-lived access token for a bot. Refused with API_KEY_INVALID or IP_NOT_ALLOWED."""
+    ListSecurityEvents: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListSecurityEventsRequest, _auth_pb2.ListSecurityEventsResponse]  # type: ignore[assignment]
+    """What happened around the security of the caller's account, newest first: sign-ins, failures, changes."""
     GetSigningKeys: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetSigningKeysRequest, _auth_pb2.GetSigningKeysResponse]  # type: ignore[assignment]
     """The public keys that access tokens are verified with."""
 
@@ -286,6 +290,14 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.ExchangeApiKeyResponse, _abc.Awaitable[_auth_pb2.ExchangeApiKeyResponse]]:
         """A short-lived access token for a bot. Refused with API_KEY_INVALID or IP_NOT_ALLOWED."""
+
+    @_abc_1.abstractmethod
+    def ListSecurityEvents(
+        self,
+        request: _auth_pb2.ListSecurityEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.ListSecurityEventsResponse, _abc.Awaitable[_auth_pb2.ListSecurityEventsResponse]]:
+        """What happened around the security of the caller's account, newest first: sign-ins, failures, changes."""
 
     @_abc_1.abstractmethod
     def GetSigningKeys(

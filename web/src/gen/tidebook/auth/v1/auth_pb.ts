@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tidebook/auth/v1/auth.proto.
  */
 export const file_tidebook_auth_v1_auth: GenFile = /*@__PURE__*/
-  fileDesc("Cht0aWRlYm9vay9hdXRoL3YxL2F1dGgucHJvdG8SEHRpZGVib29rLmF1dGgudjEipgEKBlRva2VucxIUCgxhY2Nlc3NfdG9rZW4YASABKAkSNgoSYWNjZXNzX2V4cGlyZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIVCg1yZWZyZXNoX3Rva2VuGAMgASgJEjcKE3JlZnJlc2hfZXhwaXJlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIpkBCgRVc2VyEg8KB3VzZXJfaWQYASABKAkSEgoKYWNjb3VudF9pZBgCIAEoBBINCgVlbWFpbBgDIAEoCRIWCg5lbWFpbF92ZXJpZmllZBgEIAEoCBIUCgx0b3RwX2VuYWJsZWQYBSABKAgSLwoLY3JlYXRlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIrsBCgdTZXNzaW9uEhIKCnNlc3Npb25faWQYASABKAkSLwoLY3JlYXRlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjIKDmxhc3RfdXNlZF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBISCgppcF9hZGRyZXNzGAQgASgJEhIKCnVzZXJfYWdlbnQYBSABKAkSDwoHY3VycmVudBgGIAEoCCKAAgoGQXBpS2V5EhIKCmFwaV9rZXlfaWQYASABKAkSDAoEbmFtZRgCIAEoCRInCgZzY29wZXMYAyADKA4yFy50aWRlYm9vay5hdXRoLnYxLlNjb3BlEhUKDWlwX2FsbG93X2xpc3QYBCADKAkSLwoLY3JlYXRlX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCg5sYXN0X3VzZWRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiSAoNU2lnblVwUmVxdWVzdBIZCgVlbWFpbBgBIAEoCUIKukgHcgUQAxj+ARIcCghwYXNzd29yZBgCIAEoCUIKukgHcgUQARiAASIpCg5TaWduVXBSZXNwb25zZRIXCg9vdHBfdHRsX3NlY29uZHMYASABKA0iTgoQVmVyaWZ5T3RwUmVxdWVzdBIZCgVlbWFpbBgBIAEoCUIKukgHcgUQAxj+ARIfCgRjb2RlGAIgASgJQhG6SA5yDDIKXlswLTldezZ9JCJjChFWZXJpZnlPdHBSZXNwb25zZRIoCgZ0b2tlbnMYASABKAsyGC50aWRlYm9vay5hdXRoLnYxLlRva2VucxIkCgR1c2VyGAIgASgLMhYudGlkZWJvb2suYXV0aC52MS5Vc2VyInEKDVNpZ25JblJlcXVlc3QSGQoFZW1haWwYASABKAlCCrpIB3IFEAMY/gESHAoIcGFzc3dvcmQYAiABKAlCCrpIB3IFEAEYgAESJwoJdG90cF9jb2RlGAMgASgJQhS6SBFyDzINXihbMC05XXs2fSk/JCJgCg5TaWduSW5SZXNwb25zZRIoCgZ0b2tlbnMYASABKAsyGC50aWRlYm9vay5hdXRoLnYxLlRva2VucxIkCgR1c2VyGAIgASgLMhYudGlkZWJvb2suYXV0aC52MS5Vc2VyIjYKE1JlZnJlc2hUb2tlblJlcXVlc3QSHwoNcmVmcmVzaF90b2tlbhgBIAEoCUIIukgFcgMYyAEiQAoUUmVmcmVzaFRva2VuUmVzcG9uc2USKAoGdG9rZW5zGAEgASgLMhgudGlkZWJvb2suYXV0aC52MS5Ub2tlbnMiJgoOU2lnbk91dFJlcXVlc3QSFAoMYWxsX3Nlc3Npb25zGAEgASgIIhEKD1NpZ25PdXRSZXNwb25zZSIOCgxHZXRNZVJlcXVlc3QiXgoNR2V0TWVSZXNwb25zZRIkCgR1c2VyGAEgASgLMhYudGlkZWJvb2suYXV0aC52MS5Vc2VyEicKBnNjb3BlcxgCIAMoDjIXLnRpZGVib29rLmF1dGgudjEuU2NvcGUiFQoTTGlzdFNlc3Npb25zUmVxdWVzdCJDChRMaXN0U2Vzc2lvbnNSZXNwb25zZRIrCghzZXNzaW9ucxgBIAMoCzIZLnRpZGVib29rLmF1dGgudjEuU2Vzc2lvbiI1ChRSZXZva2VTZXNzaW9uUmVxdWVzdBIdCgpzZXNzaW9uX2lkGAEgASgJQgm6SAZyBBABGEAiFwoVUmV2b2tlU2Vzc2lvblJlc3BvbnNlIl8KFUNoYW5nZVBhc3N3b3JkUmVxdWVzdBIkChBjdXJyZW50X3Bhc3N3b3JkGAEgASgJQgq6SAdyBRABGIABEiAKDG5ld19wYXNzd29yZBgCIAEoCUIKukgHcgUQARiAASIYChZDaGFuZ2VQYXNzd29yZFJlc3BvbnNlIjgKG1JlcXVlc3RQYXNzd29yZFJlc2V0UmVxdWVzdBIZCgVlbWFpbBgBIAEoCUIKukgHcgUQAxj+ASI3ChxSZXF1ZXN0UGFzc3dvcmRSZXNldFJlc3BvbnNlEhcKD290cF90dGxfc2Vjb25kcxgBIAEoDSJ0ChRSZXNldFBhc3N3b3JkUmVxdWVzdBIZCgVlbWFpbBgBIAEoCUIKukgHcgUQAxj+ARIfCgRjb2RlGAIgASgJQhG6SA5yDDIKXlswLTldezZ9JBIgCgxuZXdfcGFzc3dvcmQYAyABKAlCCrpIB3IFEAEYgAEiFwoVUmVzZXRQYXNzd29yZFJlc3BvbnNlIjEKEUVuYWJsZVRvdHBSZXF1ZXN0EhwKCHBhc3N3b3JkGAEgASgJQgq6SAdyBRABGIABIjkKEkVuYWJsZVRvdHBSZXNwb25zZRIOCgZzZWNyZXQYASABKAkSEwoLb3RwYXV0aF91cmwYAiABKAkiNQoSQ29uZmlybVRvdHBSZXF1ZXN0Eh8KBGNvZGUYASABKAlCEbpIDnIMMgpeWzAtOV17Nn0kIhUKE0NvbmZpcm1Ub3RwUmVzcG9uc2UiUwoSRGlzYWJsZVRvdHBSZXF1ZXN0EhwKCHBhc3N3b3JkGAEgASgJQgq6SAdyBRABGIABEh8KBGNvZGUYAiABKAlCEbpIDnIMMgpeWzAtOV17Nn0kIhUKE0Rpc2FibGVUb3RwUmVzcG9uc2UiwAEKE0NyZWF0ZUFwaUtleVJlcXVlc3QSFwoEbmFtZRgBIAEoCUIJukgGcgQQARhAEj4KBnNjb3BlcxgCIAMoDjIXLnRpZGVib29rLmF1dGgudjEuU2NvcGVCFbpIEpIBDwgBEAMYASIHggEEEAEgABIfCg1pcF9hbGxvd19saXN0GAMgAygJQgi6SAWSAQIQMhIvCgtleHBpcmVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiUQoUQ3JlYXRlQXBpS2V5UmVzcG9uc2USKQoHYXBpX2tleRgBIAEoCzIYLnRpZGVib29rLmF1dGgudjEuQXBpS2V5Eg4KBnNlY3JldBgCIAEoCSIUChJMaXN0QXBpS2V5c1JlcXVlc3QiQQoTTGlzdEFwaUtleXNSZXNwb25zZRIqCghhcGlfa2V5cxgBIAMoCzIYLnRpZGVib29rLmF1dGgudjEuQXBpS2V5IjQKE1Jldm9rZUFwaUtleVJlcXVlc3QSHQoKYXBpX2tleV9pZBgBIAEoCUIJukgGcgQQARhAIhYKFFJldm9rZUFwaUtleVJlc3BvbnNlIlIKFUV4Y2hhbmdlQXBpS2V5UmVxdWVzdBIdCgphcGlfa2V5X2lkGAEgASgJQgm6SAZyBBABGEASGgoGc2VjcmV0GAIgASgJQgq6SAdyBRABGIABIl8KFkV4Y2hhbmdlQXBpS2V5UmVzcG9uc2USFAoMYWNjZXNzX3Rva2VuGAEgASgJEi8KC2V4cGlyZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIXChVHZXRTaWduaW5nS2V5c1JlcXVlc3QiRAoWR2V0U2lnbmluZ0tleXNSZXNwb25zZRIqCgRrZXlzGAEgAygLMhwudGlkZWJvb2suYXV0aC52MS5TaWduaW5nS2V5IksKClNpZ25pbmdLZXkSCwoDa2lkGAEgASgJEgsKA2t0eRgCIAEoCRILCgNjcnYYAyABKAkSCwoDYWxnGAQgASgJEgkKAXgYBSABKAkqUwoFU2NvcGUSFQoRU0NPUEVfVU5TUEVDSUZJRUQQABIOCgpTQ09QRV9SRUFEEAESDwoLU0NPUEVfVFJBREUQAhISCg5TQ09QRV9XSVRIRFJBVxADMsoSCgtBdXRoU2VydmljZRJnCgZTaWduVXASHy50aWRlYm9vay5hdXRoLnYxLlNpZ25VcFJlcXVlc3QaIC50aWRlYm9vay5hdXRoLnYxLlNpZ25VcFJlc3BvbnNlIhqC0+STAhQiDy92MS9hdXRoL3NpZ251cDoBKhJ0CglWZXJpZnlPdHASIi50aWRlYm9vay5hdXRoLnYxLlZlcmlmeU90cFJlcXVlc3QaIy50aWRlYm9vay5hdXRoLnYxLlZlcmlmeU90cFJlc3BvbnNlIh6C0+STAhgiEy92MS9hdXRoL3ZlcmlmeS1vdHA6ASoSZwoGU2lnbkluEh8udGlkZWJvb2suYXV0aC52MS5TaWduSW5SZXF1ZXN0GiAudGlkZWJvb2suYXV0aC52MS5TaWduSW5SZXNwb25zZSIagtPkkwIUIg8vdjEvYXV0aC9zaWduaW46ASoSegoMUmVmcmVzaFRva2VuEiUudGlkZWJvb2suYXV0aC52MS5SZWZyZXNoVG9rZW5SZXF1ZXN0GiYudGlkZWJvb2suYXV0aC52MS5SZWZyZXNoVG9rZW5SZXNwb25zZSIbgtPkkwIVIhAvdjEvYXV0aC9yZWZyZXNoOgEqEmsKB1NpZ25PdXQSIC50aWRlYm9vay5hdXRoLnYxLlNpZ25PdXRSZXF1ZXN0GiEudGlkZWJvb2suYXV0aC52MS5TaWduT3V0UmVzcG9uc2UiG4LT5JMCFSIQL3YxL2F1dGgvc2lnbm91dDoBKhJgCgVHZXRNZRIeLnRpZGVib29rLmF1dGgudjEuR2V0TWVSZXF1ZXN0Gh8udGlkZWJvb2suYXV0aC52MS5HZXRNZVJlc3BvbnNlIhaQAgGC0+STAg0SCy92MS9hdXRoL21lEnsKDExpc3RTZXNzaW9ucxIlLnRpZGVib29rLmF1dGgudjEuTGlzdFNlc3Npb25zUmVxdWVzdBomLnRpZGVib29rLmF1dGgudjEuTGlzdFNlc3Npb25zUmVzcG9uc2UiHJACAYLT5JMCExIRL3YxL2F1dGgvc2Vzc2lvbnMSiwEKDVJldm9rZVNlc3Npb24SJi50aWRlYm9vay5hdXRoLnYxLlJldm9rZVNlc3Npb25SZXF1ZXN0GicudGlkZWJvb2suYXV0aC52MS5SZXZva2VTZXNzaW9uUmVzcG9uc2UiKZACAoLT5JMCICoeL3YxL2F1dGgvc2Vzc2lvbnMve3Nlc3Npb25faWR9EoEBCg5DaGFuZ2VQYXNzd29yZBInLnRpZGVib29rLmF1dGgudjEuQ2hhbmdlUGFzc3dvcmRSZXF1ZXN0GigudGlkZWJvb2suYXV0aC52MS5DaGFuZ2VQYXNzd29yZFJlc3BvbnNlIhyC0+STAhYiES92MS9hdXRoL3Bhc3N3b3JkOgEqEpkBChRSZXF1ZXN0UGFzc3dvcmRSZXNldBItLnRpZGVib29rLmF1dGgudjEuUmVxdWVzdFBhc3N3b3JkUmVzZXRSZXF1ZXN0Gi4udGlkZWJvb2suYXV0aC52MS5SZXF1ZXN0UGFzc3dvcmRSZXNldFJlc3BvbnNlIiKC0+STAhwiFy92MS9hdXRoL3Bhc3N3b3JkLXJlc2V0OgEqEowBCg1SZXNldFBhc3N3b3JkEiYudGlkZWJvb2suYXV0aC52MS5SZXNldFBhc3N3b3JkUmVxdWVzdBonLnRpZGVib29rLmF1dGgudjEuUmVzZXRQYXNzd29yZFJlc3BvbnNlIiqC0+STAiQiHy92MS9hdXRoL3Bhc3N3b3JkLXJlc2V0OmNvbmZpcm06ASoScQoKRW5hYmxlVG90cBIjLnRpZGVib29rLmF1dGgudjEuRW5hYmxlVG90cFJlcXVlc3QaJC50aWRlYm9vay5hdXRoLnYxLkVuYWJsZVRvdHBSZXNwb25zZSIYgtPkkwISIg0vdjEvYXV0aC90b3RwOgEqEnwKC0NvbmZpcm1Ub3RwEiQudGlkZWJvb2suYXV0aC52MS5Db25maXJtVG90cFJlcXVlc3QaJS50aWRlYm9vay5hdXRoLnYxLkNvbmZpcm1Ub3RwUmVzcG9uc2UiIILT5JMCGiIVL3YxL2F1dGgvdG90cDpjb25maXJtOgEqEnwKC0Rpc2FibGVUb3RwEiQudGlkZWJvb2suYXV0aC52MS5EaXNhYmxlVG90cFJlcXVlc3QaJS50aWRlYm9vay5hdXRoLnYxLkRpc2FibGVUb3RwUmVzcG9uc2UiIILT5JMCGiIVL3YxL2F1dGgvdG90cDpkaXNhYmxlOgEqEnsKDENyZWF0ZUFwaUtleRIlLnRpZGVib29rLmF1dGgudjEuQ3JlYXRlQXBpS2V5UmVxdWVzdBomLnRpZGVib29rLmF1dGgudjEuQ3JlYXRlQXBpS2V5UmVzcG9uc2UiHILT5JMCFiIRL3YxL2F1dGgvYXBpLWtleXM6ASoSeAoLTGlzdEFwaUtleXMSJC50aWRlYm9vay5hdXRoLnYxLkxpc3RBcGlLZXlzUmVxdWVzdBolLnRpZGVib29rLmF1dGgudjEuTGlzdEFwaUtleXNSZXNwb25zZSIckAIBgtPkkwITEhEvdjEvYXV0aC9hcGkta2V5cxKIAQoMUmV2b2tlQXBpS2V5EiUudGlkZWJvb2suYXV0aC52MS5SZXZva2VBcGlLZXlSZXF1ZXN0GiYudGlkZWJvb2suYXV0aC52MS5SZXZva2VBcGlLZXlSZXNwb25zZSIpkAICgtPkkwIgKh4vdjEvYXV0aC9hcGkta2V5cy97YXBpX2tleV9pZH0SfgoORXhjaGFuZ2VBcGlLZXkSJy50aWRlYm9vay5hdXRoLnYxLkV4Y2hhbmdlQXBpS2V5UmVxdWVzdBooLnRpZGVib29rLmF1dGgudjEuRXhjaGFuZ2VBcGlLZXlSZXNwb25zZSIZgtPkkwITIg4vdjEvYXV0aC90b2tlbjoBKhJ9Cg5HZXRTaWduaW5nS2V5cxInLnRpZGVib29rLmF1dGgudjEuR2V0U2lnbmluZ0tleXNSZXF1ZXN0GigudGlkZWJvb2suYXV0aC52MS5HZXRTaWduaW5nS2V5c1Jlc3BvbnNlIhiQAgGC0+STAg8SDS92MS9hdXRoL2tleXNiBnByb3RvMw", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("Cht0aWRlYm9vay9hdXRoL3YxL2F1dGgucHJvdG8SEHRpZGVib29rLmF1dGgudjEipgEKBlRva2VucxIUCgxhY2Nlc3NfdG9rZW4YASABKAkSNgoSYWNjZXNzX2V4cGlyZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIVCg1yZWZyZXNoX3Rva2VuGAMgASgJEjcKE3JlZnJlc2hfZXhwaXJlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIpkBCgRVc2VyEg8KB3VzZXJfaWQYASABKAkSEgoKYWNjb3VudF9pZBgCIAEoBBINCgVlbWFpbBgDIAEoCRIWCg5lbWFpbF92ZXJpZmllZBgEIAEoCBIUCgx0b3RwX2VuYWJsZWQYBSABKAgSLwoLY3JlYXRlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIrsBCgdTZXNzaW9uEhIKCnNlc3Npb25faWQYASABKAkSLwoLY3JlYXRlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjIKDmxhc3RfdXNlZF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBISCgppcF9hZGRyZXNzGAQgASgJEhIKCnVzZXJfYWdlbnQYBSABKAkSDwoHY3VycmVudBgGIAEoCCKAAgoGQXBpS2V5EhIKCmFwaV9rZXlfaWQYASABKAkSDAoEbmFtZRgCIAEoCRInCgZzY29wZXMYAyADKA4yFy50aWRlYm9vay5hdXRoLnYxLlNjb3BlEhUKDWlwX2FsbG93X2xpc3QYBCADKAkSLwoLY3JlYXRlX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCg5sYXN0X3VzZWRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiSAoNU2lnblVwUmVxdWVzdBIZCgVlbWFpbBgBIAEoCUIKukgHcgUQAxj+ARIcCghwYXNzd29yZBgCIAEoCUIKukgHcgUQARiAASIpCg5TaWduVXBSZXNwb25zZRIXCg9vdHBfdHRsX3NlY29uZHMYASABKA0iTgoQVmVyaWZ5T3RwUmVxdWVzdBIZCgVlbWFpbBgBIAEoCUIKukgHcgUQAxj+ARIfCgRjb2RlGAIgASgJQhG6SA5yDDIKXlswLTldezZ9JCJjChFWZXJpZnlPdHBSZXNwb25zZRIoCgZ0b2tlbnMYASABKAsyGC50aWRlYm9vay5hdXRoLnYxLlRva2VucxIkCgR1c2VyGAIgASgLMhYudGlkZWJvb2suYXV0aC52MS5Vc2VyInEKDVNpZ25JblJlcXVlc3QSGQoFZW1haWwYASABKAlCCrpIB3IFEAMY/gESHAoIcGFzc3dvcmQYAiABKAlCCrpIB3IFEAEYgAESJwoJdG90cF9jb2RlGAMgASgJQhS6SBFyDzINXihbMC05XXs2fSk/JCJgCg5TaWduSW5SZXNwb25zZRIoCgZ0b2tlbnMYASABKAsyGC50aWRlYm9vay5hdXRoLnYxLlRva2VucxIkCgR1c2VyGAIgASgLMhYudGlkZWJvb2suYXV0aC52MS5Vc2VyIjYKE1JlZnJlc2hUb2tlblJlcXVlc3QSHwoNcmVmcmVzaF90b2tlbhgBIAEoCUIIukgFcgMYyAEiQAoUUmVmcmVzaFRva2VuUmVzcG9uc2USKAoGdG9rZW5zGAEgASgLMhgudGlkZWJvb2suYXV0aC52MS5Ub2tlbnMiJgoOU2lnbk91dFJlcXVlc3QSFAoMYWxsX3Nlc3Npb25zGAEgASgIIhEKD1NpZ25PdXRSZXNwb25zZSIOCgxHZXRNZVJlcXVlc3QiXgoNR2V0TWVSZXNwb25zZRIkCgR1c2VyGAEgASgLMhYudGlkZWJvb2suYXV0aC52MS5Vc2VyEicKBnNjb3BlcxgCIAMoDjIXLnRpZGVib29rLmF1dGgudjEuU2NvcGUiFQoTTGlzdFNlc3Npb25zUmVxdWVzdCJDChRMaXN0U2Vzc2lvbnNSZXNwb25zZRIrCghzZXNzaW9ucxgBIAMoCzIZLnRpZGVib29rLmF1dGgudjEuU2Vzc2lvbiI1ChRSZXZva2VTZXNzaW9uUmVxdWVzdBIdCgpzZXNzaW9uX2lkGAEgASgJQgm6SAZyBBABGEAiFwoVUmV2b2tlU2Vzc2lvblJlc3BvbnNlIl8KFUNoYW5nZVBhc3N3b3JkUmVxdWVzdBIkChBjdXJyZW50X3Bhc3N3b3JkGAEgASgJQgq6SAdyBRABGIABEiAKDG5ld19wYXNzd29yZBgCIAEoCUIKukgHcgUQARiAASIYChZDaGFuZ2VQYXNzd29yZFJlc3BvbnNlIjgKG1JlcXVlc3RQYXNzd29yZFJlc2V0UmVxdWVzdBIZCgVlbWFpbBgBIAEoCUIKukgHcgUQAxj+ASI3ChxSZXF1ZXN0UGFzc3dvcmRSZXNldFJlc3BvbnNlEhcKD290cF90dGxfc2Vjb25kcxgBIAEoDSJ0ChRSZXNldFBhc3N3b3JkUmVxdWVzdBIZCgVlbWFpbBgBIAEoCUIKukgHcgUQAxj+ARIfCgRjb2RlGAIgASgJQhG6SA5yDDIKXlswLTldezZ9JBIgCgxuZXdfcGFzc3dvcmQYAyABKAlCCrpIB3IFEAEYgAEiFwoVUmVzZXRQYXNzd29yZFJlc3BvbnNlIjEKEUVuYWJsZVRvdHBSZXF1ZXN0EhwKCHBhc3N3b3JkGAEgASgJQgq6SAdyBRABGIABIjkKEkVuYWJsZVRvdHBSZXNwb25zZRIOCgZzZWNyZXQYASABKAkSEwoLb3RwYXV0aF91cmwYAiABKAkiNQoSQ29uZmlybVRvdHBSZXF1ZXN0Eh8KBGNvZGUYASABKAlCEbpIDnIMMgpeWzAtOV17Nn0kIhUKE0NvbmZpcm1Ub3RwUmVzcG9uc2UiUwoSRGlzYWJsZVRvdHBSZXF1ZXN0EhwKCHBhc3N3b3JkGAEgASgJQgq6SAdyBRABGIABEh8KBGNvZGUYAiABKAlCEbpIDnIMMgpeWzAtOV17Nn0kIhUKE0Rpc2FibGVUb3RwUmVzcG9uc2UiwAEKE0NyZWF0ZUFwaUtleVJlcXVlc3QSFwoEbmFtZRgBIAEoCUIJukgGcgQQARhAEj4KBnNjb3BlcxgCIAMoDjIXLnRpZGVib29rLmF1dGgudjEuU2NvcGVCFbpIEpIBDwgBEAMYASIHggEEEAEgABIfCg1pcF9hbGxvd19saXN0GAMgAygJQgi6SAWSAQIQMhIvCgtleHBpcmVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiUQoUQ3JlYXRlQXBpS2V5UmVzcG9uc2USKQoHYXBpX2tleRgBIAEoCzIYLnRpZGVib29rLmF1dGgudjEuQXBpS2V5Eg4KBnNlY3JldBgCIAEoCSIUChJMaXN0QXBpS2V5c1JlcXVlc3QiQQoTTGlzdEFwaUtleXNSZXNwb25zZRIqCghhcGlfa2V5cxgBIAMoCzIYLnRpZGVib29rLmF1dGgudjEuQXBpS2V5IjQKE1Jldm9rZUFwaUtleVJlcXVlc3QSHQoKYXBpX2tleV9pZBgBIAEoCUIJukgGcgQQARhAIhYKFFJldm9rZUFwaUtleVJlc3BvbnNlIlIKFUV4Y2hhbmdlQXBpS2V5UmVxdWVzdBIdCgphcGlfa2V5X2lkGAEgASgJQgm6SAZyBBABGEASGgoGc2VjcmV0GAIgASgJQgq6SAdyBRABGIABIl8KFkV4Y2hhbmdlQXBpS2V5UmVzcG9uc2USFAoMYWNjZXNzX3Rva2VuGAEgASgJEi8KC2V4cGlyZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIXChVHZXRTaWduaW5nS2V5c1JlcXVlc3QiRAoWR2V0U2lnbmluZ0tleXNSZXNwb25zZRIqCgRrZXlzGAEgAygLMhwudGlkZWJvb2suYXV0aC52MS5TaWduaW5nS2V5IksKClNpZ25pbmdLZXkSCwoDa2lkGAEgASgJEgsKA2t0eRgCIAEoCRILCgNjcnYYAyABKAkSCwoDYWxnGAQgASgJEgkKAXgYBSABKAkipQEKDVNlY3VyaXR5RXZlbnQSMQoEa2luZBgBIAEoDjIjLnRpZGVib29rLmF1dGgudjEuU2VjdXJpdHlFdmVudEtpbmQSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKaXBfYWRkcmVzcxgDIAEoCRISCgp1c2VyX2FnZW50GAQgASgJEg8KB3N1YmplY3QYBSABKAkiVQoZTGlzdFNlY3VyaXR5RXZlbnRzUmVxdWVzdBIbCglwYWdlX3NpemUYASABKA1CCLpIBSoDGPQDEhsKCnBhZ2VfdG9rZW4YAiABKAlCB7pIBHICGBQiZgoaTGlzdFNlY3VyaXR5RXZlbnRzUmVzcG9uc2USLwoGZXZlbnRzGAEgAygLMh8udGlkZWJvb2suYXV0aC52MS5TZWN1cml0eUV2ZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSpTCgVTY29wZRIVChFTQ09QRV9VTlNQRUNJRklFRBAAEg4KClNDT1BFX1JFQUQQARIPCgtTQ09QRV9UUkFERRACEhIKDlNDT1BFX1dJVEhEUkFXEAMq2gUKEVNlY3VyaXR5RXZlbnRLaW5kEiMKH1NFQ1VSSVRZX0VWRU5UX0tJTkRfVU5TUEVDSUZJRUQQABImCiJTRUNVUklUWV9FVkVOVF9LSU5EX0FDQ09VTlRfT1BFTkVEEAESIQodU0VDVVJJVFlfRVZFTlRfS0lORF9TSUdORURfSU4QAhImCiJTRUNVUklUWV9FVkVOVF9LSU5EX1NJR05fSU5fRkFJTEVEEAMSLAooU0VDVVJJVFlfRVZFTlRfS0lORF9TRUNPTkRfRkFDVE9SX0ZBSUxFRBAEEiYKIlNFQ1VSSVRZX0VWRU5UX0tJTkRfQUNDT1VOVF9MT0NLRUQQBRIiCh5TRUNVUklUWV9FVkVOVF9LSU5EX1NJR05FRF9PVVQQBhInCiNTRUNVUklUWV9FVkVOVF9LSU5EX1NFU1NJT05fUkVWT0tFRBAHEiwKKFNFQ1VSSVRZX0VWRU5UX0tJTkRfUkVGUkVTSF9UT0tFTl9SRVVTRUQQCBIoCiRTRUNVUklUWV9FVkVOVF9LSU5EX1BBU1NXT1JEX0NIQU5HRUQQCRIwCixTRUNVUklUWV9FVkVOVF9LSU5EX1BBU1NXT1JEX1JFU0VUX1JFUVVFU1RFRBAKEiYKIlNFQ1VSSVRZX0VWRU5UX0tJTkRfUEFTU1dPUkRfUkVTRVQQCxItCilTRUNVUklUWV9FVkVOVF9LSU5EX1NFQ09ORF9GQUNUT1JfRU5BQkxFRBAMEi4KKlNFQ1VSSVRZX0VWRU5UX0tJTkRfU0VDT05EX0ZBQ1RPUl9ESVNBQkxFRBANEicKI1NFQ1VSSVRZX0VWRU5UX0tJTkRfQVBJX0tFWV9DUkVBVEVEEA4SJwojU0VDVVJJVFlfRVZFTlRfS0lORF9BUElfS0VZX1JFVk9LRUQQDxInCiNTRUNVUklUWV9FVkVOVF9LSU5EX0FQSV9LRVlfUkVGVVNFRBAQMuETCgtBdXRoU2VydmljZRJnCgZTaWduVXASHy50aWRlYm9vay5hdXRoLnYxLlNpZ25VcFJlcXVlc3QaIC50aWRlYm9vay5hdXRoLnYxLlNpZ25VcFJlc3BvbnNlIhqC0+STAhQiDy92MS9hdXRoL3NpZ251cDoBKhJ0CglWZXJpZnlPdHASIi50aWRlYm9vay5hdXRoLnYxLlZlcmlmeU90cFJlcXVlc3QaIy50aWRlYm9vay5hdXRoLnYxLlZlcmlmeU90cFJlc3BvbnNlIh6C0+STAhgiEy92MS9hdXRoL3ZlcmlmeS1vdHA6ASoSZwoGU2lnbkluEh8udGlkZWJvb2suYXV0aC52MS5TaWduSW5SZXF1ZXN0GiAudGlkZWJvb2suYXV0aC52MS5TaWduSW5SZXNwb25zZSIagtPkkwIUIg8vdjEvYXV0aC9zaWduaW46ASoSegoMUmVmcmVzaFRva2VuEiUudGlkZWJvb2suYXV0aC52MS5SZWZyZXNoVG9rZW5SZXF1ZXN0GiYudGlkZWJvb2suYXV0aC52MS5SZWZyZXNoVG9rZW5SZXNwb25zZSIbgtPkkwIVIhAvdjEvYXV0aC9yZWZyZXNoOgEqEmsKB1NpZ25PdXQSIC50aWRlYm9vay5hdXRoLnYxLlNpZ25PdXRSZXF1ZXN0GiEudGlkZWJvb2suYXV0aC52MS5TaWduT3V0UmVzcG9uc2UiG4LT5JMCFSIQL3YxL2F1dGgvc2lnbm91dDoBKhJgCgVHZXRNZRIeLnRpZGVib29rLmF1dGgudjEuR2V0TWVSZXF1ZXN0Gh8udGlkZWJvb2suYXV0aC52MS5HZXRNZVJlc3BvbnNlIhaQAgGC0+STAg0SCy92MS9hdXRoL21lEnsKDExpc3RTZXNzaW9ucxIlLnRpZGVib29rLmF1dGgudjEuTGlzdFNlc3Npb25zUmVxdWVzdBomLnRpZGVib29rLmF1dGgudjEuTGlzdFNlc3Npb25zUmVzcG9uc2UiHJACAYLT5JMCExIRL3YxL2F1dGgvc2Vzc2lvbnMSiwEKDVJldm9rZVNlc3Npb24SJi50aWRlYm9vay5hdXRoLnYxLlJldm9rZVNlc3Npb25SZXF1ZXN0GicudGlkZWJvb2suYXV0aC52MS5SZXZva2VTZXNzaW9uUmVzcG9uc2UiKZACAoLT5JMCICoeL3YxL2F1dGgvc2Vzc2lvbnMve3Nlc3Npb25faWR9EoEBCg5DaGFuZ2VQYXNzd29yZBInLnRpZGVib29rLmF1dGgudjEuQ2hhbmdlUGFzc3dvcmRSZXF1ZXN0GigudGlkZWJvb2suYXV0aC52MS5DaGFuZ2VQYXNzd29yZFJlc3BvbnNlIhyC0+STAhYiES92MS9hdXRoL3Bhc3N3b3JkOgEqEpkBChRSZXF1ZXN0UGFzc3dvcmRSZXNldBItLnRpZGVib29rLmF1dGgudjEuUmVxdWVzdFBhc3N3b3JkUmVzZXRSZXF1ZXN0Gi4udGlkZWJvb2suYXV0aC52MS5SZXF1ZXN0UGFzc3dvcmRSZXNldFJlc3BvbnNlIiKC0+STAhwiFy92MS9hdXRoL3Bhc3N3b3JkLXJlc2V0OgEqEowBCg1SZXNldFBhc3N3b3JkEiYudGlkZWJvb2suYXV0aC52MS5SZXNldFBhc3N3b3JkUmVxdWVzdBonLnRpZGVib29rLmF1dGgudjEuUmVzZXRQYXNzd29yZFJlc3BvbnNlIiqC0+STAiQiHy92MS9hdXRoL3Bhc3N3b3JkLXJlc2V0OmNvbmZpcm06ASoScQoKRW5hYmxlVG90cBIjLnRpZGVib29rLmF1dGgudjEuRW5hYmxlVG90cFJlcXVlc3QaJC50aWRlYm9vay5hdXRoLnYxLkVuYWJsZVRvdHBSZXNwb25zZSIYgtPkkwISIg0vdjEvYXV0aC90b3RwOgEqEnwKC0NvbmZpcm1Ub3RwEiQudGlkZWJvb2suYXV0aC52MS5Db25maXJtVG90cFJlcXVlc3QaJS50aWRlYm9vay5hdXRoLnYxLkNvbmZpcm1Ub3RwUmVzcG9uc2UiIILT5JMCGiIVL3YxL2F1dGgvdG90cDpjb25maXJtOgEqEnwKC0Rpc2FibGVUb3RwEiQudGlkZWJvb2suYXV0aC52MS5EaXNhYmxlVG90cFJlcXVlc3QaJS50aWRlYm9vay5hdXRoLnYxLkRpc2FibGVUb3RwUmVzcG9uc2UiIILT5JMCGiIVL3YxL2F1dGgvdG90cDpkaXNhYmxlOgEqEnsKDENyZWF0ZUFwaUtleRIlLnRpZGVib29rLmF1dGgudjEuQ3JlYXRlQXBpS2V5UmVxdWVzdBomLnRpZGVib29rLmF1dGgudjEuQ3JlYXRlQXBpS2V5UmVzcG9uc2UiHILT5JMCFiIRL3YxL2F1dGgvYXBpLWtleXM6ASoSeAoLTGlzdEFwaUtleXMSJC50aWRlYm9vay5hdXRoLnYxLkxpc3RBcGlLZXlzUmVxdWVzdBolLnRpZGVib29rLmF1dGgudjEuTGlzdEFwaUtleXNSZXNwb25zZSIckAIBgtPkkwITEhEvdjEvYXV0aC9hcGkta2V5cxKIAQoMUmV2b2tlQXBpS2V5EiUudGlkZWJvb2suYXV0aC52MS5SZXZva2VBcGlLZXlSZXF1ZXN0GiYudGlkZWJvb2suYXV0aC52MS5SZXZva2VBcGlLZXlSZXNwb25zZSIpkAICgtPkkwIgKh4vdjEvYXV0aC9hcGkta2V5cy97YXBpX2tleV9pZH0SfgoORXhjaGFuZ2VBcGlLZXkSJy50aWRlYm9vay5hdXRoLnYxLkV4Y2hhbmdlQXBpS2V5UmVxdWVzdBooLnRpZGVib29rLmF1dGgudjEuRXhjaGFuZ2VBcGlLZXlSZXNwb25zZSIZgtPkkwITIg4vdjEvYXV0aC90b2tlbjoBKhKUAQoSTGlzdFNlY3VyaXR5RXZlbnRzEisudGlkZWJvb2suYXV0aC52MS5MaXN0U2VjdXJpdHlFdmVudHNSZXF1ZXN0GiwudGlkZWJvb2suYXV0aC52MS5MaXN0U2VjdXJpdHlFdmVudHNSZXNwb25zZSIjkAIBgtPkkwIaEhgvdjEvYXV0aC9zZWN1cml0eS1ldmVudHMSfQoOR2V0U2lnbmluZ0tleXMSJy50aWRlYm9vay5hdXRoLnYxLkdldFNpZ25pbmdLZXlzUmVxdWVzdBooLnRpZGVib29rLmF1dGgudjEuR2V0U2lnbmluZ0tleXNSZXNwb25zZSIYkAIBgtPkkwIPEg0vdjEvYXV0aC9rZXlzYgZwcm90bzM", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
  * Tokens of a session.
@@ -1964,6 +1964,195 @@ export const SigningKeySchema: GenMessage<SigningKey, {jsonType: SigningKeyJson}
   messageDesc(file_tidebook_auth_v1_auth, 42);
 
 /**
+ * One event.
+ *
+ * @generated from message tidebook.auth.v1.SecurityEvent
+ */
+export type SecurityEvent = Message<"tidebook.auth.v1.SecurityEvent"> & {
+  /**
+   * What happened.
+   *
+   * @generated from field: tidebook.auth.v1.SecurityEventKind kind = 1;
+   */
+  kind: SecurityEventKind;
+
+  /**
+   * When.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 2;
+   */
+  time?: Timestamp | undefined;
+
+  /**
+   * From which address.
+   *
+   * @generated from field: string ip_address = 3;
+   */
+  ipAddress: string;
+
+  /**
+   * With which program, as it says itself.
+   *
+   * @generated from field: string user_agent = 4;
+   */
+  userAgent: string;
+
+  /**
+   * The session or API key it is about; may be empty.
+   *
+   * @generated from field: string subject = 5;
+   */
+  subject: string;
+};
+
+/**
+ * One event.
+ *
+ * @generated from message tidebook.auth.v1.SecurityEvent
+ */
+export type SecurityEventJson = {
+  /**
+   * What happened.
+   *
+   * @generated from field: tidebook.auth.v1.SecurityEventKind kind = 1;
+   */
+  kind?: SecurityEventKindJson;
+
+  /**
+   * When.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 2;
+   */
+  time?: TimestampJson;
+
+  /**
+   * From which address.
+   *
+   * @generated from field: string ip_address = 3;
+   */
+  ipAddress?: string;
+
+  /**
+   * With which program, as it says itself.
+   *
+   * @generated from field: string user_agent = 4;
+   */
+  userAgent?: string;
+
+  /**
+   * The session or API key it is about; may be empty.
+   *
+   * @generated from field: string subject = 5;
+   */
+  subject?: string;
+};
+
+/**
+ * Describes the message tidebook.auth.v1.SecurityEvent.
+ * Use `create(SecurityEventSchema)` to create a new message.
+ */
+export const SecurityEventSchema: GenMessage<SecurityEvent, {jsonType: SecurityEventJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_auth_v1_auth, 43);
+
+/**
+ * Which page.
+ *
+ * @generated from message tidebook.auth.v1.ListSecurityEventsRequest
+ */
+export type ListSecurityEventsRequest = Message<"tidebook.auth.v1.ListSecurityEventsRequest"> & {
+  /**
+   * Most events; 0 for 50.
+   *
+   * @generated from field: uint32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * Of the page before; empty for the newest.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+};
+
+/**
+ * Which page.
+ *
+ * @generated from message tidebook.auth.v1.ListSecurityEventsRequest
+ */
+export type ListSecurityEventsRequestJson = {
+  /**
+   * Most events; 0 for 50.
+   *
+   * @generated from field: uint32 page_size = 1;
+   */
+  pageSize?: number;
+
+  /**
+   * Of the page before; empty for the newest.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken?: string;
+};
+
+/**
+ * Describes the message tidebook.auth.v1.ListSecurityEventsRequest.
+ * Use `create(ListSecurityEventsRequestSchema)` to create a new message.
+ */
+export const ListSecurityEventsRequestSchema: GenMessage<ListSecurityEventsRequest, {jsonType: ListSecurityEventsRequestJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_auth_v1_auth, 44);
+
+/**
+ * Events.
+ *
+ * @generated from message tidebook.auth.v1.ListSecurityEventsResponse
+ */
+export type ListSecurityEventsResponse = Message<"tidebook.auth.v1.ListSecurityEventsResponse"> & {
+  /**
+   * Newest first.
+   *
+   * @generated from field: repeated tidebook.auth.v1.SecurityEvent events = 1;
+   */
+  events: SecurityEvent[];
+
+  /**
+   * For the next page; empty when there is none.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Events.
+ *
+ * @generated from message tidebook.auth.v1.ListSecurityEventsResponse
+ */
+export type ListSecurityEventsResponseJson = {
+  /**
+   * Newest first.
+   *
+   * @generated from field: repeated tidebook.auth.v1.SecurityEvent events = 1;
+   */
+  events?: SecurityEventJson[];
+
+  /**
+   * For the next page; empty when there is none.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken?: string;
+};
+
+/**
+ * Describes the message tidebook.auth.v1.ListSecurityEventsResponse.
+ * Use `create(ListSecurityEventsResponseSchema)` to create a new message.
+ */
+export const ListSecurityEventsResponseSchema: GenMessage<ListSecurityEventsResponse, {jsonType: ListSecurityEventsResponseJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_auth_v1_auth, 45);
+
+/**
  * What a token or key may do.
  *
  * @generated from enum tidebook.auth.v1.Scope
@@ -2010,6 +2199,145 @@ export type ScopeJson = "SCOPE_UNSPECIFIED" | "SCOPE_READ" | "SCOPE_TRADE" | "SC
  */
 export const ScopeSchema: GenEnum<Scope, ScopeJson> = /*@__PURE__*/
   enumDesc(file_tidebook_auth_v1_auth, 0);
+
+/**
+ * What happened.
+ *
+ * @generated from enum tidebook.auth.v1.SecurityEventKind
+ */
+export enum SecurityEventKind {
+  /**
+   * Not said.
+   *
+   * @generated from enum value: SECURITY_EVENT_KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * The address was proven and the account opened.
+   *
+   * @generated from enum value: SECURITY_EVENT_KIND_ACCOUNT_OPENED = 1;
+   */
+  ACCOUNT_OPENED = 1,
+
+  /**
+   * A session was opened with the password.
+   *
+   * @generated from enum value: SECURITY_EVENT_KIND_SIGNED_IN = 2;
+   */
+  SIGNED_IN = 2,
+
+  /**
+   * A wrong password.
+   *
+   * @generated from enum value: SECURITY_EVENT_KIND_SIGN_IN_FAILED = 3;
+   */
+  SIGN_IN_FAILED = 3,
+
+  /**
+   * The right password and a wrong code of the authenticator app.
+   *
+   * @generated from enum value: SECURITY_EVENT_KIND_SECOND_FACTOR_FAILED = 4;
+   */
+  SECOND_FACTOR_FAILED = 4,
+
+  /**
+   * Too many wrong passwords: locked for a while.
+   *
+   * @generated from enum value: SECURITY_EVENT_KIND_ACCOUNT_LOCKED = 5;
+   */
+  ACCOUNT_LOCKED = 5,
+
+  /**
+   * A session was ended by its holder.
+   *
+   * @generated from enum value: SECURITY_EVENT_KIND_SIGNED_OUT = 6;
+   */
+  SIGNED_OUT = 6,
+
+  /**
+   * A session was ended from another one.
+   *
+   * @generated from enum value: SECURITY_EVENT_KIND_SESSION_REVOKED = 7;
+   */
+  SESSION_REVOKED = 7,
+
+  /**
+   * A refresh token came a second time: somebody has a copy, and the session was ended.
+   *
+   * @generated from enum value: SECURITY_EVENT_KIND_REFRESH_TOKEN_REUSED = 8;
+   */
+  REFRESH_TOKEN_REUSED = 8,
+
+  /**
+   * The password was changed; all other sessions were ended.
+   *
+   * @generated from enum value: SECURITY_EVENT_KIND_PASSWORD_CHANGED = 9;
+   */
+  PASSWORD_CHANGED = 9,
+
+  /**
+   * Somebody asked for a code to set a new password.
+   *
+   * @generated from enum value: SECURITY_EVENT_KIND_PASSWORD_RESET_REQUESTED = 10;
+   */
+  PASSWORD_RESET_REQUESTED = 10,
+
+  /**
+   * The password was set with a mailed code; all sessions were ended.
+   *
+   * @generated from enum value: SECURITY_EVENT_KIND_PASSWORD_RESET = 11;
+   */
+  PASSWORD_RESET = 11,
+
+  /**
+   * Sign-ins ask for a code of the authenticator app from now on.
+   *
+   * @generated from enum value: SECURITY_EVENT_KIND_SECOND_FACTOR_ENABLED = 12;
+   */
+  SECOND_FACTOR_ENABLED = 12,
+
+  /**
+   * They do not any more.
+   *
+   * @generated from enum value: SECURITY_EVENT_KIND_SECOND_FACTOR_DISABLED = 13;
+   */
+  SECOND_FACTOR_DISABLED = 13,
+
+  /**
+   * An API key was made.
+   *
+   * @generated from enum value: SECURITY_EVENT_KIND_API_KEY_CREATED = 14;
+   */
+  API_KEY_CREATED = 14,
+
+  /**
+   * An API key was revoked.
+   *
+   * @generated from enum value: SECURITY_EVENT_KIND_API_KEY_REVOKED = 15;
+   */
+  API_KEY_REVOKED = 15,
+
+  /**
+   * The right secret of an API key came from an address that the key does not allow.
+   *
+   * @generated from enum value: SECURITY_EVENT_KIND_API_KEY_REFUSED = 16;
+   */
+  API_KEY_REFUSED = 16,
+}
+
+/**
+ * What happened.
+ *
+ * @generated from enum tidebook.auth.v1.SecurityEventKind
+ */
+export type SecurityEventKindJson = "SECURITY_EVENT_KIND_UNSPECIFIED" | "SECURITY_EVENT_KIND_ACCOUNT_OPENED" | "SECURITY_EVENT_KIND_SIGNED_IN" | "SECURITY_EVENT_KIND_SIGN_IN_FAILED" | "SECURITY_EVENT_KIND_SECOND_FACTOR_FAILED" | "SECURITY_EVENT_KIND_ACCOUNT_LOCKED" | "SECURITY_EVENT_KIND_SIGNED_OUT" | "SECURITY_EVENT_KIND_SESSION_REVOKED" | "SECURITY_EVENT_KIND_REFRESH_TOKEN_REUSED" | "SECURITY_EVENT_KIND_PASSWORD_CHANGED" | "SECURITY_EVENT_KIND_PASSWORD_RESET_REQUESTED" | "SECURITY_EVENT_KIND_PASSWORD_RESET" | "SECURITY_EVENT_KIND_SECOND_FACTOR_ENABLED" | "SECURITY_EVENT_KIND_SECOND_FACTOR_DISABLED" | "SECURITY_EVENT_KIND_API_KEY_CREATED" | "SECURITY_EVENT_KIND_API_KEY_REVOKED" | "SECURITY_EVENT_KIND_API_KEY_REFUSED";
+
+/**
+ * Describes the enum tidebook.auth.v1.SecurityEventKind.
+ */
+export const SecurityEventKindSchema: GenEnum<SecurityEventKind, SecurityEventKindJson> = /*@__PURE__*/
+  enumDesc(file_tidebook_auth_v1_auth, 1);
 
 /**
  * Accounts, sessions and API keys. Answers never tell whether an address is registered.
@@ -2200,6 +2528,16 @@ export const AuthService: GenService<{
     methodKind: "unary";
     input: typeof ExchangeApiKeyRequestSchema;
     output: typeof ExchangeApiKeyResponseSchema;
+  },
+  /**
+   * What happened around the security of the caller's account, newest first: sign-ins, failures, changes.
+   *
+   * @generated from rpc tidebook.auth.v1.AuthService.ListSecurityEvents
+   */
+  listSecurityEvents: {
+    methodKind: "unary";
+    input: typeof ListSecurityEventsRequestSchema;
+    output: typeof ListSecurityEventsResponseSchema;
   },
   /**
    * The public keys that access tokens are verified with.
