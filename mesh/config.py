@@ -147,6 +147,9 @@ class Settings(BaseSettings):
         True, description="Without a network go on with the synthetic feed, and say so."
     )
     price_stale_ms: int = Field(5000, gt=0, description="Age at which an external price is stale.")
+    price_interval_ms: int = Field(
+        200, gt=0, description="Least time between two sendings of external prices to the engine."
+    )
     bots: bool | None = Field(
         None, description="Run the liquidity bots; default: only in demo mode."
     )

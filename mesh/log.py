@@ -194,15 +194,18 @@ class LogReader:
         Their order is checked and, from the second on, their hashes. Raises `LogTrimmed` when the
         first one wanted is no longer kept, `ChainBroken` when the entries do not fit together.
         """
-        rows = await self._redis.xrange(self._key, min=f"{after_seq + 1}-0", count=count)
-        records = _records(rows)
+        wanted = f"{after_seq + 1}-0"
+        records = _records(await self._redis.xrange(self._key, min=wanted, count=count))
+        if not records and after_seq < await self.last_seq():
+            # Trimmed, or appended between the two looks.
+            records = _records(await self._redis.xrange(self._key, min=wanted, count=count))
+            if not records:
+                raise LogTrimmed(f"entry {after_seq + 1} is not kept")
         if records:
             first = records[0]
             if first.seq != after_seq + 1:
                 raise LogTrimmed(f"entry {after_seq + 1} is not kept; the first is {first.seq}")
             verify_chain(records[1:], after_seq=first.seq, after_hash=first.hash)
-        elif after_seq < await self.last_seq():
-            raise LogTrimmed(f"entry {after_seq + 1} is not kept")
         return records
 
     async def follow(

@@ -287,6 +287,21 @@ class Engine:
             raise result
         return result
 
+    async def set_prices(self, prices: tuple[c.PriceUpdate, ...]) -> None:
+        """Write external prices into the log, outside of any trace; raises `Refused`."""
+        command = c.SetPrices(prices=prices)
+        submission = Submission(
+            "engine.set_prices",
+            [command],
+            _outcome,
+            received_ns=self.clock.now_ns(),
+            trace=None,
+        )
+        [outcome] = await self.writer.submit(submission)
+        if isinstance(outcome, Refused):
+            raise outcome
+        accepted(outcome)
+
     def new_stream_id(self) -> int:
         """A number for an order stream that no stream of this log ever had."""
         self._streams += 1

@@ -20,6 +20,7 @@ from services.engine.domain import commands as c
 from services.engine.domain import events as e
 from services.engine.domain.exchange import Exchange
 from services.engine.domain.views import LevelView, MarketView
+from services.engine.prices import take_prices
 from services.engine.service import Engine
 from services.engine.trade_stream import InFlight, Pipeline, check_size
 from services.engine.writer import Item, Outcome
@@ -104,19 +105,7 @@ class InternalServicer(internal_pb2_grpc.EngineInternalServiceServicer):
         self, requests: AsyncIterator[internal_pb2.SetPricesRequest], context: Context
     ) -> internal_pb2.SetPricesResponse:
         require_service("marketdata")
-        engine = self._engine
-        async for request in requests:
-            prices = tuple(
-                c.PriceUpdate(
-                    engine.texts.named(price.market).market.market_id,
-                    price.bid_ticks,
-                    price.ask_ticks,
-                    price.index_ticks,
-                    price.time_ns,
-                )
-                for price in request.prices
-            )
-            await engine.do("engine.set_prices", c.SetPrices(prices=prices), lambda _: None)
+        await take_prices(self._engine, requests)
         return internal_pb2.SetPricesResponse()
 
     async def SetMarketStatus(

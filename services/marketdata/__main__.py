@@ -25,6 +25,7 @@ from services.marketdata.feeds.choose import make_feeds
 from services.marketdata.feeds.desk import FeedDesk
 from services.marketdata.follower import LogFollower
 from services.marketdata.history import History
+from services.marketdata.price_sender import PriceSender
 from services.marketdata.projection import Projection
 from services.marketdata.publisher import Publisher
 from services.marketdata.service import MarketData
@@ -38,8 +39,9 @@ SERVICE = "marketdata"
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop`, then drain. Raises `SystemExit` with one line for a wrong setting."""
     clock = SystemClock()
+    all_markets = default_markets()
     # The world outside knows coins; what we make of them, positions and contracts, has their price.
-    markets = [market for market in default_markets() if market.kind == "SPOT"]
+    markets = [market for market in all_markets if market.kind == "SPOT"]
     try:
         feeds = make_feeds(settings.feed, markets, clock)
         redis = open_redis(settings)
@@ -72,8 +74,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         ),
         stale_ms=settings.price_stale_ms,
     )
+    engine = internal_pb2_grpc.EngineInternalServiceStub(channel)
+    sender = PriceSender(engine, board, all_markets, interval_ms=settings.price_interval_ms)
     follower = LogFollower(
-        internal_pb2_grpc.EngineInternalServiceStub(channel),
+        engine,
         LogReader(redis, settings.shard),
         store,
         history,
@@ -92,6 +96,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     writing = supervise(history.run(), "history writer")
     working = [
         supervise(desk.run(), "feed desk"),
+        supervise(sender.run(), "price sender"),
         supervise(follower.run(), "log follower"),
         supervise(publisher.books.run(), "book views"),
         supervise(publisher.tickers.run(), "tickers"),
