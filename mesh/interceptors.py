@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -18,6 +19,7 @@ import asyncpg
 import grpc
 import redis.exceptions
 import structlog
+from google.protobuf.message import DecodeError
 
 from kernel.reasons import Reason, Refused
 from mesh.calls import AUTHORIZATION, REQUEST_ID, CallContext, set_call
@@ -80,6 +82,8 @@ class Method:
     # Health and reflection: neither validated nor logged.
     infrastructure: bool
     validated: bool
+    # Bytes -> request; None where bytes are passed on as they are.
+    decode: Callable[[bytes], Any] | None
 
 
 class Interceptors:
@@ -119,6 +123,7 @@ class Interceptors:
                 and handler.request_deserializer is not None
                 and method_name not in self._checked_by_handler
             ),
+            decode=handler.request_deserializer,
         )
         wrapped: Any
         make: Callable[..., Any]
@@ -140,19 +145,29 @@ class Interceptors:
             wrapped = self._stream(
                 method, _async(method_name, handler.stream_stream), takes_requests=True
             )
-        return make(
-            wrapped,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+        # Requests are decoded here, not by gRPC, which has no typed answer to bytes that are none.
+        return make(wrapped, response_serializer=handler.response_serializer)
+
+    def _request(self, method: Method, data: bytes) -> Any:
+        """The request in `data`, decoded and held to its rules; raises `Refused`."""
+        if method.decode is None:
+            return data
+        try:
+            request = method.decode(data)
+        except DecodeError as error:
+            raise Refused(
+                Reason.INVALID_ARGUMENT, "the request is not a message of this method"
+            ) from error
+        if method.validated:
+            self.rules.check(request)
+        return request
 
     def _unary(self, method: Method, handler: Callable[[Any, Context], Awaitable[Any]]) -> Any:
-        async def serve(request: Any, context: Context) -> Any:
+        async def serve(data: bytes, context: Context) -> Any:
             started = time.monotonic()
             try:
                 remaining = await self._enter(method, context, started)
-                if method.validated:
-                    self.rules.check(request)
+                request = self._request(method, data)
                 if remaining is not None:
                     # gRPC itself cancels a handler whose caller's deadline has passed.
                     response = await handler(request, context)
@@ -183,9 +198,9 @@ class Interceptors:
         takes_requests: bool,
     ) -> Any:
         yields = inspect.isasyncgenfunction(handler)
-        check = self.rules.check if method.validated else _accept
+        decode = functools.partial(self._request, method)
 
-        async def serve(request: Any, context: Context) -> Any:
+        async def serve(data: Any, context: Context) -> Any:
             started = time.monotonic()
             response: Any = None
             stream = None
@@ -194,10 +209,7 @@ class Interceptors:
                 await self._enter(method, context, started)
                 if not method.infrastructure:
                     log.info("stream_opened", method=method.name)
-                if takes_requests:
-                    request = requests_of(stream, context, check)
-                else:
-                    check(request)
+                request = requests_of(stream, context, decode) if takes_requests else decode(data)
                 if yields:
                     # Written from here, not by gRPC, so that the generator is always closed and a
                     # drain meets this code wherever it is waiting.
@@ -338,7 +350,3 @@ def _log_end(method: Method, started: float, event: str) -> None:
 
 def _text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode("ascii", "replace")
-
-
-def _accept(_: Any) -> None:
-    """No rules to check."""

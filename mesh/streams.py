@@ -114,9 +114,8 @@ def take_back_cancel(task: asyncio.Task[Any] | None) -> bool:
 
 
 async def requests_of(
-    stream: OpenStream, context: grpc.aio.ServicerContext[Any, Any], check: Callable[[Any], None]
+    stream: OpenStream, context: grpc.aio.ServicerContext[Any, Any], decode: Callable[[bytes], Any]
 ) -> AsyncIterator[Any]:
-    """The requests of a stream, each checked, until the client or the drain ends them."""
-    while (request := await stream.read(context.read)) is not grpc.aio.EOF:
-        check(request)
-        yield request
+    """The requests of a stream, each decoded, until the client or the drain ends them."""
+    while (data := await stream.read(context.read)) is not grpc.aio.EOF:
+        yield decode(data)

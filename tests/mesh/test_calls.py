@@ -136,6 +136,27 @@ async def test_messages_of_a_stream_are_validated_too(mesh: Mesh) -> None:
     assert refused.field.startswith("commands[0]")
 
 
+@pytest.mark.parametrize("data", [b"\xff", b"\x0a\x05ab", b"\x00\x00", b"\x0b" * 200])
+async def test_bytes_that_are_no_message_are_refused_like_any_bad_request(
+    mesh: Mesh, data: bytes
+) -> None:
+    channel = await mesh.public()
+    service = "/tidebook.engine.v1.OrderService"
+    place: Any = channel.unary_unary(f"{service}/PlaceOrder")
+    assert (await refusal(place(data, metadata=mesh.bearer()))).reason is Reason.INVALID_ARGUMENT
+    watch: Any = channel.unary_stream(f"{service}/WatchAccount")
+    answers = watch(data, metadata=mesh.bearer())
+    assert (await refusal(answers.read())).reason is Reason.INVALID_ARGUMENT
+    trade: Any = channel.stream_stream(f"{service}/TradeStream")
+    stream = trade(metadata=mesh.bearer())
+    await stream.write(b"")
+    assert await stream.read() == b""
+    await stream.write(data)
+    assert (await refusal(stream.read())).reason is Reason.INVALID_ARGUMENT
+    # Who asks is looked at before what is asked.
+    assert (await refusal(place(data))).reason is Reason.UNAUTHENTICATED
+
+
 async def test_a_crash_shows_nothing_internal(mesh: Mesh) -> None:
     stub = order_pb2_grpc.OrderServiceStub(await mesh.public())
     with pytest.raises(grpc.aio.AioRpcError) as caught:
