@@ -56,7 +56,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         public=[
             (market_pb2_grpc.add_MarketServiceServicer_to_server, MarketServicer(engine)),
             (order_pb2_grpc.add_OrderServiceServicer_to_server, OrderServicer(engine)),
-            (position_pb2_grpc.add_PositionServiceServicer_to_server, PositionServicer()),
+            (position_pb2_grpc.add_PositionServiceServicer_to_server, PositionServicer(engine)),
         ],
         internal=[
             (

@@ -1,4 +1,4 @@
-"""PositionService: margin positions and CFDs are not traded here yet, and each method says so."""
+"""PositionService: margin positions are not traded here yet, and each method says so."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from tidebook.engine.v1 import position_pb2, position_pb2_grpc
 
 from kernel.reasons import Reason, Refused
 from mesh.identity import require
+from services.engine.servicer_cfd import CfdMethods
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 def _not_offered(scope: str) -> NoReturn:
     require(scope)
-    raise Refused(Reason.UNSUPPORTED, "margin positions and CFDs are not offered yet")
+    raise Refused(Reason.UNSUPPORTED, "margin positions are not offered yet")
 
 
-class PositionServicer(position_pb2_grpc.PositionServiceServicer):
-    """Refuses everything with `UNSUPPORTED`."""
+class PositionServicer(CfdMethods, position_pb2_grpc.PositionServiceServicer):
+    """CFDs; margin positions are refused with `UNSUPPORTED`."""
 
     async def SetLeverage(
         self, request: position_pb2.SetLeverageRequest, context: Context
@@ -40,31 +41,6 @@ class PositionServicer(position_pb2_grpc.PositionServiceServicer):
         self, request: position_pb2.ClosePositionRequest, context: Context
     ) -> position_pb2.ClosePositionResponse:
         _not_offered("trade")
-
-    async def OpenCfd(
-        self, request: position_pb2.OpenCfdRequest, context: Context
-    ) -> position_pb2.OpenCfdResponse:
-        _not_offered("trade")
-
-    async def CloseCfd(
-        self, request: position_pb2.CloseCfdRequest, context: Context
-    ) -> position_pb2.CloseCfdResponse:
-        _not_offered("trade")
-
-    async def UpdateCfdTriggers(
-        self, request: position_pb2.UpdateCfdTriggersRequest, context: Context
-    ) -> position_pb2.UpdateCfdTriggersResponse:
-        _not_offered("trade")
-
-    async def ListCfds(
-        self, request: position_pb2.ListCfdsRequest, context: Context
-    ) -> position_pb2.ListCfdsResponse:
-        _not_offered("read")
-
-    async def PreviewCfd(
-        self, request: position_pb2.PreviewCfdRequest, context: Context
-    ) -> position_pb2.PreviewCfdResponse:
-        _not_offered("read")
 
     async def GetRisk(
         self, request: position_pb2.GetRiskRequest, context: Context
