@@ -21,6 +21,8 @@ ENV_PREFIX = "TIDEBOOK_"
 INTERNAL_PORT_OFFSET = 100
 # Health of what every engine does; the whole service is healthy only where orders are taken.
 ENGINE_READS = "tidebook.engine.reads"
+# Health of the ledger of settlement, which may stand still while all else is served.
+LEDGER_PART = "tidebook.settlement.ledger"
 SERVICES: tuple[str, ...] = ("auth", "engine", "marketdata", "settlement")
 
 _URL_PASSWORD = re.compile(r"(?<=:)[^:@/]+(?=@)")
@@ -185,6 +187,9 @@ class Settings(BaseSettings):
     faucet_max_per_day: str = Field(
         "USDC=500000,BTC=25,ETH=250,SOL=5000,DOGE=2500000,BNB=1000",
         description="Most of each asset an account may take from the faucet in 24 h.",
+    )
+    reconcile_seconds: float = Field(
+        5.0, gt=0, description="Time between two comparisons of engine, ledger and archive."
     )
     payout_delay_ms: int = Field(
         3000, ge=0, description="How long a withdrawal can still be cancelled before it is sent."

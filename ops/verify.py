@@ -31,7 +31,7 @@ from ops.findings import Check, Report
 from ops.verify_books import compare_books
 from services.settlement.domain.ledger import PoisonEntry
 from services.settlement.store.applying import read_progress
-from services.settlement.store.archive import archive_position, unpack
+from services.settlement.store.archive import archive_end, next_link, unpack
 from services.settlement.store.database import Connection
 
 _CHUNK = 64
@@ -50,6 +50,7 @@ class Archived:
     payload: bytes | None
     payload_sha256: bytes
     hash: bytes
+    link: bytes
 
 
 async def verify(settings: Settings, *, json_output: bool = False) -> int:
@@ -111,7 +112,7 @@ async def _wait_for_ledger(pool: asyncpg.Pool, shard: int, newest: int) -> None:
     while time.monotonic() - moved < _STANDSTILL_SECONDS:
         async with pool.acquire() as connection:
             progress = await read_progress(connection, shard)
-            archived_seq, _ = await archive_position(connection, shard)
+            archived_seq = (await archive_end(connection, shard)).seq
         if min(progress.seq, archived_seq) >= newest:
             return
         if (progress.seq, archived_seq) != before:
@@ -128,20 +129,26 @@ async def _compare(
     newest: int,
 ) -> None:
     progress = await read_progress(connection, shard)
-    archived_seq, _ = await archive_position(connection, shard)
+    archived_seq = (await archive_end(connection, shard)).seq
     # The archive of the snapshot may have gone past `newest` meanwhile, and so may the ledger.
     end = max(newest, archived_seq, progress.seq, engine.log_seq if engine else 0)
     report.applied_seq, report.log_seq = progress.seq, end
     chain, archive = report.check("log hash chain"), report.check("archive = log")
+    links = report.check("public chain")
     replay, state = report.check("replay = recorded events"), Check("engine = replay")
     audit = Audit()
     if progress.seq == 0:
         await compare_books(report, connection, shard, audit, progress)
-    seq, last_hash = 0, GENESIS_HASH
+    seq, last_hash, last_link = 0, GENESIS_HASH, GENESIS_HASH
     async for stored, live in _entries(connection, reader, shard, archived_seq, end):
         seq += 1
         if stored is None and seq <= archived_seq:
             archive.differences.append(f"entry {seq}: is not in the archive")
+        if stored is not None:
+            links.compared += 1
+            if stored.link != next_link(last_link, stored.payload_sha256, stored.hash):
+                links.differences.append(f"entry {seq}: breaks the public chain")
+            last_link = stored.link
         record, last_hash = _check_entry(chain, archive, seq, last_hash, stored, live)
         if record is None:
             break
@@ -184,18 +191,18 @@ async def _archived(
     connection: Connection, shard: int, after: int, last: int
 ) -> dict[int, Archived]:
     rows = await connection.fetch(
-        "select seq, codec, payload, payload_sha256, hash from archive"
+        "select seq, codec, payload, payload_sha256, hash, link from archive"
         " where shard = $1 and seq > $2 and seq <= $3",
         shard,
         after,
         last,
     )
     found = {}
-    for seq, codec, packed, payload_sha256, entry_hash in rows:
+    for seq, codec, packed, payload_sha256, entry_hash, link in rows:
         payload: bytes | None = None
         with contextlib.suppress(PoisonEntry):
             payload = unpack(seq, codec, packed)
-        found[seq] = Archived(seq, payload, payload_sha256, entry_hash)
+        found[seq] = Archived(seq, payload, payload_sha256, entry_hash, link)
     return found
 
 

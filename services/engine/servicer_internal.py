@@ -170,7 +170,7 @@ class InternalServicer(internal_pb2_grpc.EngineInternalServiceServicer):
                 epoch=engine.epoch,
                 log_seq=projection.seq,
                 log_hash=projection.log_hash or GENESIS_HASH,
-                state_hash=exchange.state_hash(),
+                state_hash=b"" if request.without_state_hash else exchange.state_hash(),
                 open_orders=exchange.open_order_count(),
                 accounts=len(exchange.accounts()),
                 fees=[
@@ -179,7 +179,7 @@ class InternalServicer(internal_pb2_grpc.EngineInternalServiceServicer):
                 ],
             )
             if request.with_balances:
-                response.balances.extend(_balances(exchange))
+                _add_balances(response, exchange, request)
             return response
 
         response = await engine.at_rest(read)
@@ -233,15 +233,24 @@ def _resting(levels: tuple[LevelView, ...]) -> list[internal_pb2.RestingOrder]:
     ]
 
 
-def _balances(exchange: Exchange) -> list[internal_pb2.AccountBalance]:
-    return [
-        internal_pb2.AccountBalance(
-            account_id=account_id,
-            asset_id=asset_id,
-            free_units=balance.free_units,
-            held_units=balance.held_units,
-        )
-        for account_id in exchange.accounts()
-        for asset_id, balance in sorted(exchange.account(account_id).items())
-        if balance.free_units or balance.held_units
-    ]
+def _add_balances(
+    response: internal_pb2.GetEngineStateResponse,
+    exchange: Exchange,
+    request: internal_pb2.GetEngineStateRequest,
+) -> None:
+    """Balances of the accounts asked for, and where to go on from."""
+    wanted = [request.account_id]
+    if not request.account_id:
+        wanted = [one for one in exchange.accounts() if one > request.after_account_id]
+    if 0 < request.max_accounts < len(wanted):
+        wanted = wanted[: request.max_accounts]
+        response.last_account_id = wanted[-1]
+    for account_id in wanted:
+        for asset_id, balance in sorted(exchange.account(account_id).items()):
+            if balance.free_units or balance.held_units:
+                response.balances.add(
+                    account_id=account_id,
+                    asset_id=asset_id,
+                    free_units=balance.free_units,
+                    held_units=balance.held_units,
+                )

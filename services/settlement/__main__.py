@@ -13,7 +13,7 @@ from tidebook.settlement.v1 import history_pb2_grpc, internal_pb2_grpc, ledger_p
 from kernel.clock import SystemClock
 from mesh.aio import Backoff, cancel_and_wait, supervise
 from mesh.channel import open_channel
-from mesh.config import Settings
+from mesh.config import LEDGER_PART, Settings
 from mesh.log import LogReader
 from mesh.postgres import open_pool
 from mesh.redis import open_redis
@@ -23,11 +23,13 @@ from mesh.tokens import TokenVerifier, signing_keys_from
 from services.settlement.catalog import Catalog
 from services.settlement.engine_client import EngineClient
 from services.settlement.follower import Applier, Archiver
+from services.settlement.halts import Halts
+from services.settlement.reconciler import Reconciler
 from services.settlement.reconciliation import Reconciliation
 from services.settlement.servicer_history import HistoryServicer
 from services.settlement.servicer_internal import InternalServicer
 from services.settlement.servicer_ledger import LedgerServicer
-from services.settlement.store.database import is_passing
+from services.settlement.store.database import is_passing, text_of
 from services.settlement.transfers import Transfers, TransferWorker
 
 log = structlog.get_logger()
@@ -46,13 +48,18 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     engine = open_channel(settings, "engine", caller="settlement")
     catalog = Catalog(pool)
     transfers = Transfers(pool, catalog, settings, clock)
-    worker = TransferWorker(pool, catalog, EngineClient(engine), settings, clock, transfers.written)
-    applier = Applier(pool, reader, settings.shard, recorder=recorder, clock=clock)
-    archiver = Archiver(pool, reader, settings.shard)
+    client = EngineClient(engine)
+    worker = TransferWorker(pool, catalog, client, settings, clock, transfers.written)
+    reconciler = Reconciler(pool, client, settings, clock)
+    halted = asyncio.Event()
+    halts = Halts(halted.set)
+    applier = Applier(pool, reader, settings.shard, halts, recorder=recorder, clock=clock)
+    archiver = Archiver(pool, reader, settings.shard, halts)
     tasks = [
         supervise(archiver.run(), "archiver"),
         supervise(applier.run(), "applier"),
         supervise(worker.run(), "transfer worker"),
+        supervise(reconciler.run(), "reconciler"),
     ]
     host = None
     try:
@@ -69,6 +76,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                             catalog,
                             transfers,
                             Reconciliation(pool, settings.shard),
+                            reconciler,
+                            halts,
                             reader,
                             settings.shard,
                         ),
@@ -81,12 +90,17 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 internal=[
                     (
                         internal_pb2_grpc.add_SettlementInternalServiceServicer_to_server,
-                        InternalServicer(pool),
+                        InternalServicer(pool, halts),
                     )
                 ],
                 verifier=TokenVerifier(signing_keys_from(auth)),
             )
             await host.set_serving(True)
+            await host.set_serving(not halts, LEDGER_PART)
+            await _first(halted.wait(), stop.wait())
+            if halts:
+                # Reads go on being answered, so the service as a whole stays in service.
+                await host.set_serving(False, LEDGER_PART)
             await stop.wait()
     finally:
         if host is not None:
@@ -108,7 +122,7 @@ async def _pool(settings: Settings, stop: asyncio.Event) -> asyncpg.Pool | None:
         except Exception as error:
             if not is_passing(error):
                 raise
-            log.warning("settlement_waits_for_database", job="start", error=str(error))
+            log.warning("settlement_waits_for_database", job="start", error=text_of(error))
             await _first(backoff.wait(), stop.wait())
     return None
 

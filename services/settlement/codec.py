@@ -8,8 +8,10 @@ from google.protobuf.message import DecodeError
 from tidebook.engine.v1 import log_pb2
 
 from mesh.log import LogRecord
-from services.settlement.domain.batch import AssetRow, Batch, MarketRow, TracedCommand
+from services.settlement.domain import margin
+from services.settlement.domain.batch import Batch
 from services.settlement.domain.ledger import PoisonEntry
+from services.settlement.domain.rows import AssetRow, MarketRow, TracedCommand
 
 # Events without money or history in them. An event that is neither here nor handled below is not
 # passed over: it may move money in a way that this version knows nothing of.
@@ -44,13 +46,14 @@ def fold(
     *,
     shard: int,
     last_command_seq: int,
-    market_assets: dict[int, tuple[int, int]],
+    markets: dict[int, MarketRow],
 ) -> tuple[Batch, int]:
     """Log records -> the batch of their effects, and the last command number in them.
 
-    Raises `PoisonEntry`; nothing of such a batch may be kept.
+    `markets` are those configured before, by id. Raises `PoisonEntry`; nothing of such a batch may
+    be kept.
     """
-    batch = Batch(dict(market_assets))
+    batch = Batch(dict(markets))
     for record in records:
         entry = decode_entry(record, shard)
         batch.begin_entry(entry.seq, entry.time_ns)
@@ -78,7 +81,13 @@ def _apply(batch: Batch, command: log_pb2.LoggedCommand, event: log_pb2.Event) -
     """Apply one event; the order that the command is about, 0 if the event names none."""
     name = event.WhichOneof("event")
     if name == "order_placed":
-        batch.order_placed(event.order_placed, command.place_order)
+        if command.HasField("place_oco"):
+            # The first order is placed first, and the second names it.
+            pair, placed = command.place_oco, event.order_placed
+            of_second = 0 < placed.oco_order_id < placed.order_id
+            batch.order_placed(placed, pair.second if of_second else pair.first)
+        else:
+            batch.order_placed(event.order_placed, command.place_order)
         return event.order_placed.order_id
     if name == "trade":
         batch.trade(event.trade)
@@ -86,7 +95,8 @@ def _apply(batch: Batch, command: log_pb2.LoggedCommand, event: log_pb2.Event) -
     if name == "order_closed":
         batch.order_closed(event.order_closed)
         # Of a placed order, its own end comes last; a maker it closed must not take its name.
-        return 0 if command.HasField("place_order") else event.order_closed.order_id
+        placing = command.HasField("place_order") or command.HasField("place_oco")
+        return 0 if placing else event.order_closed.order_id
     if name == "command_refused":
         if command.HasField("transfer"):
             batch.transfer_refused(command.transfer.transfer_id, event.command_refused.reason)
@@ -126,13 +136,38 @@ def _transfer_applied(batch: Batch, _: log_pb2.LoggedCommand, event: log_pb2.Eve
     return 0
 
 
-def _order_amended(batch: Batch, _: log_pb2.LoggedCommand, event: log_pb2.Event) -> int:
-    batch.order_amended(event.order_amended)
+def _order_amended(batch: Batch, command: log_pb2.LoggedCommand, event: log_pb2.Event) -> int:
+    batch.order_amended(event.order_amended, command.amend_order.trigger_price_ticks)
     return event.order_amended.order_id
 
 
 def _order_triggered(batch: Batch, _: log_pb2.LoggedCommand, event: log_pb2.Event) -> int:
-    batch.order_triggered(event.order_triggered.order_id)
+    batch.order_triggered(event.order_triggered)
+    return 0
+
+
+def _position_changed(batch: Batch, _: log_pb2.LoggedCommand, event: log_pb2.Event) -> int:
+    margin.position_changed(batch, event.position_changed)
+    return 0
+
+
+def _cfd_opened(batch: Batch, _: log_pb2.LoggedCommand, event: log_pb2.Event) -> int:
+    margin.cfd_opened(batch, event.cfd_opened)
+    return 0
+
+
+def _cfd_closed(batch: Batch, _: log_pb2.LoggedCommand, event: log_pb2.Event) -> int:
+    margin.cfd_closed(batch, event.cfd_closed)
+    return 0
+
+
+def _cfd_triggers(batch: Batch, _: log_pb2.LoggedCommand, event: log_pb2.Event) -> int:
+    margin.cfd_triggers_changed(batch, event.cfd_triggers_changed)
+    return 0
+
+
+def _liquidated(batch: Batch, _: log_pb2.LoggedCommand, event: log_pb2.Event) -> int:
+    margin.liquidated(batch, event.liquidated)
     return 0
 
 
@@ -141,4 +176,9 @@ _RARE: dict[str, Callable[[Batch, log_pb2.LoggedCommand, log_pb2.Event], int]] =
     "transfer_applied": _transfer_applied,
     "order_amended": _order_amended,
     "order_triggered": _order_triggered,
+    "position_changed": _position_changed,
+    "cfd_opened": _cfd_opened,
+    "cfd_closed": _cfd_closed,
+    "cfd_triggers_changed": _cfd_triggers,
+    "liquidated": _liquidated,
 }

@@ -10,29 +10,29 @@ import asyncio
 import hashlib
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import asyncpg
 import structlog
 
 from kernel.clock import Clock, SystemClock
+from mesh.aio import cancel_and_wait
 from mesh.log import ChainBroken, LogReader, LogRecord, LogTrimmed, verify_chain
 from mesh.telemetry import SpanRecorder, TraceContext
 from services.settlement.codec import fold
-from services.settlement.domain.batch import TracedCommand
+from services.settlement.domain.batch import Batch
 from services.settlement.domain.ledger import PoisonEntry
-from services.settlement.store.applying import (
-    Progress,
-    apply_batch,
-    read_market_assets,
-    read_progress,
-)
+from services.settlement.domain.rows import MarketRow, TracedCommand
+from services.settlement.halts import Halts
+from services.settlement.store.applying import Progress, apply_batch, read_markets, read_progress
 from services.settlement.store.archive import (
-    archive_position,
+    archive_end,
     archive_rows,
-    iterate_archive,
+    read_archive,
     write_archive,
 )
 from services.settlement.store.database import Connection, Superseded
+from services.settlement.store.partitions import Months
 from services.settlement.store.sessions import finish, run_alone
 
 # First halves of the advisory lock keys; the second is the shard.
@@ -40,34 +40,53 @@ _ARCHIVE_LOCK, _APPLY_LOCK = 0x7469_0001, 0x7469_0002
 # An entry may hold a thousand commands: read few at once, and close a transaction by bytes.
 _READ_ENTRIES = 100
 _TRANSACTION_BYTES = 512 << 10
+# Batches that are decoded while PostgreSQL writes the one before.
+_AHEAD = 2
+# The tables of what is open are small when a statement is planned and may be large when it runs.
+_PLANS = "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off"
+ARCHIVE, APPLY = "archive", "apply"
 
 log = structlog.get_logger()
+
+
+class _Folded(NamedTuple):
+    """Entries, what they mean, and when they were read."""
+
+    records: list[LogRecord]
+    batch: Batch
+    last_command_seq: int
+    read_ns: int
 
 
 class Archiver:
     """Copies the log to the archive, checking its hash chain on the way."""
 
-    def __init__(self, pool: asyncpg.Pool, reader: LogReader, shard: int) -> None:
+    def __init__(self, pool: asyncpg.Pool, reader: LogReader, shard: int, halts: Halts) -> None:
         self._pool = pool
         self._reader = reader
         self._shard = shard
+        self._halts = halts
 
     async def run(self) -> None:
-        """For ever. Raises `ChainBroken` when the log is not the one archived so far."""
-        await run_alone(
-            self._pool,
-            job="archive",
-            lock=(_ARCHIVE_LOCK, self._shard),
-            work=self._work,
-            standby=lambda: None,
-        )
+        """For ever; halts when the log is not the one archived so far."""
+        try:
+            await run_alone(
+                self._pool,
+                job=ARCHIVE,
+                lock=(_ARCHIVE_LOCK, self._shard),
+                work=self._work,
+                standby=lambda: None,
+            )
+        except ChainBroken as error:
+            self._halts.halt(ARCHIVE, 0, str(error))
 
     async def _work(self, connection: Connection, succeeded: Callable[[], None]) -> None:
-        seq, last_hash = await archive_position(connection, self._shard)
-        log.info("archive_follows", after_seq=seq)
-        follow = self._reader.follow(seq, after_hash=last_hash, batch=_READ_ENTRIES)
+        end = await archive_end(connection, self._shard)
+        link = end.link
+        log.info("archive_follows", after_seq=end.seq)
+        follow = self._reader.follow(end.seq, after_hash=end.hash, batch=_READ_ENTRIES)
         async for records in follow:
-            rows = await asyncio.to_thread(archive_rows, self._shard, records)
+            rows, link = await asyncio.to_thread(archive_rows, self._shard, records, link)
             try:
                 await finish(write_archive(connection, rows))
             except asyncpg.UniqueViolationError as error:
@@ -83,6 +102,7 @@ class Applier:
         pool: asyncpg.Pool,
         reader: LogReader,
         shard: int,
+        halts: Halts,
         *,
         recorder: SpanRecorder | None = None,
         clock: Clock | None = None,
@@ -92,43 +112,74 @@ class Applier:
         self._pool = pool
         self._reader = reader
         self._shard = shard
+        self._halts = halts
         self._recorder = recorder
         self._clock = clock or SystemClock()
-        self._market_assets: dict[int, tuple[int, int]] = {}
+        self._months = Months()
+        self._markets: dict[int, MarketRow] = {}
 
     async def run(self) -> None:
-        """For ever. Raises `PoisonEntry` at an entry that cannot be applied, `ChainBroken` when
-        the log is not the one applied so far; everything before it is applied by then.
+        """For ever; halts at an entry that cannot be applied, and when the log is not the one
+        applied so far. Everything before it is applied by then, and nothing of it.
         """
         try:
             await run_alone(
                 self._pool,
-                job="apply",
+                job=APPLY,
                 lock=(_APPLY_LOCK, self._shard),
                 work=self._work,
                 standby=self.ready.set,
             )
         except PoisonEntry as error:
-            log.critical("poison_entry", log_seq=error.log_seq, problem=error.problem)
-            raise
+            self._halts.halt(APPLY, error.log_seq, error.problem)
         except ChainBroken as error:
-            log.critical("log_chain_broken", problem=str(error))
-            raise
+            self._halts.halt(APPLY, 0, str(error))
 
     async def _work(self, connection: Connection, succeeded: Callable[[], None]) -> None:
         progress = await read_progress(connection, self._shard)
-        self._market_assets = await read_market_assets(connection)
+        self._markets = await read_markets(connection)
+        await connection.execute(_PLANS)
         log.info("ledger_follows", after_seq=progress.seq)
         self.ready.set()
-        async for records in self._entries(connection, progress):
-            read_ns = self._clock.now_ns()
-            for part in _parts(records):
-                progress = await self._apply(connection, part, progress, read_ns)
+        queue: asyncio.Queue[_Folded | Exception] = asyncio.Queue(_AHEAD)
+        ahead = asyncio.create_task(self._fold_ahead(progress, queue), name="fold ahead")
+        try:
+            while True:
+                folded = await queue.get()
+                if isinstance(folded, Exception):
+                    raise folded
+                progress = await self._apply(connection, folded, progress)
                 succeeded()
+        finally:
+            await cancel_and_wait(ahead)
 
-    async def _entries(
-        self, connection: Connection, start: Progress
-    ) -> AsyncIterator[list[LogRecord]]:
+    async def _fold_ahead(self, start: Progress, queue: asyncio.Queue[_Folded | Exception]) -> None:
+        """Read and decode for ever. What cannot be decoded comes after all that is before it."""
+        last_command_seq = start.last_command_seq
+        try:
+            async for records in self._entries(start):
+                for part in _parts(records):
+                    async for folded in self._folded(part, last_command_seq):
+                        last_command_seq = folded.last_command_seq
+                        await queue.put(folded)
+        except Exception as error:
+            await queue.put(error)
+
+    async def _folded(
+        self, records: list[LogRecord], last_command_seq: int
+    ) -> AsyncIterator[_Folded]:
+        """All in one; one by one up to the bad one if there is one, which is raised."""
+        try:
+            together = await self._fold(records, last_command_seq)
+        except PoisonEntry:
+            for record in records:
+                one = await self._fold([record], last_command_seq)
+                last_command_seq = one.last_command_seq
+                yield one
+        else:
+            yield together
+
+    async def _entries(self, start: Progress) -> AsyncIterator[list[LogRecord]]:
         """Entries after `start`: from the log, and from the archive what the log has trimmed."""
         seq, last_hash = start.seq, start.hash
         while True:
@@ -140,49 +191,60 @@ class Applier:
             except LogTrimmed:
                 trimmed_at = seq
                 log.info("ledger_reads_archive", after_seq=seq)
-                async for records in iterate_archive(connection, self._shard, seq):
+                while records := await self._archived(seq):
                     verify_chain(records, after_seq=seq, after_hash=last_hash)
                     yield records
                     seq, last_hash = records[-1].seq, records[-1].hash
                 if seq == trimmed_at:
                     raise
 
-    async def _apply(
-        self, connection: Connection, records: list[LogRecord], progress: Progress, read_ns: int
-    ) -> Progress:
-        try:
-            return await finish(self._apply_once(connection, records, progress, read_ns))
-        except (PoisonEntry, asyncpg.IntegrityConstraintViolationError) as error:
-            if len(records) == 1:
-                raise PoisonEntry(records[0].seq, str(error)) from error
-        # One of them cannot be applied: apply those before it, and find out which.
-        for record in records:
-            progress = await self._apply(connection, [record], progress, read_ns)
-        return progress
+    async def _archived(self, after_seq: int) -> list[LogRecord]:
+        async with self._pool.acquire() as connection:
+            return await read_archive(connection, self._shard, after_seq, _READ_ENTRIES)
 
-    async def _apply_once(
-        self, connection: Connection, records: list[LogRecord], progress: Progress, read_ns: int
-    ) -> Progress:
+    async def _fold(self, records: list[LogRecord], last_command_seq: int) -> _Folded:
+        read_ns = self._clock.now_ns()
         # In a thread, so that calls are answered meanwhile.
-        batch, last_command_seq = await asyncio.to_thread(
+        batch, last = await asyncio.to_thread(
             fold,
             records,
             shard=self._shard,
-            last_command_seq=progress.last_command_seq,
-            market_assets=self._market_assets,
+            last_command_seq=last_command_seq,
+            markets=self._markets,
         )
+        self._markets = batch.known
+        return _Folded(records, batch, last, read_ns)
+
+    async def _apply(self, connection: Connection, folded: _Folded, progress: Progress) -> Progress:
+        records = folded.records
+        try:
+            return await finish(self._apply_once(connection, folded, progress))
+        except (PoisonEntry, asyncpg.IntegrityConstraintViolationError) as error:
+            if len(records) == 1:
+                problem = error.problem if isinstance(error, PoisonEntry) else str(error)
+                raise PoisonEntry(records[0].seq, problem) from error
+        # One of them cannot be applied: apply those before it, and find out which.
+        for record in records:
+            one = await self._fold([record], progress.last_command_seq)
+            progress = await self._apply(connection, one, progress)
+        return progress
+
+    async def _apply_once(
+        self, connection: Connection, folded: _Folded, progress: Progress
+    ) -> Progress:
+        batch, newest = folded.batch, folded.records[-1]
+        await self._months.ensure(connection, batch.first_time_ns, batch.time_ns)
         after = await apply_batch(
             connection,
             self._shard,
             batch,
             progress,
-            seq=records[-1].seq,
-            log_hash=records[-1].hash,
-            last_command_seq=last_command_seq,
+            seq=newest.seq,
+            log_hash=newest.hash,
+            last_command_seq=folded.last_command_seq,
             now_ns=self._clock.now_ns(),
         )
-        self._market_assets = batch.market_assets
-        self._record_spans(batch.traced, read_ns)
+        self._record_spans(batch.traced, folded.read_ns)
         log.debug(
             "ledger_applied",
             log_seq=after.seq,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import asyncpg
 from google.protobuf.timestamp_pb2 import Timestamp
 from tidebook.common.v1 import reason_pb2
-from tidebook.engine.v1 import order_pb2, types_pb2
+from tidebook.engine.v1 import order_pb2, position_pb2, types_pb2
 from tidebook.settlement.v1 import ledger_pb2
 
 from kernel.markets import Market
@@ -27,11 +28,11 @@ def timestamp(time_ns: int) -> Timestamp:
     return result
 
 
-def span_of(start: Timestamp | None, end: Timestamp | None) -> Span:
+def span_of(request: Any) -> Span:
     """The span of a request's `start_time` and `end_time`, open where one is missing."""
     return Span(
-        _clamped(start) if start is not None else 0,
-        _clamped(end) if end is not None else INT64_MAX,
+        _clamped(request.start_time) if request.HasField("start_time") else 0,
+        _clamped(request.end_time) if request.HasField("end_time") else INT64_MAX,
     )
 
 
@@ -72,6 +73,8 @@ async def order_to_proto(catalog: Catalog, row: asyncpg.Record) -> order_pb2.Ord
         update_time=timestamp(row["updated_ns"]),
         log_seq=row["log_seq"],
         self_trade_prevention=types_pb2.SelfTradePrevention.ValueType(row["self_trade_prevention"]),
+        trailing_bps=row["trailing_bps"],
+        oco_order_id=row["oco_order_id"],
     )
     if row["expire_ns"]:
         order.expire_time.CopyFrom(timestamp(row["expire_ns"]))
@@ -129,6 +132,119 @@ async def transfer_to_proto(catalog: Catalog, row: asyncpg.Record) -> ledger_pb2
         log_seq=row["log_seq"],
         simulated=row["simulated"],
     )
+
+
+async def position_to_proto(catalog: Catalog, row: asyncpg.Record) -> position_pb2.Position:
+    """A row of `closed_positions`."""
+    market = await catalog.market(row["market_id"])
+    quote = market.quote
+    return position_pb2.Position(
+        market=market.name,
+        quantity="0",
+        entry_notional=quote.format(row["opened_notional_units"]),
+        margin="0",
+        realised_pnl=quote.format(row["realised_pnl_units"]),
+        opened_quantity=market.format_quantity(row["opened_lots"]),
+        exit_notional=quote.format(row["closed_notional_units"]),
+        fees=quote.format(row["fees_units"]),
+        open_time=timestamp(row["opened_ns"]),
+        close_time=timestamp(row["closed_ns"]),
+        liquidated=row["liquidated"],
+        log_seq=row["log_seq"],
+    )
+
+
+async def cfd_to_proto(catalog: Catalog, row: asyncpg.Record) -> position_pb2.Cfd:
+    """A row of `closed_cfds`."""
+    market = await catalog.market(row["market_id"])
+    quote = market.quote
+    return position_pb2.Cfd(
+        cfd_id=row["cfd_id"],
+        client_cfd_id=row["client_cfd_id"],
+        market=market.name,
+        side=types_pb2.Side.ValueType(row["side"]),
+        margin=quote.format(row["margin_units"]),
+        leverage=row["leverage"],
+        notional=quote.format(row["notional_units"]),
+        entry_price=market.format_price(row["entry_ticks"]),
+        exit_price=market.format_price(row["close_ticks"]),
+        liquidation_price=market.format_price(row["liquidation_ticks"]),
+        stop_loss=_or_empty(market.format_price, row["stop_loss_ticks"]),
+        take_profit=_or_empty(market.format_price, row["take_profit_ticks"]),
+        open_time=timestamp(row["opened_ns"]),
+        close_time=timestamp(row["closed_ns"]),
+        close_reason=types_pb2.CfdCloseReason.ValueType(row["close_reason"]),
+        realised_pnl=quote.format(row["pnl_units"]),
+        fees=quote.format(row["fees_units"]),
+        returned=quote.format(row["returned_units"]),
+    )
+
+
+async def liquidation_to_proto(catalog: Catalog, row: asyncpg.Record) -> position_pb2.Liquidation:
+    """A row of `liquidations`."""
+    market = await catalog.market(row["market_id"])
+    quote = market.quote
+    return position_pb2.Liquidation(
+        liquidation_id=row["liquidation_id"],
+        market=market.name,
+        cfd_id=row["cfd_id"],
+        formula_version=row["formula_version"],
+        quantity=market.format_quantity(row["quantity_lots"]),
+        entry_notional=quote.format(row["entry_notional_units"]),
+        margin=quote.format(row["margin_units"]),
+        mark_price=market.format_price(row["mark_ticks"]),
+        bankruptcy_price=market.format_price(row["bankruptcy_ticks"]),
+        filled_quantity=market.format_quantity(row["filled_lots"]),
+        fund_quantity=market.format_quantity(row["fund_lots"]),
+        fund_change=quote.format(row["fund_delta_units"]),
+        maintenance_bps=row["maintenance_bps"],
+        fee_bps=row["fee_bps"],
+        order_id=row["order_id"],
+        filled_notional=quote.format(row["filled_notional_units"]),
+        fees=quote.format(row["fee_units"]),
+        returned=quote.format(row["returned_units"]),
+        deleveraged_quantity=market.format_quantity(sum(row["deleveraged_lots"])),
+        time=timestamp(row["time_ns"]),
+        log_seq=row["log_seq"],
+    )
+
+
+# The keys that pages go by: what a row is found again by, in the order of its list.
+
+
+def order_key(row: asyncpg.Record) -> tuple[int, ...]:
+    """Key of an order in its list."""
+    return (row["created_ns"], row["order_id"], row["shard"])
+
+
+def fill_key(row: asyncpg.Record) -> tuple[int, ...]:
+    """Key of a fill in its list."""
+    return (row["time_ns"], row["market_id"], row["trade_id"], int(row["maker"]))
+
+
+def entry_key(row: asyncpg.Record) -> tuple[int, ...]:
+    """Key of a ledger entry in its list."""
+    return (row["time_ns"], row["entry_id"], row["shard"])
+
+
+def position_key(row: asyncpg.Record) -> tuple[int, ...]:
+    """Key of a closed position in its list."""
+    return (row["closed_ns"], row["log_seq"], row["event_index"], row["shard"])
+
+
+def cfd_key(row: asyncpg.Record) -> tuple[int, ...]:
+    """Key of a closed CFD in its list."""
+    return (row["closed_ns"], row["cfd_id"], row["shard"])
+
+
+def liquidation_key(row: asyncpg.Record) -> tuple[int, ...]:
+    """Key of a liquidation in its list."""
+    return (row["time_ns"], row["liquidation_id"], row["shard"])
+
+
+def transfer_key(row: asyncpg.Record) -> tuple[int, ...]:
+    """Key of a transfer in its list."""
+    return (row["transfer_id"],)
 
 
 def _or_empty(format_: Callable[[int], str], value: int) -> str:

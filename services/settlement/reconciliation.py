@@ -26,12 +26,14 @@ class AssetBooks:
     fees: int
     insurance: int
     house: int
+    clearing: int
     deposits: int
     withdrawals: int
 
     @property
     def difference(self) -> int:
-        inside = self.clients_free + self.clients_held + self.fees + self.insurance + self.house
+        clients = self.clients_free + self.clients_held
+        inside = clients + self.fees + self.insurance + self.house + self.clearing
         return inside - (self.deposits - self.withdrawals)
 
 
@@ -57,6 +59,7 @@ def books_of(asset_id: int, sums: dict[LedgerKind, int]) -> AssetBooks:
         fees=sums.get(LedgerKind.FEES, 0),
         insurance=sums.get(LedgerKind.INSURANCE, 0),
         house=sums.get(LedgerKind.HOUSE, 0),
+        clearing=sums.get(LedgerKind.CLEARING, 0),
         deposits=-sums.get(LedgerKind.DEPOSITS, 0),
         withdrawals=sums.get(LedgerKind.WITHDRAWALS, 0),
     )

@@ -10,8 +10,9 @@ import grpc
 from tidebook.settlement.v1 import internal_pb2, internal_pb2_grpc
 
 from kernel.money import INT64_MAX
+from services.settlement.halts import Halts
 from services.settlement.store.applying import read_progress
-from services.settlement.store.archive import archive_position, read_archive
+from services.settlement.store.archive import archive_end, read_archive
 from services.settlement.store.sessions import for_a_call
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -23,17 +24,21 @@ _READ_ENTRIES = 64
 class InternalServicer(internal_pb2_grpc.SettlementInternalServiceServicer):
     """For other services of the mesh; the listener lets nobody else in."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, halts: Halts) -> None:
         self._pool = pool
+        self._halts = halts
 
     async def GetProgress(
         self, request: internal_pb2.GetProgressRequest, context: Context
     ) -> internal_pb2.GetProgressResponse:
         async with for_a_call(self._pool) as connection:
-            archived_seq, _ = await archive_position(connection, request.shard)
+            archived_seq = (await archive_end(connection, request.shard)).seq
             progress = await read_progress(connection, request.shard)
         return internal_pb2.GetProgressResponse(
-            archived_seq=archived_seq, applied_seq=progress.seq, applied_hash=progress.hash
+            archived_seq=archived_seq,
+            applied_seq=progress.seq,
+            applied_hash=progress.hash,
+            halted=self._halts.summary(),
         )
 
     async def ReadArchive(

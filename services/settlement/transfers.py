@@ -20,7 +20,7 @@ from mesh.status import RETRYABLE
 from mesh.telemetry import current_trace, format_traceparent
 from services.settlement.catalog import Catalog
 from services.settlement.store import transfers as store
-from services.settlement.store.database import is_passing
+from services.settlement.store.database import is_passing, text_of
 from services.settlement.store.sessions import for_a_call
 from services.settlement.store.transfers import (
     Direction,
@@ -220,7 +220,7 @@ class TransferWorker:
             except Exception as error:
                 if not is_passing(error) and not isinstance(error, Refused):
                     raise
-                log.warning("transfers_wait_for_database", error=str(error))
+                log.warning("transfers_wait_for_database", error=text_of(error))
                 await backoff.wait()
                 continue
             backoff.reset()
@@ -248,7 +248,7 @@ class TransferWorker:
         try:
             await self._engine.apply_transfer(message, asset.code)
         except Refused as refused:
-            error, answered = str(refused), refused.reason not in _NO_ANSWER
+            error, answered = text_of(refused), refused.reason not in _NO_ANSWER
             log.warning(
                 "transfer_not_accepted",
                 engine_transfer_id=message.engine_transfer_id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
@@ -22,7 +22,9 @@ from services.engine.domain import events as e
 from services.engine.domain.exchange import Exchange
 from services.settlement.domain.ledger import LedgerKind
 from services.settlement.follower import Applier, Archiver
+from services.settlement.halts import Halts
 from services.settlement.store.applying import read_progress
+from tests.support import eventually
 
 USDC, BTC = 1, 2
 BTC_USDC = 1
@@ -167,14 +169,18 @@ class Settlement:
     pool: asyncpg.Pool
     redis: Redis
     shard: int = 0
+    halts: Halts = field(default_factory=Halts)
 
     def applier(self, **parts: Any) -> Applier:
-        return Applier(self.pool, LogReader(self.redis, self.shard), self.shard, **parts)
+        return Applier(
+            self.pool, LogReader(self.redis, self.shard), self.shard, self.halts, **parts
+        )
 
     @contextlib.asynccontextmanager
     async def following(self, **parts: Any) -> AsyncIterator[None]:
         """Both jobs in the background; a crash of one is raised at the end."""
-        archiver = Archiver(self.pool, LogReader(self.redis, self.shard), self.shard)
+        reader = LogReader(self.redis, self.shard)
+        archiver = Archiver(self.pool, reader, self.shard, self.halts)
         tasks = [
             asyncio.create_task(archiver.run()),
             asyncio.create_task(self.applier(**parts).run()),
@@ -187,6 +193,17 @@ class Settlement:
                 if task.done():
                     task.result()
             await cancel_and_wait(*tasks)
+
+    async def caught_up(self, maker: LogMaker, *, timeout_s: float = 30.0) -> None:
+        """Wait until archive and ledger have all that the maker has made."""
+
+        async def done() -> bool:
+            # What has halted will never be done.
+            assert not self.halts, self.halts.summary()
+            archived = await self.count("archive")
+            return archived == await self.applied_seq() == maker.seq
+
+        await eventually(done, timeout_s=timeout_s)
 
     async def applied_seq(self) -> int:
         async with self.pool.acquire() as connection:

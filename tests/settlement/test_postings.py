@@ -18,7 +18,7 @@ from services.settlement.domain.ledger import LedgerKind, Move
 from services.settlement.store.transfers import Direction, TransferStatus
 from tests.settlement.support import BTC, BTC_USDC, USDC, LogMaker
 
-_ACCOUNTS = st.integers(1, 3)
+_ACCOUNTS = st.integers(11, 13)
 _LOTS = st.integers(1, 400)
 _PRICES = st.integers(4_999_950, 5_000_050)
 _SIDES = st.sampled_from([k.SIDE_BUY, k.SIDE_SELL])
@@ -89,17 +89,15 @@ def test_any_flow_of_orders_posts_zero_sums_and_the_balances_of_the_core(
     flow: list[list[c.Command | tuple[int, int, int]]],
 ) -> None:
     maker = LogMaker()
-    records = [maker.begin(1, 2, 3)]
+    records = [maker.begin(11, 12, 13)]
     for commands in flow:
         made = [maker.transfer(*x) if isinstance(x, tuple) else x for x in commands]
         if made:
             records.append(maker.entry(*made))
     # In two batches, because orders of the first are only changes to the second.
     half = len(records) // 2
-    first, last = fold(records[:half], shard=0, last_command_seq=0, market_assets={})
-    second, _ = fold(
-        records[half:], shard=0, last_command_seq=last, market_assets=first.market_assets
-    )
+    first, last = fold(records[:half], shard=0, last_command_seq=0, markets={})
+    second, _ = fold(records[half:], shard=0, last_command_seq=last, markets=first.known)
     balances: dict[ledger.LedgerAccount, int] = defaultdict(int)
     filled: dict[int, int] = defaultdict(int)
     for batch in (first, second):
@@ -114,7 +112,7 @@ def test_any_flow_of_orders_posts_zero_sums_and_the_balances_of_the_core(
     assert clients == maker.balances()
     fees = {key.asset_id: n for key, n in balances.items() if key.kind is LedgerKind.FEES and n}
     assert fees == {asset: units for asset, units in maker.exchange.fees().items() if units}
-    for account_id in (1, 2, 3):
+    for account_id in (11, 12, 13):
         for order in maker.exchange.open_orders(account_id):
             assert filled[order.order_id] == order.filled_lots
 

@@ -1,30 +1,44 @@
 """A batch of log entries -> everything that has to be written for it. Pure.
 
 A batch does not know what was there before: orders of earlier batches appear as changes, balances
-as postings. Whoever writes it adds them to what is stored. Its rows are named tuples, because a
-busy second makes tens of thousands of them.
+as postings. Whoever writes it adds them to what is stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from services.settlement.domain import ledger
 from services.settlement.domain.facts import (
-    FIRST_TRIGGERED_TYPE,
     OrderAmendedFact,
     OrderClosedFact,
     OrderPlacedFact,
     OrderRequestFact,
     OrderStatus,
+    OrderTriggeredFact,
     Side,
     TradeFact,
     TransferFact,
     TransferKind,
 )
-from services.settlement.domain.ledger import Move, Posting, TransactionKind
+from services.settlement.domain.ledger import LedgerAccount, Move, TransactionKind
+from services.settlement.domain.rows import (
+    AssetRow,
+    CfdClosing,
+    CfdOpening,
+    CfdTriggers,
+    Fill,
+    LiquidationRow,
+    MarketKind,
+    MarketRow,
+    NewOrder,
+    OrderChange,
+    PositionChange,
+    TracedCommand,
+    Transaction,
+    TransferOutcome,
+)
 
 _TRANSFERS = {
     TransferKind.DEPOSIT: (ledger.deposits, TransactionKind.DEPOSIT),
@@ -35,123 +49,16 @@ _TRANSFERS = {
 }
 
 
-class AssetRow(NamedTuple):
-    """An asset as configured in the log."""
-
-    asset_id: int
-    code: str
-    decimals: int
-    transfer_decimals: int
-
-
-class MarketRow(NamedTuple):
-    """A market as configured in the log: what settlement has to know of it."""
-
-    market_id: int
-    name: str
-    kind: int
-    base_asset_id: int
-    quote_asset_id: int
-    tick_size_units: int
-    lot_size_units: int
-
-
-class Transaction(NamedTuple):
-    """A ledger transaction: the event that caused it and its postings."""
-
-    log_seq: int
-    event_index: int
-    kind: TransactionKind
-    order_id: int
-    time_ns: int
-    postings: list[Posting]
-
-
-class NewOrder(NamedTuple):
-    """An accepted order as it came; what became of it is in its `OrderChange`."""
-
-    order_id: int
-    account_id: int
-    market_id: int
-    client_order_id: str
-    side: int
-    type: int
-    time_in_force: int
-    status: OrderStatus
-    price_ticks: int
-    quantity_lots: int
-    quote_amount_units: int
-    post_only: bool
-    reduce_only: bool
-    display_quantity_lots: int
-    trigger_price_ticks: int
-    trigger_source: int
-    self_trade_prevention: int
-    expire_ns: int
-    created_ns: int
-    log_seq: int
-
-
-@dataclass(slots=True)
-class OrderChange:
-    """What a batch did to an order: sums to add, and new values where they are not None."""
-
-    updated_ns: int = 0
-    filled_lots: int = 0
-    filled_notional_units: int = 0
-    fees_units: int = 0
-    status: OrderStatus | None = None
-    close_reason: int | None = None
-    price_ticks: int | None = None
-    quantity_lots: int | None = None
-
-
-class Fill(NamedTuple):
-    """One side of a trade."""
-
-    market_id: int
-    trade_id: int
-    maker: bool
-    account_id: int
-    order_id: int
-    side: Side
-    price_ticks: int
-    quantity_lots: int
-    notional_units: int
-    fee_units: int
-    time_ns: int
-    log_seq: int
-
-
-class TransferOutcome(NamedTuple):
-    """What the engine did with a transfer; `refusal` is 0 when it was applied."""
-
-    engine_transfer_id: int
-    refusal: int
-    log_seq: int
-    time_ns: int
-
-
-class TracedCommand(NamedTuple):
-    """A command that belongs to a trace, for the span of its settlement."""
-
-    trace_id: bytes
-    span_id: bytes
-    log_seq: int
-    order_id: int
-
-
 @dataclass(slots=True)
 class Batch:
     """What consecutive log entries mean for ledger, history and transfers.
 
-    `market_assets` (market id -> base and quote asset) is what was configured before; the batch
-    adds what it configures itself. Call `begin_entry` for each log entry, then one method per event
-    in order; `event_index` counts all events of an entry. Methods raise `ValueError` for what
-    cannot be.
+    `known` has the markets configured before, by id; the batch adds what it configures itself.
+    Call `begin_entry` for each log entry, then one method per event in order; `event_index` counts
+    all events of an entry. Methods raise `ValueError` for what cannot be.
     """
 
-    market_assets: dict[int, tuple[int, int]]
+    known: dict[int, MarketRow]
     log_seq: int = 0
     time_ns: int = 0
     event_index: int = 0
@@ -161,6 +68,11 @@ class Batch:
     new_orders: dict[int, NewOrder] = field(default_factory=dict)
     order_changes: dict[int, OrderChange] = field(default_factory=dict)
     fills: list[Fill] = field(default_factory=list)
+    position_changes: list[PositionChange] = field(default_factory=list)
+    # In the order of the log, because a CFD may open and close in one batch.
+    cfds: list[CfdOpening | CfdTriggers | CfdClosing] = field(default_factory=list)
+    liquidations: list[LiquidationRow] = field(default_factory=list)
+    first_time_ns: int = 0
     transfers: list[TransferOutcome] = field(default_factory=list)
     traced: list[TracedCommand] = field(default_factory=list)
 
@@ -169,20 +81,20 @@ class Batch:
         self.log_seq = log_seq
         self.time_ns = time_ns
         self.event_index = 0
+        self.first_time_ns = self.first_time_ns or time_ns
 
     def configured(self, assets: Iterable[AssetRow], markets: Iterable[MarketRow]) -> None:
         """Assets and markets are in force."""
         self.assets.update((asset.asset_id, asset) for asset in assets)
         for market in markets:
-            self.markets[market.market_id] = market
-            self.market_assets[market.market_id] = (market.base_asset_id, market.quote_asset_id)
+            self.markets[market.market_id] = self.known[market.market_id] = market
 
     def transfer_applied(self, event: TransferFact) -> None:
         """Money came from outside, or went there."""
         outside, kind = _TRANSFERS[TransferKind(event.kind)]
         client = ledger.free(event.account_id, event.asset_id)
         move = Move(outside(event.asset_id), client, event.amount_units)
-        self._post(kind, 0, (move,))
+        self.post(kind, 0, (move,))
         self.transfers.append(TransferOutcome(event.transfer_id, 0, self.log_seq, self.time_ns))
 
     def transfer_refused(self, transfer_id: int, reason: int) -> None:
@@ -194,7 +106,7 @@ class Batch:
         order_id = event.order_id
         if order_id in self.new_orders:
             raise ValueError(f"order {order_id} was placed twice")
-        waits = request.type >= FIRST_TRIGGERED_TYPE
+        waits = event.trigger_price_ticks > 0
         self.new_orders[order_id] = NewOrder(
             order_id=order_id,
             account_id=event.account_id,
@@ -210,10 +122,12 @@ class Batch:
             post_only=request.post_only,
             reduce_only=request.reduce_only,
             display_quantity_lots=request.display_quantity_lots,
-            trigger_price_ticks=request.trigger_price_ticks,
+            trigger_price_ticks=event.trigger_price_ticks,
             trigger_source=request.trigger_source,
             self_trade_prevention=request.self_trade_prevention,
             expire_ns=request.expire_ns,
+            trailing_bps=request.trailing_bps,
+            oco_order_id=event.oco_order_id,
             created_ns=self.time_ns,
             log_seq=self.log_seq,
         )
@@ -222,13 +136,23 @@ class Batch:
             TransactionKind.HOLD, event.account_id, event.hold_asset_id, event.hold_units, order_id
         )
 
-    def order_triggered(self, order_id: int) -> None:
-        """A stop fired and is an ordinary order now."""
-        self._change(order_id).status = OrderStatus.OPEN
+    def order_triggered(self, event: OrderTriggeredFact) -> None:
+        """A stop fired and is an ordinary order now; its hold may change with it."""
+        self._change(event.order_id).status = OrderStatus.OPEN
+        self._hold(
+            TransactionKind.TRIGGER,
+            event.account_id,
+            event.hold_asset_id,
+            event.hold_delta,
+            event.order_id,
+        )
 
-    def order_amended(self, event: OrderAmendedFact) -> None:
-        """A live order has a new price or quantity, and its hold changed with it."""
+    def order_amended(self, event: OrderAmendedFact, trigger_price_ticks: int) -> None:
+        """A live order has a new price or quantity, and its hold changed with it; one that waits
+        may have a new trigger price, 0 for the old one.
+        """
         change = self._change(event.order_id)
+        change.trigger_price_ticks = trigger_price_ticks or change.trigger_price_ticks
         change.price_ticks = event.price_ticks
         change.quantity_lots = event.quantity_lots
         self._hold(
@@ -253,21 +177,36 @@ class Batch:
         )
 
     def trade(self, event: TradeFact) -> None:
-        """Two orders traded: coins and money change hands, the exchange takes its fees."""
-        assets = self.market_assets.get(event.market_id)
-        if assets is None:
-            raise ValueError(f"trade in unknown market {event.market_id}")
-        base, quote = assets
+        """Two orders traded: coins and money change hands, the exchange takes its fees.
+
+        In a margin market nothing changes hands by the trade itself: what each side pays is in the
+        change of its position.
+        """
+        market = self.market(event.market_id)
         maker = (event.maker_account_id, event.maker_order_id, event.maker_fee_units)
         taker = (event.taker_account_id, event.taker_order_id, event.taker_fee_units)
         taker_buys = event.taker_side == Side.BUY
+        if market.kind != MarketKind.MARGIN:
+            self._exchange(event, market, maker, taker, taker_buys)
+        self._fill(event, True, *maker, side=Side.SELL if taker_buys else Side.BUY)
+        self._fill(event, False, *taker, side=Side.BUY if taker_buys else Side.SELL)
+
+    def _exchange(
+        self,
+        event: TradeFact,
+        market: MarketRow,
+        maker: tuple[int, int, int],
+        taker: tuple[int, int, int],
+        taker_buys: bool,
+    ) -> None:
+        base, quote = market.base_asset_id, market.quote_asset_id
         buyer, buy_order, buy_fee = taker if taker_buys else maker
         seller, sell_order, sell_fee = maker if taker_buys else taker
         hold = ledger.held(buyer, quote)
         proceeds = event.notional_units - sell_fee
         # Together these take exactly `quote_hold_taken` out of the buyer's hold.
         back = event.quote_hold_taken - event.notional_units - buy_fee
-        self._post(
+        self.post(
             TransactionKind.TRADE,
             event.taker_order_id,
             (
@@ -283,12 +222,17 @@ class Batch:
                 ),
             ),
         )
-        self._fill(event, True, *maker, side=Side.SELL if taker_buys else Side.BUY)
-        self._fill(event, False, *taker, side=Side.BUY if taker_buys else Side.SELL)
 
-    def balance_deltas(self) -> Mapping[ledger.LedgerAccount, int]:
+    def market(self, market_id: int) -> MarketRow:
+        """A market that is configured. Raises `ValueError`."""
+        market = self.known.get(market_id)
+        if market is None:
+            raise ValueError(f"market {market_id} is not configured")
+        return market
+
+    def balance_deltas(self) -> Mapping[LedgerAccount, int]:
         """Sum of the batch's postings per ledger account."""
-        deltas: dict[ledger.LedgerAccount, int] = {}
+        deltas: dict[LedgerAccount, int] = {}
         for transaction in self.transactions:
             for posting in transaction.postings:
                 deltas[posting.account] = deltas.get(posting.account, 0) + posting.amount
@@ -336,7 +280,7 @@ class Batch:
                 order_id,
                 order_id,
             )
-            self._post(kind, order_id, (move,))
+            self.post(kind, order_id, (move,))
 
     def _change(self, order_id: int) -> OrderChange:
         change = self.order_changes.get(order_id)
@@ -345,7 +289,8 @@ class Batch:
         change.updated_ns = self.time_ns
         return change
 
-    def _post(self, kind: TransactionKind, order_id: int, moves: tuple[Move, ...]) -> None:
+    def post(self, kind: TransactionKind, order_id: int, moves: tuple[Move, ...]) -> None:
+        """The event under way moves money; nothing is written when all moves are empty."""
         if posted := ledger.postings(moves):
             self.transactions.append(
                 Transaction(self.log_seq, self.event_index, kind, order_id, self.time_ns, posted)

@@ -6,6 +6,7 @@ every event would cost more than all the rest of applying it. Units are those of
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Protocol
 
@@ -37,10 +38,6 @@ class TransferKind(IntEnum):
     SHARD = 4
 
 
-# The first OrderType that waits for a trigger; all later ones do too.
-FIRST_TRIGGERED_TYPE = 3
-
-
 class TransferFact(Protocol):
     """TransferApplied."""
 
@@ -62,7 +59,7 @@ class OrderRequestFact(Protocol):
     reduce_only: bool
     display_quantity_lots: int
     expire_ns: int
-    trigger_price_ticks: int
+    trailing_bps: int
 
     @property
     def type(self) -> int: ...
@@ -84,6 +81,8 @@ class OrderPlacedFact(Protocol):
     hold_units: int
     price_ticks: int
     quantity_lots: int
+    trigger_price_ticks: int
+    oco_order_id: int
 
     @property
     def side(self) -> int: ...
@@ -133,3 +132,106 @@ class OrderAmendedFact(Protocol):
     quantity_lots: int
     hold_delta: int
     hold_asset_id: int
+
+
+class OrderTriggeredFact(Protocol):
+    """OrderTriggered."""
+
+    order_id: int
+    account_id: int
+    hold_delta: int
+    hold_asset_id: int
+
+
+class PositionFact(Protocol):
+    """PositionChanged."""
+
+    account_id: int
+    market_id: int
+    quantity_lots: int
+    entry_notional_units: int
+    margin_units: int
+    realised_pnl_units: int
+    margin_delta_units: int
+    order_id: int
+    fee_units: int
+    hold_released: int
+
+
+class CfdOpenedFact(Protocol):
+    """CfdOpened."""
+
+    cfd_id: int
+    account_id: int
+    market_id: int
+    client_cfd_id: str
+    entry_ticks: int
+    margin_units: int
+    notional_units: int
+    leverage: int
+    liquidation_ticks: int
+    stop_loss_ticks: int
+    take_profit_ticks: int
+    fee_units: int
+
+    @property
+    def side(self) -> int: ...
+
+
+class CfdTriggersFact(Protocol):
+    """CfdTriggersChanged."""
+
+    cfd_id: int
+    stop_loss_ticks: int
+    take_profit_ticks: int
+
+
+class CfdClosedFact(Protocol):
+    """CfdClosed."""
+
+    cfd_id: int
+    account_id: int
+    market_id: int
+    close_ticks: int
+    pnl_units: int
+    returned_units: int
+    margin_units: int
+    fee_units: int
+
+    @property
+    def reason(self) -> int: ...
+
+
+class DeleverageFact(Protocol):
+    """AutoDeleverage."""
+
+    account_id: int
+    quantity_lots: int
+    price_ticks: int
+
+
+class LiquidatedFact(Protocol):
+    """Liquidated."""
+
+    liquidation_id: int
+    account_id: int
+    market_id: int
+    cfd_id: int
+    formula_version: int
+    quantity_lots: int
+    entry_notional_units: int
+    margin_units: int
+    mark_ticks: int
+    bankruptcy_ticks: int
+    filled_lots: int
+    filled_notional_units: int
+    fund_lots: int
+    fund_delta_units: int
+    maintenance_bps: int
+    fee_bps: int
+    fee_units: int
+    returned_units: int
+    order_id: int
+
+    @property
+    def auto_deleverages(self) -> Iterable[DeleverageFact]: ...

@@ -21,6 +21,9 @@ class LedgerKind(IntEnum):
     # is the negative balance of DEPOSITS, what left is the balance of WITHDRAWALS.
     DEPOSITS = 6
     WITHDRAWALS = 7
+    # Between the winners and the losers of margin positions: what the first were paid and the
+    # second have still to pay. Zero when no position is open.
+    CLEARING = 8
 
 
 class TransactionKind(IntEnum):
@@ -34,6 +37,16 @@ class TransactionKind(IntEnum):
     RELEASE = 6
     AMEND = 7
     TRADE = 8
+    POSITION = 9
+    TRIGGER = 10
+    CFD_OPEN = 11
+    CFD_CLOSE = 12
+    LIQUIDATION = 13
+
+
+# Accounts of the exchange that events name like any client's. Each has one ledger account an asset,
+# for what is free and what is held.
+_OWN = {1: LedgerKind.INSURANCE, 2: LedgerKind.HOUSE}
 
 
 class PoisonEntry(Exception):
@@ -109,18 +122,34 @@ def check_zero_sum(entries: Iterable[Posting]) -> None:
 
 
 def free(account_id: int, asset_id: int) -> LedgerAccount:
-    """What a client can use."""
+    """What a client can use; of the insurance fund and the house, what they have."""
+    own = _OWN.get(account_id)
+    if own is not None:
+        return LedgerAccount(0, asset_id, own)
     return LedgerAccount(account_id, asset_id, LedgerKind.CLIENT_FREE)
 
 
 def held(account_id: int, asset_id: int) -> LedgerAccount:
-    """What a client's open orders hold."""
+    """What a client's open orders, positions and CFDs hold."""
+    own = _OWN.get(account_id)
+    if own is not None:
+        return LedgerAccount(0, asset_id, own)
     return LedgerAccount(account_id, asset_id, LedgerKind.CLIENT_HELD)
 
 
 def fees(asset_id: int) -> LedgerAccount:
     """Fees taken."""
     return LedgerAccount(0, asset_id, LedgerKind.FEES)
+
+
+def house(asset_id: int) -> LedgerAccount:
+    """The other side of every CFD."""
+    return LedgerAccount(0, asset_id, LedgerKind.HOUSE)
+
+
+def clearing(asset_id: int) -> LedgerAccount:
+    """The other side of realised margin profit and loss."""
+    return LedgerAccount(0, asset_id, LedgerKind.CLEARING)
 
 
 def deposits(asset_id: int) -> LedgerAccount:

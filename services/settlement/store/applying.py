@@ -11,23 +11,19 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from mesh.log import GENESIS_HASH
-from services.settlement.domain.batch import Batch, NewOrder, OrderChange, TransferOutcome
-from services.settlement.domain.facts import OrderStatus, TransferKind
+from services.settlement.domain.batch import Batch
 from services.settlement.domain.ledger import LedgerAccount, LedgerKind, PoisonEntry
+from services.settlement.domain.rows import MarketRow
 from services.settlement.store.database import Connection, Superseded
-from services.settlement.store.transfers import TransferStatus
+from services.settlement.store.history import write_history
+from services.settlement.store.positions import write_positions
+from services.settlement.store.transfer_outcomes import write_outcomes
 
-_TRANSFER_STATUS = {
-    TransferKind.DEPOSIT: TransferStatus.COMPLETED,
-    # Out of the engine's reach, but it can still be called back.
-    TransferKind.WITHDRAWAL: TransferStatus.HELD,
-    TransferKind.WITHDRAWAL_CANCELLED: TransferStatus.CANCELLED,
-    TransferKind.SHARD: TransferStatus.COMPLETED,
-}
 _ENTRY_COLUMNS = (
     "shard",
     "entry_id",
     "transaction_id",
+    "time_ns",
     "account_id",
     "asset_id",
     "ledger_kind",
@@ -35,6 +31,7 @@ _ENTRY_COLUMNS = (
     "balance_after",
     "order_id",
 )
+_NEVER_NEGATIVE = {LedgerKind.CLIENT_FREE, LedgerKind.CLIENT_HELD, LedgerKind.INSURANCE}
 _TRANSACTION_COLUMNS = (
     "shard",
     "transaction_id",
@@ -43,49 +40,6 @@ _TRANSACTION_COLUMNS = (
     "kind",
     "order_id",
     "time_ns",
-)
-_FILL_COLUMNS = (
-    "shard",
-    "market_id",
-    "trade_id",
-    "maker",
-    "account_id",
-    "order_id",
-    "side",
-    "price_ticks",
-    "quantity_lots",
-    "notional_units",
-    "fee_units",
-    "time_ns",
-    "log_seq",
-)
-_ORDER_COLUMNS = (
-    "shard",
-    "order_id",
-    "account_id",
-    "market_id",
-    "client_order_id",
-    "side",
-    "type",
-    "time_in_force",
-    "status",
-    "price_ticks",
-    "quantity_lots",
-    "quote_amount_units",
-    "filled_lots",
-    "filled_notional_units",
-    "fees_units",
-    "post_only",
-    "reduce_only",
-    "display_quantity_lots",
-    "trigger_price_ticks",
-    "trigger_source",
-    "self_trade_prevention",
-    "expire_ns",
-    "close_reason",
-    "created_ns",
-    "updated_ns",
-    "log_seq",
 )
 
 
@@ -110,10 +64,13 @@ async def read_progress(connection: Connection, shard: int) -> Progress:
     return Progress(*row) if row is not None else Progress()
 
 
-async def read_market_assets(connection: Connection) -> dict[int, tuple[int, int]]:
-    """Market id -> (base asset id, quote asset id)."""
-    rows = await connection.fetch("select market_id, base_asset_id, quote_asset_id from markets")
-    return {row[0]: (row[1], row[2]) for row in rows}
+async def read_markets(connection: Connection) -> dict[int, MarketRow]:
+    """All markets that the log has configured so far, by id."""
+    rows = await connection.fetch(
+        "select market_id, name, kind, base_asset_id, quote_asset_id, tick_size_units,"
+        " lot_size_units from markets"
+    )
+    return {row[0]: MarketRow(*row) for row in rows}
 
 
 async def apply_batch(
@@ -137,8 +94,9 @@ async def apply_batch(
         await _lock_progress(connection, shard, before, now_ns)
         await _write_configuration(connection, batch)
         after = replace(await _write_ledger(connection, shard, batch, before), seq=seq)
-        await _write_history(connection, shard, batch)
-        await _write_transfers(connection, batch.transfers)
+        await write_history(connection, shard, batch)
+        await write_positions(connection, shard, batch)
+        await write_outcomes(connection, batch.transfers)
         after = replace(after, hash=log_hash, last_command_seq=last_command_seq)
         await connection.execute(
             "update progress set applied_seq = $2, applied_hash = $3, applied_ns = $4,"
@@ -156,15 +114,16 @@ async def apply_batch(
 
 
 async def _lock_progress(connection: Connection, shard: int, before: Progress, now_ns: int) -> None:
-    await connection.execute(
-        "insert into progress values ($1, 0, $2, $3, 0, 0, 0) on conflict do nothing",
-        shard,
-        GENESIS_HASH,
-        now_ns,
-    )
-    row = await connection.fetchrow(
-        "select applied_seq, applied_hash from progress where shard = $1 for update", shard
-    )
+    query = "select applied_seq, applied_hash from progress where shard = $1 for update"
+    row = await connection.fetchrow(query, shard)
+    if row is None:
+        await connection.execute(
+            "insert into progress values ($1, 0, $2, $3, 0, 0, 0) on conflict do nothing",
+            shard,
+            GENESIS_HASH,
+            now_ns,
+        )
+        row = await connection.fetchrow(query, shard)
     if row is None or (row[0], row[1]) != (before.seq, before.hash):
         raise Superseded(f"the ledger is at {row and row[0]}, not at {before.seq}")
 
@@ -202,13 +161,14 @@ async def _write_ledger(
             entry_id += 1
             balance = balances[account] = balances[account] + amount
             account_id, asset_id, ledger_kind = account
-            if account_id and balance < 0:
+            if balance < 0 and ledger_kind in _NEVER_NEGATIVE:
                 raise PoisonEntry(log_seq, f"the balance of {account} would be {balance}")
             entries.append(
                 (
                     shard,
                     entry_id,
                     transaction_id,
+                    time_ns,
                     account_id,
                     asset_id,
                     ledger_kind,
@@ -257,129 +217,3 @@ async def _balances(
 def _columns(accounts: Iterable[LedgerAccount]) -> tuple[list[int], list[int], list[int]]:
     keys = list(accounts)
     return [a.account_id for a in keys], [a.asset_id for a in keys], [a.kind for a in keys]
-
-
-async def _write_history(connection: Connection, shard: int, batch: Batch) -> None:
-    if batch.new_orders:
-        await connection.copy_records_to_table(
-            "orders",
-            records=[
-                _order_row(shard, order, batch.order_changes[order.order_id])
-                for order in batch.new_orders.values()
-            ],
-            columns=_ORDER_COLUMNS,
-        )
-    changed = {
-        order_id: change
-        for order_id, change in batch.order_changes.items()
-        if order_id not in batch.new_orders
-    }
-    if changed:
-        await _change_orders(connection, shard, batch.log_seq, changed)
-    if batch.fills:
-        await connection.copy_records_to_table(
-            "fills", records=[(shard, *fill) for fill in batch.fills], columns=_FILL_COLUMNS
-        )
-
-
-def _order_row(shard: int, order: NewOrder, change: OrderChange) -> tuple[object, ...]:
-    status = change.status
-    if status is None or status is OrderStatus.OPEN:
-        status = OrderStatus.PARTIALLY_FILLED if change.filled_lots else status or order.status
-    return (
-        shard,
-        order.order_id,
-        order.account_id,
-        order.market_id,
-        order.client_order_id,
-        order.side,
-        order.type,
-        order.time_in_force,
-        status,
-        order.price_ticks if change.price_ticks is None else change.price_ticks,
-        order.quantity_lots if change.quantity_lots is None else change.quantity_lots,
-        order.quote_amount_units,
-        change.filled_lots,
-        change.filled_notional_units,
-        change.fees_units,
-        order.post_only,
-        order.reduce_only,
-        order.display_quantity_lots,
-        order.trigger_price_ticks,
-        order.trigger_source,
-        order.self_trade_prevention,
-        order.expire_ns,
-        change.close_reason or 0,
-        order.created_ns,
-        change.updated_ns,
-        order.log_seq,
-    )
-
-
-async def _change_orders(
-    connection: Connection, shard: int, log_seq: int, changes: dict[int, OrderChange]
-) -> None:
-    answer = await connection.execute(
-        "update orders o set filled_lots = o.filled_lots + c.filled,"
-        " filled_notional_units = o.filled_notional_units + c.notional,"
-        " fees_units = o.fees_units + c.fees,"
-        " price_ticks = coalesce(c.price, o.price_ticks),"
-        " quantity_lots = coalesce(c.quantity, o.quantity_lots),"
-        # A fill makes a live order partly filled, a trigger a waiting one open; an end is final.
-        " status = case when coalesce(c.status, $11) <> $11 then c.status"
-        "  when o.filled_lots + c.filled > 0 then $12 else coalesce(c.status, o.status) end,"
-        " close_reason = coalesce(c.reason, o.close_reason), updated_ns = c.updated"
-        " from unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],"
-        "  $7::bigint[], $8::smallint[], $9::smallint[], $10::bigint[])"
-        " as c(id, filled, notional, fees, price, quantity, status, reason, updated)"
-        " where o.shard = $1 and o.order_id = c.id",
-        shard,
-        list(changes),
-        [change.filled_lots for change in changes.values()],
-        [change.filled_notional_units for change in changes.values()],
-        [change.fees_units for change in changes.values()],
-        [change.price_ticks for change in changes.values()],
-        [change.quantity_lots for change in changes.values()],
-        [change.status for change in changes.values()],
-        [change.close_reason for change in changes.values()],
-        [change.updated_ns for change in changes.values()],
-        OrderStatus.OPEN,
-        OrderStatus.PARTIALLY_FILLED,
-    )
-    if answer != f"UPDATE {len(changes)}":
-        raise PoisonEntry(log_seq, f"{len(changes)} orders change, but the history has: {answer}")
-
-
-async def _write_transfers(connection: Connection, outcomes: list[TransferOutcome]) -> None:
-    for outcome in outcomes:
-        row = await connection.fetchrow(
-            "update outbox set done_ns = $2, last_error = '' where engine_transfer_id = $1"
-            " returning transfer_id, kind",
-            outcome.engine_transfer_id,
-            outcome.time_ns,
-        )
-        if row is None:
-            # Not ours, or ours from before this database was made anew: never use that id again.
-            await connection.execute(
-                "select setval('transfer_ids', $1) from transfer_ids where $1 > last_value",
-                outcome.engine_transfer_id,
-            )
-            continue
-        await connection.execute(
-            # The log is the last word, also over a failure that was reported before.
-            "update transfers set updated_ns = $2, log_seq = $3, failure = $4,"
-            " status = coalesce($5, status) where transfer_id = $1",
-            row["transfer_id"],
-            outcome.time_ns,
-            outcome.log_seq,
-            outcome.refusal,
-            _transfer_status(TransferKind(row["kind"]), outcome.refusal),
-        )
-
-
-def _transfer_status(kind: TransferKind, refusal: int) -> TransferStatus | None:
-    """What a transfer is after the engine's word on this message of it; None for no change."""
-    if refusal:
-        # Money that could not be given back stays held, and the failure says why.
-        return None if kind is TransferKind.WITHDRAWAL_CANCELLED else TransferStatus.FAILED
-    return _TRANSFER_STATUS[kind]

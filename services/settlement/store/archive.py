@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from mesh.log import GENESIS_HASH, LogRecord
 from services.settlement.domain.ledger import PoisonEntry
@@ -13,21 +14,48 @@ from services.settlement.store.database import Connection
 _RAW, _ZLIB = 0, 1
 # A level above 1 costs a multiple of the time for a few percent.
 _ZLIB_LEVEL = 1
-_COLUMNS = ("shard", "seq", "codec", "payload", "payload_sha256", "hash")
+_COLUMNS = ("shard", "seq", "codec", "payload", "payload_sha256", "hash", "link")
 
 
-def archive_rows(shard: int, records: Iterable[LogRecord]) -> list[tuple[object, ...]]:
-    """Log records -> rows of the archive. Compressing takes a while: call it off the loop."""
-    return [
-        (
-            shard,
-            record.seq,
-            *_pack(record.payload),
-            hashlib.sha256(record.payload).digest(),
-            record.hash,
-        )
-        for record in records
-    ]
+class ArchiveEnd(NamedTuple):
+    """The newest archived entry: its position, its hash in the log and its public link."""
+
+    seq: int = 0
+    hash: bytes = GENESIS_HASH
+    link: bytes = GENESIS_HASH
+
+
+class Link(NamedTuple):
+    """What may be published of an entry."""
+
+    seq: int
+    payload_sha256: bytes
+    hash: bytes
+    link: bytes
+
+
+def next_link(previous: bytes, payload_sha256: bytes, log_hash: bytes) -> bytes:
+    """The public chain: sha256(previous link || sha-256 of the payload || hash of the log).
+
+    The log's own hashes go over payloads, which hold everybody's orders. These go over nothing
+    that may not be shown, so that anybody can check them.
+    """
+    return hashlib.sha256(previous + payload_sha256 + log_hash).digest()
+
+
+def archive_rows(
+    shard: int, records: Iterable[LogRecord], link: bytes
+) -> tuple[list[tuple[object, ...]], bytes]:
+    """Log records after the one with this link -> rows of the archive, and the link of the last.
+
+    Compressing takes a while: call it off the loop.
+    """
+    rows: list[tuple[object, ...]] = []
+    for record in records:
+        digest = hashlib.sha256(record.payload).digest()
+        link = next_link(link, digest, record.hash)
+        rows.append((shard, record.seq, *_pack(record.payload), digest, record.hash, link))
+    return rows, link
 
 
 async def write_archive(connection: Connection, rows: list[tuple[object, ...]]) -> None:
@@ -35,12 +63,12 @@ async def write_archive(connection: Connection, rows: list[tuple[object, ...]]) 
     await connection.copy_records_to_table("archive", records=rows, columns=_COLUMNS)
 
 
-async def archive_position(connection: Connection, shard: int) -> tuple[int, bytes]:
-    """(seq, hash) of the newest archived entry; (0, genesis) of an empty archive."""
+async def archive_end(connection: Connection, shard: int) -> ArchiveEnd:
+    """The newest archived entry; position 0 and genesis hashes of an empty archive."""
     row = await connection.fetchrow(
-        "select seq, hash from archive where shard = $1 order by seq desc limit 1", shard
+        "select seq, hash, link from archive where shard = $1 order by seq desc limit 1", shard
     )
-    return (row[0], row[1]) if row is not None else (0, GENESIS_HASH)
+    return ArchiveEnd(*row) if row is not None else ArchiveEnd()
 
 
 async def read_archive(
@@ -59,27 +87,16 @@ async def read_archive(
     ]
 
 
-async def iterate_archive(
-    connection: Connection, shard: int, after_seq: int, *, chunk: int = 64
-) -> AsyncIterator[list[LogRecord]]:
-    """All archived entries after a position, in chunks."""
-    while records := await read_archive(connection, shard, after_seq, chunk):
-        yield records
-        after_seq = records[-1].seq
-
-
-async def read_links(
-    connection: Connection, shard: int, from_seq: int, count: int
-) -> list[tuple[int, bytes, bytes]]:
-    """(seq, sha-256 of the payload, hash) of the entries from `from_seq` on."""
+async def read_links(connection: Connection, shard: int, from_seq: int, count: int) -> list[Link]:
+    """The links of the entries from `from_seq` on."""
     rows = await connection.fetch(
-        "select seq, payload_sha256, hash from archive where shard = $1 and seq >= $2"
+        "select seq, payload_sha256, hash, link from archive where shard = $1 and seq >= $2"
         " order by seq limit $3",
         shard,
         from_seq,
         count,
     )
-    return [(row[0], row[1], row[2]) for row in rows]
+    return [Link(*row) for row in rows]
 
 
 def _pack(payload: bytes) -> tuple[int, bytes]:

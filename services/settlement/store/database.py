@@ -39,3 +39,8 @@ _PASSING = (
 def is_passing(error: BaseException) -> bool:
     """Whether the same work may well succeed later."""
     return isinstance(error, _PASSING)
+
+
+def text_of(error: BaseException) -> str:
+    """What an error says; its name when it says nothing, as a timeout does."""
+    return str(error) or type(error).__name__

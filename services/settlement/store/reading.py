@@ -5,7 +5,7 @@ Every query of a client names its account. Pages go by the key of the last row, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from services.settlement.domain.ledger import LedgerKind
 from services.settlement.store.database import Connection
 
 Row = asyncpg.Record
+# What an order is for good, see `tidebook.engine.v1.OrderStatus`.
+ENDED = (4, 5, 6, 7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,12 @@ class Span:
 
 
 class _Query:
-    """Conditions and their parameters, numbered as they come."""
+    """Conditions and their parameters, numbered as they come.
+
+    An index leads by what a page may be narrowed to (status, market, asset) and then by time. So a
+    page of everything is put together from a page of each: every branch reads no more rows than
+    the page has.
+    """
 
     def __init__(self) -> None:
         self.parameters: list[Any] = []
@@ -40,8 +47,19 @@ class _Query:
         self._conditions.append(condition.format(*(f"${first + i}" for i in range(len(values)))))
 
     def text(self, select: str, order_by: str, limit: int) -> str:
+        """The rows that meet the conditions."""
         conditions = " and ".join(self._conditions)
         return f"{select} where {conditions} order by {order_by} limit {limit}"
+
+    def union(self, branches: Iterable[tuple[str, str]], order_by: str, limit: int) -> str:
+        """The same of each branch, (select, its own condition), put together."""
+        conditions = " and ".join(self._conditions)
+        parts = (
+            f"({select} where {own} and {conditions} order by {order_by} limit {limit})"
+            for select, own in branches
+        )
+        page = " union all ".join(parts)
+        return f"select * from ({page}) page order by {order_by} limit {limit}"
 
 
 async def list_orders(
@@ -54,15 +72,27 @@ async def list_orders(
     before: Sequence[int] | None,
     limit: int,
 ) -> list[Row]:
-    """Orders of the account, newest first; `before` is (created_ns, order_id) of the last seen."""
+    """Orders of the account, newest first; `before` is (created_ns, order_id, shard) of the last
+    seen.
+    """
     query = _Query()
     query.where("account_id = {} and created_ns >= {}", account_id, span.start_ns)
-    query.where("(created_ns, order_id) < ({}, {})", *(before or (span.end_ns, 0)))
+    # The first is what the second says already, in words that leave out whole months.
+    created_ns, order_id, shard = before or (span.end_ns, 0, 0)
+    query.where("created_ns <= {}", created_ns)
+    query.where("(created_ns, order_id, shard) < ({}, {}, {})", created_ns, order_id, shard)
     if market_id is not None:
         query.where("market_id = {}", market_id)
-    if status is not None:
-        query.where("status = {}", status)
-    text = query.text("select * from orders", "created_ns desc, order_id desc", limit)
+    branches = []
+    if status not in ENDED:
+        only = "true" if status is None else f"status = {int(status)}"
+        branches.append(("select * from open_orders", only))
+    branches += [
+        ("select * from closed_orders", f"status = {ended}")
+        for ended in ENDED
+        if status in (None, ended)
+    ]
+    text = query.union(branches, "created_ns desc, order_id desc, shard desc", limit)
     return await connection.fetch(text, *query.parameters)
 
 
@@ -78,10 +108,14 @@ async def get_order(
     )
 
 
-async def fills_of_order(connection: Connection, account_id: int, order_id: int) -> list[Row]:
+async def fills_of_order(
+    connection: Connection, shard: int, account_id: int, order_id: int
+) -> list[Row]:
     """All fills of an order of the account, oldest first."""
     return await connection.fetch(
-        "select * from fills where account_id = $1 and order_id = $2 order by trade_id",
+        "select * from fills where shard = $1 and account_id = $2 and order_id = $3"
+        " order by trade_id",
+        shard,
         account_id,
         order_id,
     )
@@ -101,6 +135,7 @@ async def list_fills(
     time_ns, market, trade_id, maker = before or (span.end_ns, 0, 0, 0)
     query = _Query()
     query.where("account_id = {} and time_ns >= {}", account_id, span.start_ns)
+    query.where("time_ns <= {}", time_ns)
     query.where(
         "(time_ns, market_id, trade_id, maker) < ({}, {}, {}, {})",
         time_ns,
@@ -129,20 +164,128 @@ async def list_entries(
     before: Sequence[int] | None,
     limit: int,
 ) -> list[Row]:
-    """Ledger entries of the account, newest first; `before` is (entry_id,)."""
+    """Ledger entries of the account, newest first; `before` is (time_ns, entry_id, shard) of the
+    last seen.
+    """
+    if asset_id is None:
+        rows = await connection.fetch(
+            "select distinct asset_id from ledger_accounts where account_id = $1", account_id
+        )
+        asset_ids = [row[0] for row in rows]
+    else:
+        asset_ids = [asset_id]
+    if not asset_ids:
+        return []
     query = _Query()
-    (entry_id,) = before or (INT64_MAX,)
-    query.where("e.account_id = {} and e.entry_id < {}", account_id, entry_id)
-    query.where("t.time_ns >= {} and t.time_ns < {}", span.start_ns, span.end_ns)
-    if asset_id is not None:
-        query.where("e.asset_id = {}", asset_id)
-    text = query.text(
-        "select e.*, t.kind, t.log_seq, t.time_ns from ledger_entries e"
-        " join ledger_transactions t using (shard, transaction_id)",
-        "e.entry_id desc",
+    time_ns, entry_id, shard = before or (span.end_ns, 0, 0)
+    query.where("account_id = {} and time_ns >= {}", account_id, span.start_ns)
+    query.where("time_ns <= {}", time_ns)
+    query.where("(time_ns, entry_id, shard) < ({}, {}, {})", time_ns, entry_id, shard)
+    order = "time_ns desc, entry_id desc, shard desc"
+    page = query.union(
+        [("select * from ledger_entries", f"asset_id = {int(one)}") for one in asset_ids],
+        order,
         limit,
     )
-    return await connection.fetch(text, *query.parameters)
+    return await connection.fetch(
+        "select e.*, t.kind, t.log_seq from"
+        f" ({page}) e join ledger_transactions t using (shard, transaction_id, time_ns)"
+        f" order by {order}",
+        *query.parameters,
+    )
+
+
+async def list_positions(
+    connection: Connection,
+    account_id: int,
+    *,
+    market_id: int | None,
+    span: Span,
+    before: Sequence[int] | None,
+    limit: int,
+) -> list[Row]:
+    """Closed positions of the account, newest first; `before` is (closed_ns, log_seq, event_index,
+    shard) of the last seen.
+    """
+    return await _closed(
+        connection,
+        "closed_positions",
+        ("closed_ns", "log_seq", "event_index", "shard"),
+        account_id,
+        market_id=market_id,
+        span=span,
+        before=before,
+        limit=limit,
+    )
+
+
+async def list_cfds(
+    connection: Connection,
+    account_id: int,
+    *,
+    market_id: int | None,
+    span: Span,
+    before: Sequence[int] | None,
+    limit: int,
+) -> list[Row]:
+    """Closed CFDs of the account, newest first; `before` is (closed_ns, cfd_id, shard)."""
+    return await _closed(
+        connection,
+        "closed_cfds",
+        ("closed_ns", "cfd_id", "shard"),
+        account_id,
+        market_id=market_id,
+        span=span,
+        before=before,
+        limit=limit,
+    )
+
+
+async def list_liquidations(
+    connection: Connection,
+    account_id: int,
+    *,
+    market_id: int | None,
+    span: Span,
+    before: Sequence[int] | None,
+    limit: int,
+) -> list[Row]:
+    """Liquidations of the account, newest first; `before` is (time_ns, liquidation_id, shard)."""
+    return await _closed(
+        connection,
+        "liquidations",
+        ("time_ns", "liquidation_id", "shard"),
+        account_id,
+        market_id=market_id,
+        span=span,
+        before=before,
+        limit=limit,
+    )
+
+
+async def _closed(
+    connection: Connection,
+    table: str,
+    key: tuple[str, ...],
+    account_id: int,
+    *,
+    market_id: int | None,
+    span: Span,
+    before: Sequence[int] | None,
+    limit: int,
+) -> list[Row]:
+    """Rows of a table whose key begins with a time, newest first."""
+    query = _Query()
+    values = tuple(before or (span.end_ns, *(0 for _ in key[1:])))
+    query.where(f"account_id = {{}} and {key[0]} >= {{}}", account_id, span.start_ns)
+    query.where(f"{key[0]} <= {{}}", values[0])
+    query.where(f"({', '.join(key)}) < ({', '.join('{}' for _ in key)})", *values)
+    if market_id is not None:
+        query.where("market_id = {}", market_id)
+    order = ", ".join(f"{name} desc" for name in key)
+    return await connection.fetch(
+        query.text(f"select * from {table}", order, limit), *query.parameters
+    )
 
 
 async def list_balances(

@@ -12,7 +12,7 @@ import structlog
 
 from kernel.reasons import Reason, Refused
 from mesh.aio import Backoff
-from services.settlement.store.database import Connection, is_passing
+from services.settlement.store.database import Connection, is_passing, text_of
 
 T = TypeVar("T")
 # What a job runs: it gets the connection that holds its lock, and what to call after each success.
@@ -30,7 +30,7 @@ async def for_a_call(pool: asyncpg.Pool) -> AsyncIterator[Connection]:
             yield connection
     except Exception as error:
         if is_passing(error):
-            log.warning("database_unavailable", error=_text(error))
+            log.warning("database_unavailable", error=text_of(error))
             raise Refused(Reason.UNAVAILABLE, "the ledger cannot be reached right now") from error
         raise
 
@@ -66,7 +66,7 @@ async def run_alone(
         except Exception as error:
             if not is_passing(error):
                 raise
-            log.warning("settlement_waits_for_database", job=job, error=_text(error))
+            log.warning("settlement_waits_for_database", job=job, error=text_of(error))
             await backoff.wait()
 
 
@@ -80,8 +80,3 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
             with contextlib.suppress(Exception):
                 await task
         raise
-
-
-def _text(error: BaseException) -> str:
-    # A timeout has no message of its own.
-    return str(error) or type(error).__name__

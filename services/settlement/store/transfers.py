@@ -6,14 +6,17 @@ A row of the outbox is sent again and again until then; the engine applies its i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
 import asyncpg
 
 from kernel.clock import NS_PER_SECOND
+from kernel.money import INT64_MAX
 from services.settlement.domain.facts import TransferKind
 from services.settlement.store.database import Connection
+from services.settlement.store.reading import Span
 
 # First half of the advisory lock key that makes an account's requests wait for one another.
 _ACCOUNT_LOCK = 0x7469_0003
@@ -146,6 +149,27 @@ async def list_transfers(
         " order by transfer_id desc limit $3",
         account_id,
         before_id,
+        limit,
+    )
+
+
+async def export_transfers(
+    connection: Connection,
+    account_id: int,
+    *,
+    span: Span,
+    before: Sequence[int] | None,
+    limit: int,
+) -> list[asyncpg.Record]:
+    """Transfers asked for in a span, newest first; `before` is (transfer_id,) of the last seen."""
+    (before_id,) = before or (INT64_MAX,)
+    return await connection.fetch(
+        "select * from transfers where account_id = $1 and transfer_id < $2"
+        " and created_ns >= $3 and created_ns < $4 order by transfer_id desc limit $5",
+        account_id,
+        before_id,
+        span.start_ns,
+        span.end_ns,
         limit,
     )
 

@@ -515,16 +515,32 @@ class GetEngineStateRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WITH_BALANCES_FIELD_NUMBER: _builtins.int
+    WITHOUT_STATE_HASH_FIELD_NUMBER: _builtins.int
+    AFTER_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    MAX_ACCOUNTS_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     with_balances: _builtins.bool
     """Every account's balances too."""
+    without_state_hash: _builtins.bool
+    """Leave out state_hash, which takes a while to work out."""
+    after_account_id: _builtins.int
+    """With balances: only of accounts with a larger id."""
+    max_accounts: _builtins.int
+    """With balances: of at most this many accounts, by id; 0 for all."""
+    account_id: _builtins.int
+    """With balances: only of this account; 0 for all."""
     def __init__(
         self,
         *,
         with_balances: _builtins.bool = ...,
+        without_state_hash: _builtins.bool = ...,
+        after_account_id: _builtins.int = ...,
+        max_accounts: _builtins.int = ...,
+        account_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["with_balances", b"with_balances"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "after_account_id", b"after_account_id", "max_accounts", b"max_accounts", "with_balances", b"with_balances", "without_state_hash", b"without_state_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -546,6 +562,7 @@ class GetEngineStateResponse(_message.Message):
     BALANCES_FIELD_NUMBER: _builtins.int
     FEES_FIELD_NUMBER: _builtins.int
     LOG_ERROR_FIELD_NUMBER: _builtins.int
+    LAST_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     """The shard."""
     epoch: _builtins.int
@@ -560,6 +577,8 @@ class GetEngineStateResponse(_message.Message):
     """Open orders."""
     accounts: _builtins.int
     """Accounts known."""
+    last_account_id: _builtins.int
+    """The last account whose balances are here; 0 when no account comes after it."""
     @_builtins.property
     def balances(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccountBalance]:
         """Every non-zero balance, when asked for."""
@@ -585,10 +604,11 @@ class GetEngineStateResponse(_message.Message):
         balances: _abc.Iterable[Global___AccountBalance] | None = ...,
         fees: _abc.Iterable[Global___AssetTotal] | None = ...,
         log_error: _error_pb2.Error | None = ...,
+        last_account_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["log_error", b"log_error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "balances", b"balances", "epoch", b"epoch", "fees", b"fees", "log_error", b"log_error", "log_hash", b"log_hash", "log_seq", b"log_seq", "open_orders", b"open_orders", "shard", b"shard", "state_hash", b"state_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "balances", b"balances", "epoch", b"epoch", "fees", b"fees", "last_account_id", b"last_account_id", "log_error", b"log_error", "log_hash", b"log_hash", "log_seq", b"log_seq", "open_orders", b"open_orders", "shard", b"shard", "state_hash", b"state_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

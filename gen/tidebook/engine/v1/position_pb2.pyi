@@ -39,6 +39,11 @@ class Position(_message.Message):
     MAINTENANCE_MARGIN_FIELD_NUMBER: _builtins.int
     FEES_FIELD_NUMBER: _builtins.int
     OPEN_TIME_FIELD_NUMBER: _builtins.int
+    OPENED_QUANTITY_FIELD_NUMBER: _builtins.int
+    EXIT_NOTIONAL_FIELD_NUMBER: _builtins.int
+    CLOSE_TIME_FIELD_NUMBER: _builtins.int
+    LIQUIDATED_FIELD_NUMBER: _builtins.int
+    LOG_SEQ_FIELD_NUMBER: _builtins.int
     market: _builtins.str
     """Market name."""
     quantity: _builtins.str
@@ -61,9 +66,23 @@ class Position(_message.Message):
     """Margin at or below which it is liquidated, at the mark price."""
     fees: _builtins.str
     """Fees paid since it opened."""
+    opened_quantity: _builtins.str
+    """In history: all that was ever opened of it, negative for short. Its entry_notional is what that
+    cost.
+    """
+    exit_notional: _builtins.str
+    """In history: what closing it brought; divided by the quantity it is the exit price."""
+    liquidated: _builtins.bool
+    """In history: it ended in a liquidation."""
+    log_seq: _builtins.int
+    """In history: log entry that closed it."""
     @_builtins.property
     def open_time(self) -> _timestamp_pb2.Timestamp:
         """When it opened."""
+
+    @_builtins.property
+    def close_time(self) -> _timestamp_pb2.Timestamp:
+        """In history: when it closed."""
 
     def __init__(
         self,
@@ -80,10 +99,15 @@ class Position(_message.Message):
         maintenance_margin: _builtins.str = ...,
         fees: _builtins.str = ...,
         open_time: _timestamp_pb2.Timestamp | None = ...,
+        opened_quantity: _builtins.str = ...,
+        exit_notional: _builtins.str = ...,
+        close_time: _timestamp_pb2.Timestamp | None = ...,
+        liquidated: _builtins.bool = ...,
+        log_seq: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["open_time", b"open_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["close_time", b"close_time", "open_time", b"open_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry_notional", b"entry_notional", "fees", b"fees", "leverage", b"leverage", "liquidation_price", b"liquidation_price", "maintenance_margin", b"maintenance_margin", "margin", b"margin", "mark_price", b"mark_price", "market", b"market", "open_time", b"open_time", "quantity", b"quantity", "realised_pnl", b"realised_pnl", "unrealised_pnl", b"unrealised_pnl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close_time", b"close_time", "entry_notional", b"entry_notional", "exit_notional", b"exit_notional", "fees", b"fees", "leverage", b"leverage", "liquidated", b"liquidated", "liquidation_price", b"liquidation_price", "log_seq", b"log_seq", "maintenance_margin", b"maintenance_margin", "margin", b"margin", "mark_price", b"mark_price", "market", b"market", "open_time", b"open_time", "opened_quantity", b"opened_quantity", "quantity", b"quantity", "realised_pnl", b"realised_pnl", "unrealised_pnl", b"unrealised_pnl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -113,6 +137,7 @@ class Cfd(_message.Message):
     CLOSE_REASON_FIELD_NUMBER: _builtins.int
     REALISED_PNL_FIELD_NUMBER: _builtins.int
     FEES_FIELD_NUMBER: _builtins.int
+    RETURNED_FIELD_NUMBER: _builtins.int
     cfd_id: _builtins.int
     """Engine's id."""
     client_cfd_id: _builtins.str
@@ -145,6 +170,8 @@ class Cfd(_message.Message):
     """Profit paid when it closed."""
     fees: _builtins.str
     """Fees of opening and closing."""
+    returned: _builtins.str
+    """In history: margin and profit given back when it closed."""
     @_builtins.property
     def open_time(self) -> _timestamp_pb2.Timestamp:
         """When it opened."""
@@ -174,10 +201,11 @@ class Cfd(_message.Message):
         close_reason: _types_pb2.CfdCloseReason.ValueType = ...,
         realised_pnl: _builtins.str = ...,
         fees: _builtins.str = ...,
+        returned: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["close_time", b"close_time", "open_time", b"open_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cfd_id", b"cfd_id", "client_cfd_id", b"client_cfd_id", "close_reason", b"close_reason", "close_time", b"close_time", "entry_price", b"entry_price", "exit_price", b"exit_price", "fees", b"fees", "leverage", b"leverage", "liquidation_price", b"liquidation_price", "margin", b"margin", "market", b"market", "notional", b"notional", "open_time", b"open_time", "realised_pnl", b"realised_pnl", "side", b"side", "stop_loss", b"stop_loss", "take_profit", b"take_profit", "unrealised_pnl", b"unrealised_pnl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cfd_id", b"cfd_id", "client_cfd_id", b"client_cfd_id", "close_reason", b"close_reason", "close_time", b"close_time", "entry_price", b"entry_price", "exit_price", b"exit_price", "fees", b"fees", "leverage", b"leverage", "liquidation_price", b"liquidation_price", "margin", b"margin", "market", b"market", "notional", b"notional", "open_time", b"open_time", "realised_pnl", b"realised_pnl", "returned", b"returned", "side", b"side", "stop_loss", b"stop_loss", "take_profit", b"take_profit", "unrealised_pnl", b"unrealised_pnl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -60,6 +60,11 @@ class HistoryServiceStub:
                 request_serializer=tidebook_dot_settlement_dot_v1_dot_history__pb2.ListCfdsRequest.SerializeToString,
                 response_deserializer=tidebook_dot_settlement_dot_v1_dot_history__pb2.ListCfdsResponse.FromString,
                 _registered_method=True)
+        self.ListLiquidations = channel.unary_unary(
+                '/tidebook.settlement.v1.HistoryService/ListLiquidations',
+                request_serializer=tidebook_dot_settlement_dot_v1_dot_history__pb2.ListLiquidationsRequest.SerializeToString,
+                response_deserializer=tidebook_dot_settlement_dot_v1_dot_history__pb2.ListLiquidationsResponse.FromString,
+                _registered_method=True)
         self.ExportHistory = channel.unary_stream(
                 '/tidebook.settlement.v1.HistoryService/ExportHistory',
                 request_serializer=tidebook_dot_settlement_dot_v1_dot_history__pb2.ExportHistoryRequest.SerializeToString,
@@ -106,6 +111,13 @@ class HistoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListLiquidations(self, request, context):
+        """Receipts of liquidations, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExportHistory(self, request, context):
         """A whole history as CSV, in pieces.
         """
@@ -140,6 +152,11 @@ def add_HistoryServiceServicer_to_server(servicer, server):
                     servicer.ListCfds,
                     request_deserializer=tidebook_dot_settlement_dot_v1_dot_history__pb2.ListCfdsRequest.FromString,
                     response_serializer=tidebook_dot_settlement_dot_v1_dot_history__pb2.ListCfdsResponse.SerializeToString,
+            ),
+            'ListLiquidations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLiquidations,
+                    request_deserializer=tidebook_dot_settlement_dot_v1_dot_history__pb2.ListLiquidationsRequest.FromString,
+                    response_serializer=tidebook_dot_settlement_dot_v1_dot_history__pb2.ListLiquidationsResponse.SerializeToString,
             ),
             'ExportHistory': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportHistory,
@@ -283,6 +300,33 @@ class HistoryService:
             '/tidebook.settlement.v1.HistoryService/ListCfds',
             tidebook_dot_settlement_dot_v1_dot_history__pb2.ListCfdsRequest.SerializeToString,
             tidebook_dot_settlement_dot_v1_dot_history__pb2.ListCfdsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLiquidations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidebook.settlement.v1.HistoryService/ListLiquidations',
+            tidebook_dot_settlement_dot_v1_dot_history__pb2.ListLiquidationsRequest.SerializeToString,
+            tidebook_dot_settlement_dot_v1_dot_history__pb2.ListLiquidationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

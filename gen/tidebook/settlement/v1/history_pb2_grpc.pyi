@@ -43,6 +43,8 @@ class HistoryServiceStub:
     """Closed margin positions, newest first."""
     ListCfds: _grpc.UnaryUnaryMultiCallable[_history_pb2.ListCfdsRequest, _history_pb2.ListCfdsResponse]
     """Closed CFDs, newest first."""
+    ListLiquidations: _grpc.UnaryUnaryMultiCallable[_history_pb2.ListLiquidationsRequest, _history_pb2.ListLiquidationsResponse]
+    """Receipts of liquidations, newest first."""
     ExportHistory: _grpc.UnaryStreamMultiCallable[_history_pb2.ExportHistoryRequest, _history_pb2.ExportHistoryResponse]
     """A whole history as CSV, in pieces."""
 
@@ -61,6 +63,8 @@ class HistoryServiceAsyncStub(HistoryServiceStub):
     """Closed margin positions, newest first."""
     ListCfds: _aio.UnaryUnaryMultiCallable[_history_pb2.ListCfdsRequest, _history_pb2.ListCfdsResponse]  # type: ignore[assignment]
     """Closed CFDs, newest first."""
+    ListLiquidations: _aio.UnaryUnaryMultiCallable[_history_pb2.ListLiquidationsRequest, _history_pb2.ListLiquidationsResponse]  # type: ignore[assignment]
+    """Receipts of liquidations, newest first."""
     ExportHistory: _aio.UnaryStreamMultiCallable[_history_pb2.ExportHistoryRequest, _history_pb2.ExportHistoryResponse]  # type: ignore[assignment]
     """A whole history as CSV, in pieces."""
 
@@ -106,6 +110,14 @@ class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_history_pb2.ListCfdsResponse, _abc.Awaitable[_history_pb2.ListCfdsResponse]]:
         """Closed CFDs, newest first."""
+
+    @_abc_1.abstractmethod
+    def ListLiquidations(
+        self,
+        request: _history_pb2.ListLiquidationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_history_pb2.ListLiquidationsResponse, _abc.Awaitable[_history_pb2.ListLiquidationsResponse]]:
+        """Receipts of liquidations, newest first."""
 
     @_abc_1.abstractmethod
     def ExportHistory(

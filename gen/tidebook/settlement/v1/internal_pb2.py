@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tidebook/settlement/v1/internal.proto\x12\x16tidebook.settlement.v1\"#\n\x12GetProgressRequest\x12\r\n\x05shard\x18\x01 \x01(\r\"V\n\x13GetProgressResponse\x12\x14\n\x0c\x61rchived_seq\x18\x01 \x01(\x04\x12\x13\n\x0b\x61pplied_seq\x18\x02 \x01(\x04\x12\x14\n\x0c\x61pplied_hash\x18\x03 \x01(\x0c\"6\n\x12ReadArchiveRequest\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x11\n\tafter_seq\x18\x02 \x01(\x04\"M\n\x13ReadArchiveResponse\x12\x36\n\x07\x65ntries\x18\x01 \x03(\x0b\x32%.tidebook.settlement.v1.ArchivedEntry\";\n\rArchivedEntry\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\x32\xf2\x01\n\x19SettlementInternalService\x12k\n\x0bGetProgress\x12*.tidebook.settlement.v1.GetProgressRequest\x1a+.tidebook.settlement.v1.GetProgressResponse\"\x03\x90\x02\x01\x12h\n\x0bReadArchive\x12*.tidebook.settlement.v1.ReadArchiveRequest\x1a+.tidebook.settlement.v1.ReadArchiveResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tidebook/settlement/v1/internal.proto\x12\x16tidebook.settlement.v1\"#\n\x12GetProgressRequest\x12\r\n\x05shard\x18\x01 \x01(\r\"f\n\x13GetProgressResponse\x12\x14\n\x0c\x61rchived_seq\x18\x01 \x01(\x04\x12\x13\n\x0b\x61pplied_seq\x18\x02 \x01(\x04\x12\x14\n\x0c\x61pplied_hash\x18\x03 \x01(\x0c\x12\x0e\n\x06halted\x18\x04 \x01(\t\"6\n\x12ReadArchiveRequest\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x11\n\tafter_seq\x18\x02 \x01(\x04\"M\n\x13ReadArchiveResponse\x12\x36\n\x07\x65ntries\x18\x01 \x03(\x0b\x32%.tidebook.settlement.v1.ArchivedEntry\";\n\rArchivedEntry\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\x32\xf2\x01\n\x19SettlementInternalService\x12k\n\x0bGetProgress\x12*.tidebook.settlement.v1.GetProgressRequest\x1a+.tidebook.settlement.v1.GetProgressResponse\"\x03\x90\x02\x01\x12h\n\x0bReadArchive\x12*.tidebook.settlement.v1.ReadArchiveRequest\x1a+.tidebook.settlement.v1.ReadArchiveResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,13 +36,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETPROGRESSREQUEST']._serialized_start=65
   _globals['_GETPROGRESSREQUEST']._serialized_end=100
   _globals['_GETPROGRESSRESPONSE']._serialized_start=102
-  _globals['_GETPROGRESSRESPONSE']._serialized_end=188
-  _globals['_READARCHIVEREQUEST']._serialized_start=190
-  _globals['_READARCHIVEREQUEST']._serialized_end=244
-  _globals['_READARCHIVERESPONSE']._serialized_start=246
-  _globals['_READARCHIVERESPONSE']._serialized_end=323
-  _globals['_ARCHIVEDENTRY']._serialized_start=325
-  _globals['_ARCHIVEDENTRY']._serialized_end=384
-  _globals['_SETTLEMENTINTERNALSERVICE']._serialized_start=387
-  _globals['_SETTLEMENTINTERNALSERVICE']._serialized_end=629
+  _globals['_GETPROGRESSRESPONSE']._serialized_end=204
+  _globals['_READARCHIVEREQUEST']._serialized_start=206
+  _globals['_READARCHIVEREQUEST']._serialized_end=260
+  _globals['_READARCHIVERESPONSE']._serialized_start=262
+  _globals['_READARCHIVERESPONSE']._serialized_end=339
+  _globals['_ARCHIVEDENTRY']._serialized_start=341
+  _globals['_ARCHIVEDENTRY']._serialized_end=400
+  _globals['_SETTLEMENTINTERNALSERVICE']._serialized_start=403
+  _globals['_SETTLEMENTINTERNALSERVICE']._serialized_end=645
 # @@protoc_insertion_point(module_scope)

@@ -49,22 +49,26 @@ class GetProgressResponse(_message.Message):
     ARCHIVED_SEQ_FIELD_NUMBER: _builtins.int
     APPLIED_SEQ_FIELD_NUMBER: _builtins.int
     APPLIED_HASH_FIELD_NUMBER: _builtins.int
+    HALTED_FIELD_NUMBER: _builtins.int
     archived_seq: _builtins.int
     """Newest entry in the archive."""
     applied_seq: _builtins.int
     """Newest entry in the ledger."""
     applied_hash: _builtins.bytes
     """Hash of the chain at applied_seq."""
+    halted: _builtins.str
+    """Why the ledger or the archive has stopped for good; empty while they work."""
     def __init__(
         self,
         *,
         archived_seq: _builtins.int = ...,
         applied_seq: _builtins.int = ...,
         applied_hash: _builtins.bytes = ...,
+        halted: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_hash", b"applied_hash", "applied_seq", b"applied_seq", "archived_seq", b"archived_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_hash", b"applied_hash", "applied_seq", b"applied_seq", "archived_seq", b"archived_seq", "halted", b"halted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

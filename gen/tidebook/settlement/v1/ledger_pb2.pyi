@@ -80,6 +80,34 @@ TRANSFER_DIRECTION_WITHDRAWAL: TransferDirection.ValueType  # 2
 """Withdrawal."""
 Global___TransferDirection: _TypeAlias = TransferDirection  # noqa: Y015
 
+class _ReconciliationState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReconciliationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReconciliationState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RECONCILIATION_STATE_UNSPECIFIED: _ReconciliationState.ValueType  # 0
+    """Not said."""
+    RECONCILIATION_STATE_MATCHED: _ReconciliationState.ValueType  # 1
+    """They are the same."""
+    RECONCILIATION_STATE_DIFFERS: _ReconciliationState.ValueType  # 2
+    """They are not: somebody has been called."""
+    RECONCILIATION_STATE_WAITING: _ReconciliationState.ValueType  # 3
+    """Not compared lately: the engine or the log store cannot be reached, or the ledger is behind."""
+
+class ReconciliationState(_ReconciliationState, metaclass=_ReconciliationStateEnumTypeWrapper):
+    """What came of comparing engine, ledger and archive."""
+
+RECONCILIATION_STATE_UNSPECIFIED: ReconciliationState.ValueType  # 0
+"""Not said."""
+RECONCILIATION_STATE_MATCHED: ReconciliationState.ValueType  # 1
+"""They are the same."""
+RECONCILIATION_STATE_DIFFERS: ReconciliationState.ValueType  # 2
+"""They are not: somebody has been called."""
+RECONCILIATION_STATE_WAITING: ReconciliationState.ValueType  # 3
+"""Not compared lately: the engine or the log store cannot be reached, or the ledger is behind."""
+Global___ReconciliationState: _TypeAlias = ReconciliationState  # noqa: Y015
+
 @_typing.final
 class Transfer(_message.Message):
     """A deposit or a withdrawal."""
@@ -579,12 +607,28 @@ class GetReconciliationResponse(_message.Message):
     ASSETS_FIELD_NUMBER: _builtins.int
     BALANCED_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    COMPARED_LOG_SEQ_FIELD_NUMBER: _builtins.int
+    COMPARED_TIME_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    DIFFERING_FIELD_NUMBER: _builtins.int
+    STOPPED_LOG_SEQ_FIELD_NUMBER: _builtins.int
     log_seq: _builtins.int
     """The log position they are at."""
     newest_log_seq: _builtins.int
     """Newest position in the log, to see how far behind that is."""
     balanced: _builtins.bool
     """All differences are zero."""
+    state: Global___ReconciliationState.ValueType
+    """What came of comparing engine, ledger and archive the last time."""
+    compared_log_seq: _builtins.int
+    """The log position they were compared at; 0 if they never were."""
+    compared: _builtins.int
+    """How many balances have been compared in the current pass over all accounts."""
+    differing: _builtins.int
+    """How many of those are not the same everywhere; always 0."""
+    stopped_log_seq: _builtins.int
+    """Log entry that the ledger stopped before because it cannot be applied; 0 while it works."""
     @_builtins.property
     def assets(self) -> _containers.RepeatedCompositeFieldContainer[Global___AssetReconciliation]:
         """One per asset."""
@@ -592,6 +636,10 @@ class GetReconciliationResponse(_message.Message):
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When this was worked out."""
+
+    @_builtins.property
+    def compared_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
 
     def __init__(
         self,
@@ -601,14 +649,125 @@ class GetReconciliationResponse(_message.Message):
         assets: _abc.Iterable[Global___AssetReconciliation] | None = ...,
         balanced: _builtins.bool = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        state: Global___ReconciliationState.ValueType = ...,
+        compared_log_seq: _builtins.int = ...,
+        compared_time: _timestamp_pb2.Timestamp | None = ...,
+        compared: _builtins.int = ...,
+        differing: _builtins.int = ...,
+        stopped_log_seq: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compared_time", b"compared_time", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assets", b"assets", "balanced", b"balanced", "log_seq", b"log_seq", "newest_log_seq", b"newest_log_seq", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assets", b"assets", "balanced", b"balanced", "compared", b"compared", "compared_log_seq", b"compared_log_seq", "compared_time", b"compared_time", "differing", b"differing", "log_seq", b"log_seq", "newest_log_seq", b"newest_log_seq", "state", b"state", "stopped_log_seq", b"stopped_log_seq", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetReconciliationResponse: _TypeAlias = GetReconciliationResponse  # noqa: Y015
+
+@_typing.final
+class GetAccountReconciliationRequest(_message.Message):
+    """Nothing to say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAccountReconciliationRequest: _TypeAlias = GetAccountReconciliationRequest  # noqa: Y015
+
+@_typing.final
+class GetAccountReconciliationResponse(_message.Message):
+    """The account's balances, three times."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_SEQ_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    BALANCES_FIELD_NUMBER: _builtins.int
+    MATCHED_FIELD_NUMBER: _builtins.int
+    log_seq: _builtins.int
+    """The log position they were compared at."""
+    matched: _builtins.bool
+    """All differences are zero."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    @_builtins.property
+    def balances(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccountReconciliation]:
+        """By asset."""
+
+    def __init__(
+        self,
+        *,
+        log_seq: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        balances: _abc.Iterable[Global___AccountReconciliation] | None = ...,
+        matched: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balances", b"balances", "log_seq", b"log_seq", "matched", b"matched", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAccountReconciliationResponse: _TypeAlias = GetAccountReconciliationResponse  # noqa: Y015
+
+@_typing.final
+class AccountReconciliation(_message.Message):
+    """One asset of an account."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSET_FIELD_NUMBER: _builtins.int
+    ENGINE_FREE_FIELD_NUMBER: _builtins.int
+    ENGINE_HELD_FIELD_NUMBER: _builtins.int
+    LEDGER_FREE_FIELD_NUMBER: _builtins.int
+    LEDGER_HELD_FIELD_NUMBER: _builtins.int
+    ENTRIES_FREE_FIELD_NUMBER: _builtins.int
+    ENTRIES_HELD_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_FIELD_NUMBER: _builtins.int
+    asset: _builtins.str
+    """Asset code."""
+    engine_free: _builtins.str
+    """Free in the engine."""
+    engine_held: _builtins.str
+    """Held in the engine."""
+    ledger_free: _builtins.str
+    """Free in the ledger."""
+    ledger_held: _builtins.str
+    """Held in the ledger."""
+    entries_free: _builtins.str
+    """Free by the ledger entries."""
+    entries_held: _builtins.str
+    """Held by the ledger entries."""
+    difference: _builtins.str
+    """What does not add up; always "0"."""
+    def __init__(
+        self,
+        *,
+        asset: _builtins.str = ...,
+        engine_free: _builtins.str = ...,
+        engine_held: _builtins.str = ...,
+        ledger_free: _builtins.str = ...,
+        ledger_held: _builtins.str = ...,
+        entries_free: _builtins.str = ...,
+        entries_held: _builtins.str = ...,
+        difference: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "difference", b"difference", "engine_free", b"engine_free", "engine_held", b"engine_held", "entries_free", b"entries_free", "entries_held", b"entries_held", "ledger_free", b"ledger_free", "ledger_held", b"ledger_held"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccountReconciliation: _TypeAlias = AccountReconciliation  # noqa: Y015
 
 @_typing.final
 class AssetReconciliation(_message.Message):
@@ -625,6 +784,8 @@ class AssetReconciliation(_message.Message):
     DEPOSITS_FIELD_NUMBER: _builtins.int
     WITHDRAWALS_FIELD_NUMBER: _builtins.int
     DIFFERENCE_FIELD_NUMBER: _builtins.int
+    CLEARING_FIELD_NUMBER: _builtins.int
+    ENGINE_DIFFERENCE_FIELD_NUMBER: _builtins.int
     asset: _builtins.str
     """Asset code."""
     clients_free: _builtins.str
@@ -643,6 +804,10 @@ class AssetReconciliation(_message.Message):
     """All withdrawals."""
     difference: _builtins.str
     """What does not add up; always "0"."""
+    clearing: _builtins.str
+    """Between the winners and losers of open margin positions; "0" when none is open."""
+    engine_difference: _builtins.str
+    """What the engine has more than the ledger, over all accounts compared; always "0"."""
     def __init__(
         self,
         *,
@@ -655,10 +820,12 @@ class AssetReconciliation(_message.Message):
         deposits: _builtins.str = ...,
         withdrawals: _builtins.str = ...,
         difference: _builtins.str = ...,
+        clearing: _builtins.str = ...,
+        engine_difference: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "clients_free", b"clients_free", "clients_held", b"clients_held", "deposits", b"deposits", "difference", b"difference", "fees", b"fees", "house", b"house", "insurance", b"insurance", "withdrawals", b"withdrawals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "clearing", b"clearing", "clients_free", b"clients_free", "clients_held", b"clients_held", "deposits", b"deposits", "difference", b"difference", "engine_difference", b"engine_difference", "fees", b"fees", "house", b"house", "insurance", b"insurance", "withdrawals", b"withdrawals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -692,14 +859,20 @@ Global___GetProofRequest: _TypeAlias = GetProofRequest  # noqa: Y015
 
 @_typing.final
 class GetProofResponse(_message.Message):
-    """The chain over the range: hash[n] = sha256(hash[n-1] || payload[n])."""
+    """The chains over the range."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PREVIOUS_HASH_FIELD_NUMBER: _builtins.int
     LINKS_FIELD_NUMBER: _builtins.int
+    PREVIOUS_LINK_FIELD_NUMBER: _builtins.int
+    NEWEST_SEQ_FIELD_NUMBER: _builtins.int
     previous_hash: _builtins.bytes
-    """Hash before the first entry."""
+    """Hash of the log before the first entry."""
+    previous_link: _builtins.bytes
+    """Public link before the first entry; 32 zero bytes before entry 1."""
+    newest_seq: _builtins.int
+    """Newest archived entry."""
     @_builtins.property
     def links(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProofLink]:
         """The links in order."""
@@ -709,10 +882,12 @@ class GetProofResponse(_message.Message):
         *,
         previous_hash: _builtins.bytes = ...,
         links: _abc.Iterable[Global___ProofLink] | None = ...,
+        previous_link: _builtins.bytes = ...,
+        newest_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["links", b"links", "previous_hash", b"previous_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["links", b"links", "newest_seq", b"newest_seq", "previous_hash", b"previous_hash", "previous_link", b"previous_link"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -720,29 +895,36 @@ Global___GetProofResponse: _TypeAlias = GetProofResponse  # noqa: Y015
 
 @_typing.final
 class ProofLink(_message.Message):
-    """One link of the chain: hash = sha256(previous hash || payload)."""
+    """One link. The log's own chain, hash = sha256(previous hash || payload), can be checked by whoever has
+    the payloads. The public one, link = sha256(previous link || payload_sha256 || hash), by everybody:
+    who keeps one link can prove later that nothing before it was changed.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SEQ_FIELD_NUMBER: _builtins.int
     PAYLOAD_SHA256_FIELD_NUMBER: _builtins.int
     HASH_FIELD_NUMBER: _builtins.int
+    LINK_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """Position."""
     payload_sha256: _builtins.bytes
     """sha-256 of the payload alone, to compare with a copy of it."""
     hash: _builtins.bytes
-    """Hash of the chain here."""
+    """Hash of the log here."""
+    link: _builtins.bytes
+    """Public link here."""
     def __init__(
         self,
         *,
         seq: _builtins.int = ...,
         payload_sha256: _builtins.bytes = ...,
         hash: _builtins.bytes = ...,
+        link: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hash", b"hash", "payload_sha256", b"payload_sha256", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hash", b"hash", "link", b"link", "payload_sha256", b"payload_sha256", "seq", b"seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

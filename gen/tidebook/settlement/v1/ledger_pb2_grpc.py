@@ -71,6 +71,11 @@ class LedgerServiceStub:
                 request_serializer=tidebook_dot_settlement_dot_v1_dot_ledger__pb2.GetReconciliationRequest.SerializeToString,
                 response_deserializer=tidebook_dot_settlement_dot_v1_dot_ledger__pb2.GetReconciliationResponse.FromString,
                 _registered_method=True)
+        self.GetAccountReconciliation = channel.unary_unary(
+                '/tidebook.settlement.v1.LedgerService/GetAccountReconciliation',
+                request_serializer=tidebook_dot_settlement_dot_v1_dot_ledger__pb2.GetAccountReconciliationRequest.SerializeToString,
+                response_deserializer=tidebook_dot_settlement_dot_v1_dot_ledger__pb2.GetAccountReconciliationResponse.FromString,
+                _registered_method=True)
         self.GetProof = channel.unary_unary(
                 '/tidebook.settlement.v1.LedgerService/GetProof',
                 request_serializer=tidebook_dot_settlement_dot_v1_dot_ledger__pb2.GetProofRequest.SerializeToString,
@@ -127,14 +132,23 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetReconciliation(self, request, context):
-        """Per asset: clients + held + fees + insurance + house = deposits - withdrawals, at a log position.
+        """Per asset: clients + held + fees + insurance + house + clearing = deposits - withdrawals, at a log
+        position; and what came of comparing the ledger with the engine and the archive.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAccountReconciliation(self, request, context):
+        """The account's own balances in the engine, in the ledger and as the sum of its ledger entries, at
+        one log position. Refused with UNAVAILABLE until they have been compared.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetProof(self, request, context):
-        """The log's hash chain over a range.
+        """The log's public chain over a range; `examples/check_proof.py` checks it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,6 +191,11 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.GetReconciliation,
                     request_deserializer=tidebook_dot_settlement_dot_v1_dot_ledger__pb2.GetReconciliationRequest.FromString,
                     response_serializer=tidebook_dot_settlement_dot_v1_dot_ledger__pb2.GetReconciliationResponse.SerializeToString,
+            ),
+            'GetAccountReconciliation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAccountReconciliation,
+                    request_deserializer=tidebook_dot_settlement_dot_v1_dot_ledger__pb2.GetAccountReconciliationRequest.FromString,
+                    response_serializer=tidebook_dot_settlement_dot_v1_dot_ledger__pb2.GetAccountReconciliationResponse.SerializeToString,
             ),
             'GetProof': grpc.unary_unary_rpc_method_handler(
                     servicer.GetProof,
@@ -375,6 +394,33 @@ class LedgerService:
             '/tidebook.settlement.v1.LedgerService/GetReconciliation',
             tidebook_dot_settlement_dot_v1_dot_ledger__pb2.GetReconciliationRequest.SerializeToString,
             tidebook_dot_settlement_dot_v1_dot_ledger__pb2.GetReconciliationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAccountReconciliation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidebook.settlement.v1.LedgerService/GetAccountReconciliation',
+            tidebook_dot_settlement_dot_v1_dot_ledger__pb2.GetAccountReconciliationRequest.SerializeToString,
+            tidebook_dot_settlement_dot_v1_dot_ledger__pb2.GetAccountReconciliationResponse.FromString,
             options,
             channel_credentials,
             insecure,

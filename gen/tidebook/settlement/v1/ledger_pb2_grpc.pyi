@@ -50,9 +50,15 @@ class LedgerServiceStub:
     ListLedgerEntries: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListLedgerEntriesRequest, _ledger_pb2.ListLedgerEntriesResponse]
     """Ledger entries of the account, newest first."""
     GetReconciliation: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetReconciliationRequest, _ledger_pb2.GetReconciliationResponse]
-    """Per asset: clients + held + fees + insurance + house = deposits - withdrawals, at a log position."""
+    """Per asset: clients + held + fees + insurance + house + clearing = deposits - withdrawals, at a log
+    position; and what came of comparing the ledger with the engine and the archive.
+    """
+    GetAccountReconciliation: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetAccountReconciliationRequest, _ledger_pb2.GetAccountReconciliationResponse]
+    """The account's own balances in the engine, in the ledger and as the sum of its ledger entries, at
+    one log position. Refused with UNAVAILABLE until they have been compared.
+    """
     GetProof: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetProofRequest, _ledger_pb2.GetProofResponse]
-    """The log's hash chain over a range."""
+    """The log's public chain over a range; `examples/check_proof.py` checks it."""
 
 @_typing.type_check_only
 class LedgerServiceAsyncStub(LedgerServiceStub):
@@ -76,9 +82,15 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     ListLedgerEntries: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListLedgerEntriesRequest, _ledger_pb2.ListLedgerEntriesResponse]  # type: ignore[assignment]
     """Ledger entries of the account, newest first."""
     GetReconciliation: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetReconciliationRequest, _ledger_pb2.GetReconciliationResponse]  # type: ignore[assignment]
-    """Per asset: clients + held + fees + insurance + house = deposits - withdrawals, at a log position."""
+    """Per asset: clients + held + fees + insurance + house + clearing = deposits - withdrawals, at a log
+    position; and what came of comparing the ledger with the engine and the archive.
+    """
+    GetAccountReconciliation: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetAccountReconciliationRequest, _ledger_pb2.GetAccountReconciliationResponse]  # type: ignore[assignment]
+    """The account's own balances in the engine, in the ledger and as the sum of its ledger entries, at
+    one log position. Refused with UNAVAILABLE until they have been compared.
+    """
     GetProof: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetProofRequest, _ledger_pb2.GetProofResponse]  # type: ignore[assignment]
-    """The log's hash chain over a range."""
+    """The log's public chain over a range; `examples/check_proof.py` checks it."""
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Money in, money out, and the books. Reads need the scope `read`, deposits `trade`, withdrawals
@@ -141,7 +153,19 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.GetReconciliationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.GetReconciliationResponse, _abc.Awaitable[_ledger_pb2.GetReconciliationResponse]]:
-        """Per asset: clients + held + fees + insurance + house = deposits - withdrawals, at a log position."""
+        """Per asset: clients + held + fees + insurance + house + clearing = deposits - withdrawals, at a log
+        position; and what came of comparing the ledger with the engine and the archive.
+        """
+
+    @_abc_1.abstractmethod
+    def GetAccountReconciliation(
+        self,
+        request: _ledger_pb2.GetAccountReconciliationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.GetAccountReconciliationResponse, _abc.Awaitable[_ledger_pb2.GetAccountReconciliationResponse]]:
+        """The account's own balances in the engine, in the ledger and as the sum of its ledger entries, at
+        one log position. Refused with UNAVAILABLE until they have been compared.
+        """
 
     @_abc_1.abstractmethod
     def GetProof(
@@ -149,6 +173,6 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.GetProofRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.GetProofResponse, _abc.Awaitable[_ledger_pb2.GetProofResponse]]:
-        """The log's hash chain over a range."""
+        """The log's public chain over a range; `examples/check_proof.py` checks it."""
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -10,7 +10,7 @@ import type { Timestamp, TimestampJson } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Fill, FillJson, Order, OrderJson } from "../../engine/v1/order_pb";
 import { file_tidebook_engine_v1_order } from "../../engine/v1/order_pb";
-import type { Cfd, CfdJson, Position, PositionJson } from "../../engine/v1/position_pb";
+import type { Cfd, CfdJson, Liquidation, LiquidationJson, Position, PositionJson } from "../../engine/v1/position_pb";
 import { file_tidebook_engine_v1_position } from "../../engine/v1/position_pb";
 import type { OrderStatus, OrderStatusJson } from "../../engine/v1/types_pb";
 import { file_tidebook_engine_v1_types } from "../../engine/v1/types_pb";
@@ -20,7 +20,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tidebook/settlement/v1/history.proto.
  */
 export const file_tidebook_settlement_v1_history: GenFile = /*@__PURE__*/
-  fileDesc("CiR0aWRlYm9vay9zZXR0bGVtZW50L3YxL2hpc3RvcnkucHJvdG8SFnRpZGVib29rLnNldHRsZW1lbnQudjEikQIKEUxpc3RPcmRlcnNSZXF1ZXN0EigKBm1hcmtldBgBIAEoCUIYukgVchMyEV5bQS1aMC05X117MCwzMn0kEjkKBnN0YXR1cxgCIAEoDjIfLnRpZGVib29rLmVuZ2luZS52MS5PcmRlclN0YXR1c0IIukgFggECEAESLgoKc3RhcnRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhsKCXBhZ2Vfc2l6ZRgFIAEoDUIIukgFKgMY6AcSHAoKcGFnZV90b2tlbhgGIAEoCUIIukgFcgMYyAEiWAoSTGlzdE9yZGVyc1Jlc3BvbnNlEikKBm9yZGVycxgBIAMoCzIZLnRpZGVib29rLmVuZ2luZS52MS5PcmRlchIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiLAoPR2V0T3JkZXJSZXF1ZXN0EhkKCG9yZGVyX2lkGAEgASgEQge6SAQyAiAAImUKEEdldE9yZGVyUmVzcG9uc2USKAoFb3JkZXIYASABKAsyGS50aWRlYm9vay5lbmdpbmUudjEuT3JkZXISJwoFZmlsbHMYAiADKAsyGC50aWRlYm9vay5lbmdpbmUudjEuRmlsbCLnAQoQTGlzdEZpbGxzUmVxdWVzdBIoCgZtYXJrZXQYASABKAlCGLpIFXITMhFeW0EtWjAtOV9dezAsMzJ9JBIQCghvcmRlcl9pZBgCIAEoBBIuCgpzdGFydF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGwoJcGFnZV9zaXplGAUgASgNQgi6SAUqAxjoBxIcCgpwYWdlX3Rva2VuGAYgASgJQgi6SAVyAxjIASJVChFMaXN0RmlsbHNSZXNwb25zZRInCgVmaWxscxgBIAMoCzIYLnRpZGVib29rLmVuZ2luZS52MS5GaWxsEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJ7ChRMaXN0UG9zaXRpb25zUmVxdWVzdBIoCgZtYXJrZXQYASABKAlCGLpIFXITMhFeW0EtWjAtOV9dezAsMzJ9JBIbCglwYWdlX3NpemUYAiABKA1CCLpIBSoDGOgHEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDGMgBImEKFUxpc3RQb3NpdGlvbnNSZXNwb25zZRIvCglwb3NpdGlvbnMYASADKAsyHC50aWRlYm9vay5lbmdpbmUudjEuUG9zaXRpb24SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJInYKD0xpc3RDZmRzUmVxdWVzdBIoCgZtYXJrZXQYASABKAlCGLpIFXITMhFeW0EtWjAtOV9dezAsMzJ9JBIbCglwYWdlX3NpemUYAiABKA1CCLpIBSoDGOgHEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDGMgBIlIKEExpc3RDZmRzUmVzcG9uc2USJQoEY2ZkcxgBIAMoCzIXLnRpZGVib29rLmVuZ2luZS52MS5DZmQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIrMBChRFeHBvcnRIaXN0b3J5UmVxdWVzdBI9CgRraW5kGAEgASgOMiMudGlkZWJvb2suc2V0dGxlbWVudC52MS5IaXN0b3J5S2luZEIKukgHggEEEAEgABIuCgpzdGFydF90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiJAoVRXhwb3J0SGlzdG9yeVJlc3BvbnNlEgsKA2NzdhgBIAEoCSp1CgtIaXN0b3J5S2luZBIcChhISVNUT1JZX0tJTkRfVU5TUEVDSUZJRUQQABIXChNISVNUT1JZX0tJTkRfT1JERVJTEAESFgoSSElTVE9SWV9LSU5EX0ZJTExTEAISFwoTSElTVE9SWV9LSU5EX0xFREdFUhADMrkGCg5IaXN0b3J5U2VydmljZRKCAQoKTGlzdE9yZGVycxIpLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGlzdE9yZGVyc1JlcXVlc3QaKi50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RPcmRlcnNSZXNwb25zZSIdkAIBgtPkkwIUEhIvdjEvaGlzdG9yeS9vcmRlcnMShwEKCEdldE9yZGVyEicudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRPcmRlclJlcXVlc3QaKC50aWRlYm9vay5zZXR0bGVtZW50LnYxLkdldE9yZGVyUmVzcG9uc2UiKJACAYLT5JMCHxIdL3YxL2hpc3Rvcnkvb3JkZXJzL3tvcmRlcl9pZH0SfgoJTGlzdEZpbGxzEigudGlkZWJvb2suc2V0dGxlbWVudC52MS5MaXN0RmlsbHNSZXF1ZXN0GikudGlkZWJvb2suc2V0dGxlbWVudC52MS5MaXN0RmlsbHNSZXNwb25zZSIckAIBgtPkkwITEhEvdjEvaGlzdG9yeS9maWxscxKOAQoNTGlzdFBvc2l0aW9ucxIsLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGlzdFBvc2l0aW9uc1JlcXVlc3QaLS50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RQb3NpdGlvbnNSZXNwb25zZSIgkAIBgtPkkwIXEhUvdjEvaGlzdG9yeS9wb3NpdGlvbnMSegoITGlzdENmZHMSJy50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RDZmRzUmVxdWVzdBooLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGlzdENmZHNSZXNwb25zZSIbkAIBgtPkkwISEhAvdjEvaGlzdG9yeS9jZmRzEooBCg1FeHBvcnRIaXN0b3J5EiwudGlkZWJvb2suc2V0dGxlbWVudC52MS5FeHBvcnRIaXN0b3J5UmVxdWVzdBotLnRpZGVib29rLnNldHRsZW1lbnQudjEuRXhwb3J0SGlzdG9yeVJlc3BvbnNlIhqC0+STAhQSEi92MS9oaXN0b3J5OmV4cG9ydDABYgZwcm90bzM", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp, file_tidebook_engine_v1_order, file_tidebook_engine_v1_position, file_tidebook_engine_v1_types]);
+  fileDesc("CiR0aWRlYm9vay9zZXR0bGVtZW50L3YxL2hpc3RvcnkucHJvdG8SFnRpZGVib29rLnNldHRsZW1lbnQudjEikQIKEUxpc3RPcmRlcnNSZXF1ZXN0EigKBm1hcmtldBgBIAEoCUIYukgVchMyEV5bQS1aMC05X117MCwzMn0kEjkKBnN0YXR1cxgCIAEoDjIfLnRpZGVib29rLmVuZ2luZS52MS5PcmRlclN0YXR1c0IIukgFggECEAESLgoKc3RhcnRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhsKCXBhZ2Vfc2l6ZRgFIAEoDUIIukgFKgMY6AcSHAoKcGFnZV90b2tlbhgGIAEoCUIIukgFcgMYyAEiWAoSTGlzdE9yZGVyc1Jlc3BvbnNlEikKBm9yZGVycxgBIAMoCzIZLnRpZGVib29rLmVuZ2luZS52MS5PcmRlchIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiLAoPR2V0T3JkZXJSZXF1ZXN0EhkKCG9yZGVyX2lkGAEgASgEQge6SAQyAiAAImUKEEdldE9yZGVyUmVzcG9uc2USKAoFb3JkZXIYASABKAsyGS50aWRlYm9vay5lbmdpbmUudjEuT3JkZXISJwoFZmlsbHMYAiADKAsyGC50aWRlYm9vay5lbmdpbmUudjEuRmlsbCLnAQoQTGlzdEZpbGxzUmVxdWVzdBIoCgZtYXJrZXQYASABKAlCGLpIFXITMhFeW0EtWjAtOV9dezAsMzJ9JBIQCghvcmRlcl9pZBgCIAEoBBIuCgpzdGFydF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGwoJcGFnZV9zaXplGAUgASgNQgi6SAUqAxjoBxIcCgpwYWdlX3Rva2VuGAYgASgJQgi6SAVyAxjIASJVChFMaXN0RmlsbHNSZXNwb25zZRInCgVmaWxscxgBIAMoCzIYLnRpZGVib29rLmVuZ2luZS52MS5GaWxsEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSLZAQoUTGlzdFBvc2l0aW9uc1JlcXVlc3QSKAoGbWFya2V0GAEgASgJQhi6SBVyEzIRXltBLVowLTlfXXswLDMyfSQSGwoJcGFnZV9zaXplGAIgASgNQgi6SAUqAxjoBxIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxjIARIuCgpzdGFydF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiYQoVTGlzdFBvc2l0aW9uc1Jlc3BvbnNlEi8KCXBvc2l0aW9ucxgBIAMoCzIcLnRpZGVib29rLmVuZ2luZS52MS5Qb3NpdGlvbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAki1AEKD0xpc3RDZmRzUmVxdWVzdBIoCgZtYXJrZXQYASABKAlCGLpIFXITMhFeW0EtWjAtOV9dezAsMzJ9JBIbCglwYWdlX3NpemUYAiABKA1CCLpIBSoDGOgHEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDGMgBEi4KCnN0YXJ0X3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJSChBMaXN0Q2Zkc1Jlc3BvbnNlEiUKBGNmZHMYASADKAsyFy50aWRlYm9vay5lbmdpbmUudjEuQ2ZkEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSLcAQoXTGlzdExpcXVpZGF0aW9uc1JlcXVlc3QSKAoGbWFya2V0GAEgASgJQhi6SBVyEzIRXltBLVowLTlfXXswLDMyfSQSLgoKc3RhcnRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhsKCXBhZ2Vfc2l6ZRgEIAEoDUIIukgFKgMY6AcSHAoKcGFnZV90b2tlbhgFIAEoCUIIukgFcgMYyAEiagoYTGlzdExpcXVpZGF0aW9uc1Jlc3BvbnNlEjUKDGxpcXVpZGF0aW9ucxgBIAMoCzIfLnRpZGVib29rLmVuZ2luZS52MS5MaXF1aWRhdGlvbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiswEKFEV4cG9ydEhpc3RvcnlSZXF1ZXN0Ej0KBGtpbmQYASABKA4yIy50aWRlYm9vay5zZXR0bGVtZW50LnYxLkhpc3RvcnlLaW5kQgq6SAeCAQQQASAAEi4KCnN0YXJ0X3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIkChVFeHBvcnRIaXN0b3J5UmVzcG9uc2USCwoDY3N2GAEgASgJKuMBCgtIaXN0b3J5S2luZBIcChhISVNUT1JZX0tJTkRfVU5TUEVDSUZJRUQQABIXChNISVNUT1JZX0tJTkRfT1JERVJTEAESFgoSSElTVE9SWV9LSU5EX0ZJTExTEAISFwoTSElTVE9SWV9LSU5EX0xFREdFUhADEhoKFkhJU1RPUllfS0lORF9QT1NJVElPTlMQBBIVChFISVNUT1JZX0tJTkRfQ0ZEUxAFEh0KGUhJU1RPUllfS0lORF9MSVFVSURBVElPTlMQBhIaChZISVNUT1JZX0tJTkRfVFJBTlNGRVJTEAcy1gcKDkhpc3RvcnlTZXJ2aWNlEoIBCgpMaXN0T3JkZXJzEikudGlkZWJvb2suc2V0dGxlbWVudC52MS5MaXN0T3JkZXJzUmVxdWVzdBoqLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGlzdE9yZGVyc1Jlc3BvbnNlIh2QAgGC0+STAhQSEi92MS9oaXN0b3J5L29yZGVycxKHAQoIR2V0T3JkZXISJy50aWRlYm9vay5zZXR0bGVtZW50LnYxLkdldE9yZGVyUmVxdWVzdBooLnRpZGVib29rLnNldHRsZW1lbnQudjEuR2V0T3JkZXJSZXNwb25zZSIokAIBgtPkkwIfEh0vdjEvaGlzdG9yeS9vcmRlcnMve29yZGVyX2lkfRJ+CglMaXN0RmlsbHMSKC50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RGaWxsc1JlcXVlc3QaKS50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RGaWxsc1Jlc3BvbnNlIhyQAgGC0+STAhMSES92MS9oaXN0b3J5L2ZpbGxzEo4BCg1MaXN0UG9zaXRpb25zEiwudGlkZWJvb2suc2V0dGxlbWVudC52MS5MaXN0UG9zaXRpb25zUmVxdWVzdBotLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGlzdFBvc2l0aW9uc1Jlc3BvbnNlIiCQAgGC0+STAhcSFS92MS9oaXN0b3J5L3Bvc2l0aW9ucxJ6CghMaXN0Q2ZkcxInLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGlzdENmZHNSZXF1ZXN0GigudGlkZWJvb2suc2V0dGxlbWVudC52MS5MaXN0Q2Zkc1Jlc3BvbnNlIhuQAgGC0+STAhISEC92MS9oaXN0b3J5L2NmZHMSmgEKEExpc3RMaXF1aWRhdGlvbnMSLy50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RMaXF1aWRhdGlvbnNSZXF1ZXN0GjAudGlkZWJvb2suc2V0dGxlbWVudC52MS5MaXN0TGlxdWlkYXRpb25zUmVzcG9uc2UiI5ACAYLT5JMCGhIYL3YxL2hpc3RvcnkvbGlxdWlkYXRpb25zEooBCg1FeHBvcnRIaXN0b3J5EiwudGlkZWJvb2suc2V0dGxlbWVudC52MS5FeHBvcnRIaXN0b3J5UmVxdWVzdBotLnRpZGVib29rLnNldHRsZW1lbnQudjEuRXhwb3J0SGlzdG9yeVJlc3BvbnNlIhqC0+STAhQSEi92MS9oaXN0b3J5OmV4cG9ydDABYgZwcm90bzM", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp, file_tidebook_engine_v1_order, file_tidebook_engine_v1_position, file_tidebook_engine_v1_types]);
 
 /**
  * Which orders.
@@ -440,6 +440,20 @@ export type ListPositionsRequest = Message<"tidebook.settlement.v1.ListPositions
    * @generated from field: string page_token = 3;
    */
   pageToken: string;
+
+  /**
+   * Closed from this time on.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 4;
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * Closed before this time.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 5;
+   */
+  endTime?: Timestamp | undefined;
 };
 
 /**
@@ -468,6 +482,20 @@ export type ListPositionsRequestJson = {
    * @generated from field: string page_token = 3;
    */
   pageToken?: string;
+
+  /**
+   * Closed from this time on.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 4;
+   */
+  startTime?: TimestampJson;
+
+  /**
+   * Closed before this time.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 5;
+   */
+  endTime?: TimestampJson;
 };
 
 /**
@@ -552,6 +580,20 @@ export type ListCfdsRequest = Message<"tidebook.settlement.v1.ListCfdsRequest"> 
    * @generated from field: string page_token = 3;
    */
   pageToken: string;
+
+  /**
+   * Closed from this time on.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 4;
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * Closed before this time.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 5;
+   */
+  endTime?: Timestamp | undefined;
 };
 
 /**
@@ -580,6 +622,20 @@ export type ListCfdsRequestJson = {
    * @generated from field: string page_token = 3;
    */
   pageToken?: string;
+
+  /**
+   * Closed from this time on.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 4;
+   */
+  startTime?: TimestampJson;
+
+  /**
+   * Closed before this time.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 5;
+   */
+  endTime?: TimestampJson;
 };
 
 /**
@@ -639,13 +695,153 @@ export const ListCfdsResponseSchema: GenMessage<ListCfdsResponse, {jsonType: Lis
   messageDesc(file_tidebook_settlement_v1_history, 9);
 
 /**
+ * Which liquidations.
+ *
+ * @generated from message tidebook.settlement.v1.ListLiquidationsRequest
+ */
+export type ListLiquidationsRequest = Message<"tidebook.settlement.v1.ListLiquidationsRequest"> & {
+  /**
+   * Only this market; empty for all.
+   *
+   * @generated from field: string market = 1;
+   */
+  market: string;
+
+  /**
+   * From this time on.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 2;
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * Before this time.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 3;
+   */
+  endTime?: Timestamp | undefined;
+
+  /**
+   * At most 1000; default 100.
+   *
+   * @generated from field: uint32 page_size = 4;
+   */
+  pageSize: number;
+
+  /**
+   * From the page before.
+   *
+   * @generated from field: string page_token = 5;
+   */
+  pageToken: string;
+};
+
+/**
+ * Which liquidations.
+ *
+ * @generated from message tidebook.settlement.v1.ListLiquidationsRequest
+ */
+export type ListLiquidationsRequestJson = {
+  /**
+   * Only this market; empty for all.
+   *
+   * @generated from field: string market = 1;
+   */
+  market?: string;
+
+  /**
+   * From this time on.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 2;
+   */
+  startTime?: TimestampJson;
+
+  /**
+   * Before this time.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 3;
+   */
+  endTime?: TimestampJson;
+
+  /**
+   * At most 1000; default 100.
+   *
+   * @generated from field: uint32 page_size = 4;
+   */
+  pageSize?: number;
+
+  /**
+   * From the page before.
+   *
+   * @generated from field: string page_token = 5;
+   */
+  pageToken?: string;
+};
+
+/**
+ * Describes the message tidebook.settlement.v1.ListLiquidationsRequest.
+ * Use `create(ListLiquidationsRequestSchema)` to create a new message.
+ */
+export const ListLiquidationsRequestSchema: GenMessage<ListLiquidationsRequest, {jsonType: ListLiquidationsRequestJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_settlement_v1_history, 10);
+
+/**
+ * Receipts.
+ *
+ * @generated from message tidebook.settlement.v1.ListLiquidationsResponse
+ */
+export type ListLiquidationsResponse = Message<"tidebook.settlement.v1.ListLiquidationsResponse"> & {
+  /**
+   * Newest first.
+   *
+   * @generated from field: repeated tidebook.engine.v1.Liquidation liquidations = 1;
+   */
+  liquidations: Liquidation[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Receipts.
+ *
+ * @generated from message tidebook.settlement.v1.ListLiquidationsResponse
+ */
+export type ListLiquidationsResponseJson = {
+  /**
+   * Newest first.
+   *
+   * @generated from field: repeated tidebook.engine.v1.Liquidation liquidations = 1;
+   */
+  liquidations?: LiquidationJson[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken?: string;
+};
+
+/**
+ * Describes the message tidebook.settlement.v1.ListLiquidationsResponse.
+ * Use `create(ListLiquidationsResponseSchema)` to create a new message.
+ */
+export const ListLiquidationsResponseSchema: GenMessage<ListLiquidationsResponse, {jsonType: ListLiquidationsResponseJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_settlement_v1_history, 11);
+
+/**
  * Which history.
  *
  * @generated from message tidebook.settlement.v1.ExportHistoryRequest
  */
 export type ExportHistoryRequest = Message<"tidebook.settlement.v1.ExportHistoryRequest"> & {
   /**
-   * Orders, fills or ledger.
+   * What to export.
    *
    * @generated from field: tidebook.settlement.v1.HistoryKind kind = 1;
    */
@@ -673,7 +869,7 @@ export type ExportHistoryRequest = Message<"tidebook.settlement.v1.ExportHistory
  */
 export type ExportHistoryRequestJson = {
   /**
-   * Orders, fills or ledger.
+   * What to export.
    *
    * @generated from field: tidebook.settlement.v1.HistoryKind kind = 1;
    */
@@ -699,7 +895,7 @@ export type ExportHistoryRequestJson = {
  * Use `create(ExportHistoryRequestSchema)` to create a new message.
  */
 export const ExportHistoryRequestSchema: GenMessage<ExportHistoryRequest, {jsonType: ExportHistoryRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_history, 10);
+  messageDesc(file_tidebook_settlement_v1_history, 12);
 
 /**
  * A piece of the file.
@@ -734,7 +930,7 @@ export type ExportHistoryResponseJson = {
  * Use `create(ExportHistoryResponseSchema)` to create a new message.
  */
 export const ExportHistoryResponseSchema: GenMessage<ExportHistoryResponse, {jsonType: ExportHistoryResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_history, 11);
+  messageDesc(file_tidebook_settlement_v1_history, 13);
 
 /**
  * Which history.
@@ -769,6 +965,34 @@ export enum HistoryKind {
    * @generated from enum value: HISTORY_KIND_LEDGER = 3;
    */
   LEDGER = 3,
+
+  /**
+   * Closed margin positions.
+   *
+   * @generated from enum value: HISTORY_KIND_POSITIONS = 4;
+   */
+  POSITIONS = 4,
+
+  /**
+   * Closed CFDs.
+   *
+   * @generated from enum value: HISTORY_KIND_CFDS = 5;
+   */
+  CFDS = 5,
+
+  /**
+   * Liquidations.
+   *
+   * @generated from enum value: HISTORY_KIND_LIQUIDATIONS = 6;
+   */
+  LIQUIDATIONS = 6,
+
+  /**
+   * Deposits and withdrawals.
+   *
+   * @generated from enum value: HISTORY_KIND_TRANSFERS = 7;
+   */
+  TRANSFERS = 7,
 }
 
 /**
@@ -776,7 +1000,7 @@ export enum HistoryKind {
  *
  * @generated from enum tidebook.settlement.v1.HistoryKind
  */
-export type HistoryKindJson = "HISTORY_KIND_UNSPECIFIED" | "HISTORY_KIND_ORDERS" | "HISTORY_KIND_FILLS" | "HISTORY_KIND_LEDGER";
+export type HistoryKindJson = "HISTORY_KIND_UNSPECIFIED" | "HISTORY_KIND_ORDERS" | "HISTORY_KIND_FILLS" | "HISTORY_KIND_LEDGER" | "HISTORY_KIND_POSITIONS" | "HISTORY_KIND_CFDS" | "HISTORY_KIND_LIQUIDATIONS" | "HISTORY_KIND_TRANSFERS";
 
 /**
  * Describes the enum tidebook.settlement.v1.HistoryKind.
@@ -839,6 +1063,16 @@ export const HistoryService: GenService<{
     methodKind: "unary";
     input: typeof ListCfdsRequestSchema;
     output: typeof ListCfdsResponseSchema;
+  },
+  /**
+   * Receipts of liquidations, newest first.
+   *
+   * @generated from rpc tidebook.settlement.v1.HistoryService.ListLiquidations
+   */
+  listLiquidations: {
+    methodKind: "unary";
+    input: typeof ListLiquidationsRequestSchema;
+    output: typeof ListLiquidationsResponseSchema;
   },
   /**
    * A whole history as CSV, in pieces.

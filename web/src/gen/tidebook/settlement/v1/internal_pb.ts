@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tidebook/settlement/v1/internal.proto.
  */
 export const file_tidebook_settlement_v1_internal: GenFile = /*@__PURE__*/
-  fileDesc("CiV0aWRlYm9vay9zZXR0bGVtZW50L3YxL2ludGVybmFsLnByb3RvEhZ0aWRlYm9vay5zZXR0bGVtZW50LnYxIiMKEkdldFByb2dyZXNzUmVxdWVzdBINCgVzaGFyZBgBIAEoDSJWChNHZXRQcm9ncmVzc1Jlc3BvbnNlEhQKDGFyY2hpdmVkX3NlcRgBIAEoBBITCgthcHBsaWVkX3NlcRgCIAEoBBIUCgxhcHBsaWVkX2hhc2gYAyABKAwiNgoSUmVhZEFyY2hpdmVSZXF1ZXN0Eg0KBXNoYXJkGAEgASgNEhEKCWFmdGVyX3NlcRgCIAEoBCJNChNSZWFkQXJjaGl2ZVJlc3BvbnNlEjYKB2VudHJpZXMYASADKAsyJS50aWRlYm9vay5zZXR0bGVtZW50LnYxLkFyY2hpdmVkRW50cnkiOwoNQXJjaGl2ZWRFbnRyeRILCgNzZXEYASABKAQSDwoHcGF5bG9hZBgCIAEoDBIMCgRoYXNoGAMgASgMMvIBChlTZXR0bGVtZW50SW50ZXJuYWxTZXJ2aWNlEmsKC0dldFByb2dyZXNzEioudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRQcm9ncmVzc1JlcXVlc3QaKy50aWRlYm9vay5zZXR0bGVtZW50LnYxLkdldFByb2dyZXNzUmVzcG9uc2UiA5ACARJoCgtSZWFkQXJjaGl2ZRIqLnRpZGVib29rLnNldHRsZW1lbnQudjEuUmVhZEFyY2hpdmVSZXF1ZXN0GisudGlkZWJvb2suc2V0dGxlbWVudC52MS5SZWFkQXJjaGl2ZVJlc3BvbnNlMAFiBnByb3RvMw");
+  fileDesc("CiV0aWRlYm9vay9zZXR0bGVtZW50L3YxL2ludGVybmFsLnByb3RvEhZ0aWRlYm9vay5zZXR0bGVtZW50LnYxIiMKEkdldFByb2dyZXNzUmVxdWVzdBINCgVzaGFyZBgBIAEoDSJmChNHZXRQcm9ncmVzc1Jlc3BvbnNlEhQKDGFyY2hpdmVkX3NlcRgBIAEoBBITCgthcHBsaWVkX3NlcRgCIAEoBBIUCgxhcHBsaWVkX2hhc2gYAyABKAwSDgoGaGFsdGVkGAQgASgJIjYKElJlYWRBcmNoaXZlUmVxdWVzdBINCgVzaGFyZBgBIAEoDRIRCglhZnRlcl9zZXEYAiABKAQiTQoTUmVhZEFyY2hpdmVSZXNwb25zZRI2CgdlbnRyaWVzGAEgAygLMiUudGlkZWJvb2suc2V0dGxlbWVudC52MS5BcmNoaXZlZEVudHJ5IjsKDUFyY2hpdmVkRW50cnkSCwoDc2VxGAEgASgEEg8KB3BheWxvYWQYAiABKAwSDAoEaGFzaBgDIAEoDDLyAQoZU2V0dGxlbWVudEludGVybmFsU2VydmljZRJrCgtHZXRQcm9ncmVzcxIqLnRpZGVib29rLnNldHRsZW1lbnQudjEuR2V0UHJvZ3Jlc3NSZXF1ZXN0GisudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRQcm9ncmVzc1Jlc3BvbnNlIgOQAgESaAoLUmVhZEFyY2hpdmUSKi50aWRlYm9vay5zZXR0bGVtZW50LnYxLlJlYWRBcmNoaXZlUmVxdWVzdBorLnRpZGVib29rLnNldHRsZW1lbnQudjEuUmVhZEFyY2hpdmVSZXNwb25zZTABYgZwcm90bzM");
 
 /**
  * Of which shard.
@@ -73,6 +73,13 @@ export type GetProgressResponse = Message<"tidebook.settlement.v1.GetProgressRes
    * @generated from field: bytes applied_hash = 3;
    */
   appliedHash: Uint8Array;
+
+  /**
+   * Why the ledger or the archive has stopped for good; empty while they work.
+   *
+   * @generated from field: string halted = 4;
+   */
+  halted: string;
 };
 
 /**
@@ -101,6 +108,13 @@ export type GetProgressResponseJson = {
    * @generated from field: bytes applied_hash = 3;
    */
   appliedHash?: string;
+
+  /**
+   * Why the ledger or the archive has stopped for good; empty while they work.
+   *
+   * @generated from field: string halted = 4;
+   */
+  halted?: string;
 };
 
 /**

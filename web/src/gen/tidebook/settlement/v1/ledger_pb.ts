@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tidebook/settlement/v1/ledger.proto.
  */
 export const file_tidebook_settlement_v1_ledger: GenFile = /*@__PURE__*/
-  fileDesc("CiN0aWRlYm9vay9zZXR0bGVtZW50L3YxL2xlZGdlci5wcm90bxIWdGlkZWJvb2suc2V0dGxlbWVudC52MSLfAgoIVHJhbnNmZXISEwoLdHJhbnNmZXJfaWQYASABKAQSEgoKcmVxdWVzdF9pZBgCIAEoCRI8CglkaXJlY3Rpb24YAyABKA4yKS50aWRlYm9vay5zZXR0bGVtZW50LnYxLlRyYW5zZmVyRGlyZWN0aW9uEg0KBWFzc2V0GAQgASgJEg4KBmFtb3VudBgFIAEoCRI2CgZzdGF0dXMYBiABKA4yJi50aWRlYm9vay5zZXR0bGVtZW50LnYxLlRyYW5zZmVyU3RhdHVzEg8KB2ZhaWx1cmUYByABKAkSLwoLY3JlYXRlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdsb2dfc2VxGAogASgEEhEKCXNpbXVsYXRlZBgLIAEoCCI6Cg1MZWRnZXJCYWxhbmNlEg0KBWFzc2V0GAEgASgJEgwKBGZyZWUYAiABKAkSDAoEaGVsZBgDIAEoCSLgAQoLTGVkZ2VyRW50cnkSEAoIZW50cnlfaWQYASABKAQSFgoOdHJhbnNhY3Rpb25faWQYAiABKAQSDAoEa2luZBgDIAEoCRIWCg5sZWRnZXJfYWNjb3VudBgEIAEoCRINCgVhc3NldBgFIAEoCRIOCgZhbW91bnQYBiABKAkSFQoNYmFsYW5jZV9hZnRlchgHIAEoCRIQCghvcmRlcl9pZBgIIAEoBBIPCgdsb2dfc2VxGAkgASgEEigKBHRpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIqgBChRDcmVhdGVEZXBvc2l0UmVxdWVzdBImCgVhc3NldBgBIAEoCUIXukgUchIyEF5bQS1aMC05XXsxLDE2fSQSNAoGYW1vdW50GAIgASgJQiS6SCFyHzIdXlswLTldezEsMjB9KFwuWzAtOV17MSwxOH0pPyQSMgoKcmVxdWVzdF9pZBgDIAEoCUIeukgbchkyF15bQS1aYS16MC05Xy46LV17MSw2NH0kIksKFUNyZWF0ZURlcG9zaXRSZXNwb25zZRIyCgh0cmFuc2ZlchgBIAEoCzIgLnRpZGVib29rLnNldHRsZW1lbnQudjEuVHJhbnNmZXIiyAEKF0NyZWF0ZVdpdGhkcmF3YWxSZXF1ZXN0EiYKBWFzc2V0GAEgASgJQhe6SBRyEjIQXltBLVowLTldezEsMTZ9JBI0CgZhbW91bnQYAiABKAlCJLpIIXIfMh1eWzAtOV17MSwyMH0oXC5bMC05XXsxLDE4fSk/JBIbCgdhZGRyZXNzGAMgASgJQgq6SAdyBRABGIABEjIKCnJlcXVlc3RfaWQYBCABKAlCHrpIG3IZMhdeW0EtWmEtejAtOV8uOi1dezEsNjR9JCJOChhDcmVhdGVXaXRoZHJhd2FsUmVzcG9uc2USMgoIdHJhbnNmZXIYASABKAsyIC50aWRlYm9vay5zZXR0bGVtZW50LnYxLlRyYW5zZmVyIjcKF0NhbmNlbFdpdGhkcmF3YWxSZXF1ZXN0EhwKC3RyYW5zZmVyX2lkGAEgASgEQge6SAQyAiAAIk4KGENhbmNlbFdpdGhkcmF3YWxSZXNwb25zZRIyCgh0cmFuc2ZlchgBIAEoCzIgLnRpZGVib29rLnNldHRsZW1lbnQudjEuVHJhbnNmZXIiUQoUTGlzdFRyYW5zZmVyc1JlcXVlc3QSGwoJcGFnZV9zaXplGAEgASgNQgi6SAUqAxjoBxIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAxjIASJlChVMaXN0VHJhbnNmZXJzUmVzcG9uc2USMwoJdHJhbnNmZXJzGAEgAygLMiAudGlkZWJvb2suc2V0dGxlbWVudC52MS5UcmFuc2ZlchIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiFQoTTGlzdEJhbGFuY2VzUmVxdWVzdCJgChRMaXN0QmFsYW5jZXNSZXNwb25zZRI3CghiYWxhbmNlcxgBIAMoCzIlLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGVkZ2VyQmFsYW5jZRIPCgdsb2dfc2VxGAIgASgEIn0KGExpc3RMZWRnZXJFbnRyaWVzUmVxdWVzdBImCgVhc3NldBgBIAEoCUIXukgUchIyEF5bQS1aMC05XXswLDE2fSQSGwoJcGFnZV9zaXplGAIgASgNQgi6SAUqAxjoBxIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxjIASJqChlMaXN0TGVkZ2VyRW50cmllc1Jlc3BvbnNlEjQKB2VudHJpZXMYASADKAsyIy50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxlZGdlckVudHJ5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSIaChhHZXRSZWNvbmNpbGlhdGlvblJlcXVlc3QivQEKGUdldFJlY29uY2lsaWF0aW9uUmVzcG9uc2USDwoHbG9nX3NlcRgBIAEoBBIWCg5uZXdlc3RfbG9nX3NlcRgCIAEoBBI7CgZhc3NldHMYAyADKAsyKy50aWRlYm9vay5zZXR0bGVtZW50LnYxLkFzc2V0UmVjb25jaWxpYXRpb24SEAoIYmFsYW5jZWQYBCABKAgSKAoEdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiuwEKE0Fzc2V0UmVjb25jaWxpYXRpb24SDQoFYXNzZXQYASABKAkSFAoMY2xpZW50c19mcmVlGAIgASgJEhQKDGNsaWVudHNfaGVsZBgDIAEoCRIMCgRmZWVzGAQgASgJEhEKCWluc3VyYW5jZRgFIAEoCRINCgVob3VzZRgGIAEoCRIQCghkZXBvc2l0cxgHIAEoCRITCgt3aXRoZHJhd2FscxgIIAEoCRISCgpkaWZmZXJlbmNlGAkgASgJIkUKD0dldFByb29mUmVxdWVzdBIZCghmcm9tX3NlcRgBIAEoBEIHukgEMgIgABIXCgVjb3VudBgCIAEoDUIIukgFKgMY6AciWwoQR2V0UHJvb2ZSZXNwb25zZRIVCg1wcmV2aW91c19oYXNoGAEgASgMEjAKBWxpbmtzGAIgAygLMiEudGlkZWJvb2suc2V0dGxlbWVudC52MS5Qcm9vZkxpbmsiPgoJUHJvb2ZMaW5rEgsKA3NlcRgBIAEoBBIWCg5wYXlsb2FkX3NoYTI1NhgCIAEoDBIMCgRoYXNoGAMgASgMKsIBCg5UcmFuc2ZlclN0YXR1cxIfChtUUkFOU0ZFUl9TVEFUVVNfVU5TUEVDSUZJRUQQABIbChdUUkFOU0ZFUl9TVEFUVVNfUEVORElORxABEh0KGVRSQU5TRkVSX1NUQVRVU19DT01QTEVURUQQAhIaChZUUkFOU0ZFUl9TVEFUVVNfRkFJTEVEEAMSHQoZVFJBTlNGRVJfU1RBVFVTX0NBTkNFTExFRBAEEhgKFFRSQU5TRkVSX1NUQVRVU19IRUxEEAUqegoRVHJhbnNmZXJEaXJlY3Rpb24SIgoeVFJBTlNGRVJfRElSRUNUSU9OX1VOU1BFQ0lGSUVEEAASHgoaVFJBTlNGRVJfRElSRUNUSU9OX0RFUE9TSVQQARIhCh1UUkFOU0ZFUl9ESVJFQ1RJT05fV0lUSERSQVdBTBACMoYJCg1MZWRnZXJTZXJ2aWNlEoUBCg1DcmVhdGVEZXBvc2l0EiwudGlkZWJvb2suc2V0dGxlbWVudC52MS5DcmVhdGVEZXBvc2l0UmVxdWVzdBotLnRpZGVib29rLnNldHRsZW1lbnQudjEuQ3JlYXRlRGVwb3NpdFJlc3BvbnNlIheC0+STAhEiDC92MS9kZXBvc2l0czoBKhKRAQoQQ3JlYXRlV2l0aGRyYXdhbBIvLnRpZGVib29rLnNldHRsZW1lbnQudjEuQ3JlYXRlV2l0aGRyYXdhbFJlcXVlc3QaMC50aWRlYm9vay5zZXR0bGVtZW50LnYxLkNyZWF0ZVdpdGhkcmF3YWxSZXNwb25zZSIagtPkkwIUIg8vdjEvd2l0aGRyYXdhbHM6ASoSqQEKEENhbmNlbFdpdGhkcmF3YWwSLy50aWRlYm9vay5zZXR0bGVtZW50LnYxLkNhbmNlbFdpdGhkcmF3YWxSZXF1ZXN0GjAudGlkZWJvb2suc2V0dGxlbWVudC52MS5DYW5jZWxXaXRoZHJhd2FsUmVzcG9uc2UiMpACAoLT5JMCKSIkL3YxL3dpdGhkcmF3YWxzL3t0cmFuc2Zlcl9pZH06Y2FuY2VsOgEqEoYBCg1MaXN0VHJhbnNmZXJzEiwudGlkZWJvb2suc2V0dGxlbWVudC52MS5MaXN0VHJhbnNmZXJzUmVxdWVzdBotLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGlzdFRyYW5zZmVyc1Jlc3BvbnNlIhiQAgGC0+STAg8SDS92MS90cmFuc2ZlcnMSggEKDExpc3RCYWxhbmNlcxIrLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGlzdEJhbGFuY2VzUmVxdWVzdBosLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGlzdEJhbGFuY2VzUmVzcG9uc2UiF5ACAYLT5JMCDhIML3YxL2JhbGFuY2VzEo8BChFMaXN0TGVkZ2VyRW50cmllcxIwLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGlzdExlZGdlckVudHJpZXNSZXF1ZXN0GjEudGlkZWJvb2suc2V0dGxlbWVudC52MS5MaXN0TGVkZ2VyRW50cmllc1Jlc3BvbnNlIhWQAgGC0+STAgwSCi92MS9sZWRnZXISlwEKEUdldFJlY29uY2lsaWF0aW9uEjAudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRSZWNvbmNpbGlhdGlvblJlcXVlc3QaMS50aWRlYm9vay5zZXR0bGVtZW50LnYxLkdldFJlY29uY2lsaWF0aW9uUmVzcG9uc2UiHZACAYLT5JMCFBISL3YxL3JlY29uY2lsaWF0aW9uEnMKCEdldFByb29mEicudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRQcm9vZlJlcXVlc3QaKC50aWRlYm9vay5zZXR0bGVtZW50LnYxLkdldFByb29mUmVzcG9uc2UiFJACAYLT5JMCCxIJL3YxL3Byb29mYgZwcm90bzM", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("CiN0aWRlYm9vay9zZXR0bGVtZW50L3YxL2xlZGdlci5wcm90bxIWdGlkZWJvb2suc2V0dGxlbWVudC52MSLfAgoIVHJhbnNmZXISEwoLdHJhbnNmZXJfaWQYASABKAQSEgoKcmVxdWVzdF9pZBgCIAEoCRI8CglkaXJlY3Rpb24YAyABKA4yKS50aWRlYm9vay5zZXR0bGVtZW50LnYxLlRyYW5zZmVyRGlyZWN0aW9uEg0KBWFzc2V0GAQgASgJEg4KBmFtb3VudBgFIAEoCRI2CgZzdGF0dXMYBiABKA4yJi50aWRlYm9vay5zZXR0bGVtZW50LnYxLlRyYW5zZmVyU3RhdHVzEg8KB2ZhaWx1cmUYByABKAkSLwoLY3JlYXRlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdsb2dfc2VxGAogASgEEhEKCXNpbXVsYXRlZBgLIAEoCCI6Cg1MZWRnZXJCYWxhbmNlEg0KBWFzc2V0GAEgASgJEgwKBGZyZWUYAiABKAkSDAoEaGVsZBgDIAEoCSLgAQoLTGVkZ2VyRW50cnkSEAoIZW50cnlfaWQYASABKAQSFgoOdHJhbnNhY3Rpb25faWQYAiABKAQSDAoEa2luZBgDIAEoCRIWCg5sZWRnZXJfYWNjb3VudBgEIAEoCRINCgVhc3NldBgFIAEoCRIOCgZhbW91bnQYBiABKAkSFQoNYmFsYW5jZV9hZnRlchgHIAEoCRIQCghvcmRlcl9pZBgIIAEoBBIPCgdsb2dfc2VxGAkgASgEEigKBHRpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIqgBChRDcmVhdGVEZXBvc2l0UmVxdWVzdBImCgVhc3NldBgBIAEoCUIXukgUchIyEF5bQS1aMC05XXsxLDE2fSQSNAoGYW1vdW50GAIgASgJQiS6SCFyHzIdXlswLTldezEsMjB9KFwuWzAtOV17MSwxOH0pPyQSMgoKcmVxdWVzdF9pZBgDIAEoCUIeukgbchkyF15bQS1aYS16MC05Xy46LV17MSw2NH0kIksKFUNyZWF0ZURlcG9zaXRSZXNwb25zZRIyCgh0cmFuc2ZlchgBIAEoCzIgLnRpZGVib29rLnNldHRsZW1lbnQudjEuVHJhbnNmZXIiyAEKF0NyZWF0ZVdpdGhkcmF3YWxSZXF1ZXN0EiYKBWFzc2V0GAEgASgJQhe6SBRyEjIQXltBLVowLTldezEsMTZ9JBI0CgZhbW91bnQYAiABKAlCJLpIIXIfMh1eWzAtOV17MSwyMH0oXC5bMC05XXsxLDE4fSk/JBIbCgdhZGRyZXNzGAMgASgJQgq6SAdyBRABGIABEjIKCnJlcXVlc3RfaWQYBCABKAlCHrpIG3IZMhdeW0EtWmEtejAtOV8uOi1dezEsNjR9JCJOChhDcmVhdGVXaXRoZHJhd2FsUmVzcG9uc2USMgoIdHJhbnNmZXIYASABKAsyIC50aWRlYm9vay5zZXR0bGVtZW50LnYxLlRyYW5zZmVyIjcKF0NhbmNlbFdpdGhkcmF3YWxSZXF1ZXN0EhwKC3RyYW5zZmVyX2lkGAEgASgEQge6SAQyAiAAIk4KGENhbmNlbFdpdGhkcmF3YWxSZXNwb25zZRIyCgh0cmFuc2ZlchgBIAEoCzIgLnRpZGVib29rLnNldHRsZW1lbnQudjEuVHJhbnNmZXIiUQoUTGlzdFRyYW5zZmVyc1JlcXVlc3QSGwoJcGFnZV9zaXplGAEgASgNQgi6SAUqAxjoBxIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAxjIASJlChVMaXN0VHJhbnNmZXJzUmVzcG9uc2USMwoJdHJhbnNmZXJzGAEgAygLMiAudGlkZWJvb2suc2V0dGxlbWVudC52MS5UcmFuc2ZlchIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiFQoTTGlzdEJhbGFuY2VzUmVxdWVzdCJgChRMaXN0QmFsYW5jZXNSZXNwb25zZRI3CghiYWxhbmNlcxgBIAMoCzIlLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGVkZ2VyQmFsYW5jZRIPCgdsb2dfc2VxGAIgASgEIn0KGExpc3RMZWRnZXJFbnRyaWVzUmVxdWVzdBImCgVhc3NldBgBIAEoCUIXukgUchIyEF5bQS1aMC05XXswLDE2fSQSGwoJcGFnZV9zaXplGAIgASgNQgi6SAUqAxjoBxIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxjIASJqChlMaXN0TGVkZ2VyRW50cmllc1Jlc3BvbnNlEjQKB2VudHJpZXMYASADKAsyIy50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxlZGdlckVudHJ5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSIaChhHZXRSZWNvbmNpbGlhdGlvblJlcXVlc3QihAMKGUdldFJlY29uY2lsaWF0aW9uUmVzcG9uc2USDwoHbG9nX3NlcRgBIAEoBBIWCg5uZXdlc3RfbG9nX3NlcRgCIAEoBBI7CgZhc3NldHMYAyADKAsyKy50aWRlYm9vay5zZXR0bGVtZW50LnYxLkFzc2V0UmVjb25jaWxpYXRpb24SEAoIYmFsYW5jZWQYBCABKAgSKAoEdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASOgoFc3RhdGUYBiABKA4yKy50aWRlYm9vay5zZXR0bGVtZW50LnYxLlJlY29uY2lsaWF0aW9uU3RhdGUSGAoQY29tcGFyZWRfbG9nX3NlcRgHIAEoBBIxCg1jb21wYXJlZF90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghjb21wYXJlZBgJIAEoBBIRCglkaWZmZXJpbmcYCiABKAQSFwoPc3RvcHBlZF9sb2dfc2VxGAsgASgEIiEKH0dldEFjY291bnRSZWNvbmNpbGlhdGlvblJlcXVlc3QirwEKIEdldEFjY291bnRSZWNvbmNpbGlhdGlvblJlc3BvbnNlEg8KB2xvZ19zZXEYASABKAQSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASPwoIYmFsYW5jZXMYAyADKAsyLS50aWRlYm9vay5zZXR0bGVtZW50LnYxLkFjY291bnRSZWNvbmNpbGlhdGlvbhIPCgdtYXRjaGVkGAQgASgIIroBChVBY2NvdW50UmVjb25jaWxpYXRpb24SDQoFYXNzZXQYASABKAkSEwoLZW5naW5lX2ZyZWUYAiABKAkSEwoLZW5naW5lX2hlbGQYAyABKAkSEwoLbGVkZ2VyX2ZyZWUYBCABKAkSEwoLbGVkZ2VyX2hlbGQYBSABKAkSFAoMZW50cmllc19mcmVlGAYgASgJEhQKDGVudHJpZXNfaGVsZBgHIAEoCRISCgpkaWZmZXJlbmNlGAggASgJIugBChNBc3NldFJlY29uY2lsaWF0aW9uEg0KBWFzc2V0GAEgASgJEhQKDGNsaWVudHNfZnJlZRgCIAEoCRIUCgxjbGllbnRzX2hlbGQYAyABKAkSDAoEZmVlcxgEIAEoCRIRCglpbnN1cmFuY2UYBSABKAkSDQoFaG91c2UYBiABKAkSEAoIZGVwb3NpdHMYByABKAkSEwoLd2l0aGRyYXdhbHMYCCABKAkSEgoKZGlmZmVyZW5jZRgJIAEoCRIQCghjbGVhcmluZxgKIAEoCRIZChFlbmdpbmVfZGlmZmVyZW5jZRgLIAEoCSJFCg9HZXRQcm9vZlJlcXVlc3QSGQoIZnJvbV9zZXEYASABKARCB7pIBDICIAASFwoFY291bnQYAiABKA1CCLpIBSoDGOgHIoYBChBHZXRQcm9vZlJlc3BvbnNlEhUKDXByZXZpb3VzX2hhc2gYASABKAwSMAoFbGlua3MYAiADKAsyIS50aWRlYm9vay5zZXR0bGVtZW50LnYxLlByb29mTGluaxIVCg1wcmV2aW91c19saW5rGAMgASgMEhIKCm5ld2VzdF9zZXEYBCABKAQiTAoJUHJvb2ZMaW5rEgsKA3NlcRgBIAEoBBIWCg5wYXlsb2FkX3NoYTI1NhgCIAEoDBIMCgRoYXNoGAMgASgMEgwKBGxpbmsYBCABKAwqwgEKDlRyYW5zZmVyU3RhdHVzEh8KG1RSQU5TRkVSX1NUQVRVU19VTlNQRUNJRklFRBAAEhsKF1RSQU5TRkVSX1NUQVRVU19QRU5ESU5HEAESHQoZVFJBTlNGRVJfU1RBVFVTX0NPTVBMRVRFRBACEhoKFlRSQU5TRkVSX1NUQVRVU19GQUlMRUQQAxIdChlUUkFOU0ZFUl9TVEFUVVNfQ0FOQ0VMTEVEEAQSGAoUVFJBTlNGRVJfU1RBVFVTX0hFTEQQBSp6ChFUcmFuc2ZlckRpcmVjdGlvbhIiCh5UUkFOU0ZFUl9ESVJFQ1RJT05fVU5TUEVDSUZJRUQQABIeChpUUkFOU0ZFUl9ESVJFQ1RJT05fREVQT1NJVBABEiEKHVRSQU5TRkVSX0RJUkVDVElPTl9XSVRIRFJBV0FMEAIqoQEKE1JlY29uY2lsaWF0aW9uU3RhdGUSJAogUkVDT05DSUxJQVRJT05fU1RBVEVfVU5TUEVDSUZJRUQQABIgChxSRUNPTkNJTElBVElPTl9TVEFURV9NQVRDSEVEEAESIAocUkVDT05DSUxJQVRJT05fU1RBVEVfRElGRkVSUxACEiAKHFJFQ09OQ0lMSUFUSU9OX1NUQVRFX1dBSVRJTkcQAzK9CgoNTGVkZ2VyU2VydmljZRKFAQoNQ3JlYXRlRGVwb3NpdBIsLnRpZGVib29rLnNldHRsZW1lbnQudjEuQ3JlYXRlRGVwb3NpdFJlcXVlc3QaLS50aWRlYm9vay5zZXR0bGVtZW50LnYxLkNyZWF0ZURlcG9zaXRSZXNwb25zZSIXgtPkkwIRIgwvdjEvZGVwb3NpdHM6ASoSkQEKEENyZWF0ZVdpdGhkcmF3YWwSLy50aWRlYm9vay5zZXR0bGVtZW50LnYxLkNyZWF0ZVdpdGhkcmF3YWxSZXF1ZXN0GjAudGlkZWJvb2suc2V0dGxlbWVudC52MS5DcmVhdGVXaXRoZHJhd2FsUmVzcG9uc2UiGoLT5JMCFCIPL3YxL3dpdGhkcmF3YWxzOgEqEqkBChBDYW5jZWxXaXRoZHJhd2FsEi8udGlkZWJvb2suc2V0dGxlbWVudC52MS5DYW5jZWxXaXRoZHJhd2FsUmVxdWVzdBowLnRpZGVib29rLnNldHRsZW1lbnQudjEuQ2FuY2VsV2l0aGRyYXdhbFJlc3BvbnNlIjKQAgKC0+STAikiJC92MS93aXRoZHJhd2Fscy97dHJhbnNmZXJfaWR9OmNhbmNlbDoBKhKGAQoNTGlzdFRyYW5zZmVycxIsLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGlzdFRyYW5zZmVyc1JlcXVlc3QaLS50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RUcmFuc2ZlcnNSZXNwb25zZSIYkAIBgtPkkwIPEg0vdjEvdHJhbnNmZXJzEoIBCgxMaXN0QmFsYW5jZXMSKy50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RCYWxhbmNlc1JlcXVlc3QaLC50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RCYWxhbmNlc1Jlc3BvbnNlIheQAgGC0+STAg4SDC92MS9iYWxhbmNlcxKPAQoRTGlzdExlZGdlckVudHJpZXMSMC50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RMZWRnZXJFbnRyaWVzUmVxdWVzdBoxLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGlzdExlZGdlckVudHJpZXNSZXNwb25zZSIVkAIBgtPkkwIMEgovdjEvbGVkZ2VyEpcBChFHZXRSZWNvbmNpbGlhdGlvbhIwLnRpZGVib29rLnNldHRsZW1lbnQudjEuR2V0UmVjb25jaWxpYXRpb25SZXF1ZXN0GjEudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRSZWNvbmNpbGlhdGlvblJlc3BvbnNlIh2QAgGC0+STAhQSEi92MS9yZWNvbmNpbGlhdGlvbhK0AQoYR2V0QWNjb3VudFJlY29uY2lsaWF0aW9uEjcudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRBY2NvdW50UmVjb25jaWxpYXRpb25SZXF1ZXN0GjgudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRBY2NvdW50UmVjb25jaWxpYXRpb25SZXNwb25zZSIlkAIBgtPkkwIcEhovdjEvcmVjb25jaWxpYXRpb24vYWNjb3VudBJzCghHZXRQcm9vZhInLnRpZGVib29rLnNldHRsZW1lbnQudjEuR2V0UHJvb2ZSZXF1ZXN0GigudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRQcm9vZlJlc3BvbnNlIhSQAgGC0+STAgsSCS92MS9wcm9vZmIGcHJvdG8z", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
  * A deposit or a withdrawal.
@@ -1040,6 +1040,48 @@ export type GetReconciliationResponse = Message<"tidebook.settlement.v1.GetRecon
    * @generated from field: google.protobuf.Timestamp time = 5;
    */
   time?: Timestamp | undefined;
+
+  /**
+   * What came of comparing engine, ledger and archive the last time.
+   *
+   * @generated from field: tidebook.settlement.v1.ReconciliationState state = 6;
+   */
+  state: ReconciliationState;
+
+  /**
+   * The log position they were compared at; 0 if they never were.
+   *
+   * @generated from field: uint64 compared_log_seq = 7;
+   */
+  comparedLogSeq: bigint;
+
+  /**
+   * When.
+   *
+   * @generated from field: google.protobuf.Timestamp compared_time = 8;
+   */
+  comparedTime?: Timestamp | undefined;
+
+  /**
+   * How many balances have been compared in the current pass over all accounts.
+   *
+   * @generated from field: uint64 compared = 9;
+   */
+  compared: bigint;
+
+  /**
+   * How many of those are not the same everywhere; always 0.
+   *
+   * @generated from field: uint64 differing = 10;
+   */
+  differing: bigint;
+
+  /**
+   * Log entry that the ledger stopped before because it cannot be applied; 0 while it works.
+   *
+   * @generated from field: uint64 stopped_log_seq = 11;
+   */
+  stoppedLogSeq: bigint;
 };
 
 /**
@@ -1082,6 +1124,48 @@ export type GetReconciliationResponseJson = {
    * @generated from field: google.protobuf.Timestamp time = 5;
    */
   time?: TimestampJson;
+
+  /**
+   * What came of comparing engine, ledger and archive the last time.
+   *
+   * @generated from field: tidebook.settlement.v1.ReconciliationState state = 6;
+   */
+  state?: ReconciliationStateJson;
+
+  /**
+   * The log position they were compared at; 0 if they never were.
+   *
+   * @generated from field: uint64 compared_log_seq = 7;
+   */
+  comparedLogSeq?: string;
+
+  /**
+   * When.
+   *
+   * @generated from field: google.protobuf.Timestamp compared_time = 8;
+   */
+  comparedTime?: TimestampJson;
+
+  /**
+   * How many balances have been compared in the current pass over all accounts.
+   *
+   * @generated from field: uint64 compared = 9;
+   */
+  compared?: string;
+
+  /**
+   * How many of those are not the same everywhere; always 0.
+   *
+   * @generated from field: uint64 differing = 10;
+   */
+  differing?: string;
+
+  /**
+   * Log entry that the ledger stopped before because it cannot be applied; 0 while it works.
+   *
+   * @generated from field: uint64 stopped_log_seq = 11;
+   */
+  stoppedLogSeq?: string;
 };
 
 /**
@@ -1090,6 +1174,239 @@ export type GetReconciliationResponseJson = {
  */
 export const GetReconciliationResponseSchema: GenMessage<GetReconciliationResponse, {jsonType: GetReconciliationResponseJson}> = /*@__PURE__*/
   messageDesc(file_tidebook_settlement_v1_ledger, 16);
+
+/**
+ * Nothing to say.
+ *
+ * @generated from message tidebook.settlement.v1.GetAccountReconciliationRequest
+ */
+export type GetAccountReconciliationRequest = Message<"tidebook.settlement.v1.GetAccountReconciliationRequest"> & {
+};
+
+/**
+ * Nothing to say.
+ *
+ * @generated from message tidebook.settlement.v1.GetAccountReconciliationRequest
+ */
+export type GetAccountReconciliationRequestJson = {
+};
+
+/**
+ * Describes the message tidebook.settlement.v1.GetAccountReconciliationRequest.
+ * Use `create(GetAccountReconciliationRequestSchema)` to create a new message.
+ */
+export const GetAccountReconciliationRequestSchema: GenMessage<GetAccountReconciliationRequest, {jsonType: GetAccountReconciliationRequestJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_settlement_v1_ledger, 17);
+
+/**
+ * The account's balances, three times.
+ *
+ * @generated from message tidebook.settlement.v1.GetAccountReconciliationResponse
+ */
+export type GetAccountReconciliationResponse = Message<"tidebook.settlement.v1.GetAccountReconciliationResponse"> & {
+  /**
+   * The log position they were compared at.
+   *
+   * @generated from field: uint64 log_seq = 1;
+   */
+  logSeq: bigint;
+
+  /**
+   * When.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 2;
+   */
+  time?: Timestamp | undefined;
+
+  /**
+   * By asset.
+   *
+   * @generated from field: repeated tidebook.settlement.v1.AccountReconciliation balances = 3;
+   */
+  balances: AccountReconciliation[];
+
+  /**
+   * All differences are zero.
+   *
+   * @generated from field: bool matched = 4;
+   */
+  matched: boolean;
+};
+
+/**
+ * The account's balances, three times.
+ *
+ * @generated from message tidebook.settlement.v1.GetAccountReconciliationResponse
+ */
+export type GetAccountReconciliationResponseJson = {
+  /**
+   * The log position they were compared at.
+   *
+   * @generated from field: uint64 log_seq = 1;
+   */
+  logSeq?: string;
+
+  /**
+   * When.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 2;
+   */
+  time?: TimestampJson;
+
+  /**
+   * By asset.
+   *
+   * @generated from field: repeated tidebook.settlement.v1.AccountReconciliation balances = 3;
+   */
+  balances?: AccountReconciliationJson[];
+
+  /**
+   * All differences are zero.
+   *
+   * @generated from field: bool matched = 4;
+   */
+  matched?: boolean;
+};
+
+/**
+ * Describes the message tidebook.settlement.v1.GetAccountReconciliationResponse.
+ * Use `create(GetAccountReconciliationResponseSchema)` to create a new message.
+ */
+export const GetAccountReconciliationResponseSchema: GenMessage<GetAccountReconciliationResponse, {jsonType: GetAccountReconciliationResponseJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_settlement_v1_ledger, 18);
+
+/**
+ * One asset of an account.
+ *
+ * @generated from message tidebook.settlement.v1.AccountReconciliation
+ */
+export type AccountReconciliation = Message<"tidebook.settlement.v1.AccountReconciliation"> & {
+  /**
+   * Asset code.
+   *
+   * @generated from field: string asset = 1;
+   */
+  asset: string;
+
+  /**
+   * Free in the engine.
+   *
+   * @generated from field: string engine_free = 2;
+   */
+  engineFree: string;
+
+  /**
+   * Held in the engine.
+   *
+   * @generated from field: string engine_held = 3;
+   */
+  engineHeld: string;
+
+  /**
+   * Free in the ledger.
+   *
+   * @generated from field: string ledger_free = 4;
+   */
+  ledgerFree: string;
+
+  /**
+   * Held in the ledger.
+   *
+   * @generated from field: string ledger_held = 5;
+   */
+  ledgerHeld: string;
+
+  /**
+   * Free by the ledger entries.
+   *
+   * @generated from field: string entries_free = 6;
+   */
+  entriesFree: string;
+
+  /**
+   * Held by the ledger entries.
+   *
+   * @generated from field: string entries_held = 7;
+   */
+  entriesHeld: string;
+
+  /**
+   * What does not add up; always "0".
+   *
+   * @generated from field: string difference = 8;
+   */
+  difference: string;
+};
+
+/**
+ * One asset of an account.
+ *
+ * @generated from message tidebook.settlement.v1.AccountReconciliation
+ */
+export type AccountReconciliationJson = {
+  /**
+   * Asset code.
+   *
+   * @generated from field: string asset = 1;
+   */
+  asset?: string;
+
+  /**
+   * Free in the engine.
+   *
+   * @generated from field: string engine_free = 2;
+   */
+  engineFree?: string;
+
+  /**
+   * Held in the engine.
+   *
+   * @generated from field: string engine_held = 3;
+   */
+  engineHeld?: string;
+
+  /**
+   * Free in the ledger.
+   *
+   * @generated from field: string ledger_free = 4;
+   */
+  ledgerFree?: string;
+
+  /**
+   * Held in the ledger.
+   *
+   * @generated from field: string ledger_held = 5;
+   */
+  ledgerHeld?: string;
+
+  /**
+   * Free by the ledger entries.
+   *
+   * @generated from field: string entries_free = 6;
+   */
+  entriesFree?: string;
+
+  /**
+   * Held by the ledger entries.
+   *
+   * @generated from field: string entries_held = 7;
+   */
+  entriesHeld?: string;
+
+  /**
+   * What does not add up; always "0".
+   *
+   * @generated from field: string difference = 8;
+   */
+  difference?: string;
+};
+
+/**
+ * Describes the message tidebook.settlement.v1.AccountReconciliation.
+ * Use `create(AccountReconciliationSchema)` to create a new message.
+ */
+export const AccountReconciliationSchema: GenMessage<AccountReconciliation, {jsonType: AccountReconciliationJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_settlement_v1_ledger, 19);
 
 /**
  * One asset's books.
@@ -1159,6 +1476,20 @@ export type AssetReconciliation = Message<"tidebook.settlement.v1.AssetReconcili
    * @generated from field: string difference = 9;
    */
   difference: string;
+
+  /**
+   * Between the winners and losers of open margin positions; "0" when none is open.
+   *
+   * @generated from field: string clearing = 10;
+   */
+  clearing: string;
+
+  /**
+   * What the engine has more than the ledger, over all accounts compared; always "0".
+   *
+   * @generated from field: string engine_difference = 11;
+   */
+  engineDifference: string;
 };
 
 /**
@@ -1229,6 +1560,20 @@ export type AssetReconciliationJson = {
    * @generated from field: string difference = 9;
    */
   difference?: string;
+
+  /**
+   * Between the winners and losers of open margin positions; "0" when none is open.
+   *
+   * @generated from field: string clearing = 10;
+   */
+  clearing?: string;
+
+  /**
+   * What the engine has more than the ledger, over all accounts compared; always "0".
+   *
+   * @generated from field: string engine_difference = 11;
+   */
+  engineDifference?: string;
 };
 
 /**
@@ -1236,7 +1581,7 @@ export type AssetReconciliationJson = {
  * Use `create(AssetReconciliationSchema)` to create a new message.
  */
 export const AssetReconciliationSchema: GenMessage<AssetReconciliation, {jsonType: AssetReconciliationJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 17);
+  messageDesc(file_tidebook_settlement_v1_ledger, 20);
 
 /**
  * Which range.
@@ -1285,16 +1630,16 @@ export type GetProofRequestJson = {
  * Use `create(GetProofRequestSchema)` to create a new message.
  */
 export const GetProofRequestSchema: GenMessage<GetProofRequest, {jsonType: GetProofRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 18);
+  messageDesc(file_tidebook_settlement_v1_ledger, 21);
 
 /**
- * The chain over the range: hash[n] = sha256(hash[n-1] || payload[n]).
+ * The chains over the range.
  *
  * @generated from message tidebook.settlement.v1.GetProofResponse
  */
 export type GetProofResponse = Message<"tidebook.settlement.v1.GetProofResponse"> & {
   /**
-   * Hash before the first entry.
+   * Hash of the log before the first entry.
    *
    * @generated from field: bytes previous_hash = 1;
    */
@@ -1306,16 +1651,30 @@ export type GetProofResponse = Message<"tidebook.settlement.v1.GetProofResponse"
    * @generated from field: repeated tidebook.settlement.v1.ProofLink links = 2;
    */
   links: ProofLink[];
+
+  /**
+   * Public link before the first entry; 32 zero bytes before entry 1.
+   *
+   * @generated from field: bytes previous_link = 3;
+   */
+  previousLink: Uint8Array;
+
+  /**
+   * Newest archived entry.
+   *
+   * @generated from field: uint64 newest_seq = 4;
+   */
+  newestSeq: bigint;
 };
 
 /**
- * The chain over the range: hash[n] = sha256(hash[n-1] || payload[n]).
+ * The chains over the range.
  *
  * @generated from message tidebook.settlement.v1.GetProofResponse
  */
 export type GetProofResponseJson = {
   /**
-   * Hash before the first entry.
+   * Hash of the log before the first entry.
    *
    * @generated from field: bytes previous_hash = 1;
    */
@@ -1327,6 +1686,20 @@ export type GetProofResponseJson = {
    * @generated from field: repeated tidebook.settlement.v1.ProofLink links = 2;
    */
   links?: ProofLinkJson[];
+
+  /**
+   * Public link before the first entry; 32 zero bytes before entry 1.
+   *
+   * @generated from field: bytes previous_link = 3;
+   */
+  previousLink?: string;
+
+  /**
+   * Newest archived entry.
+   *
+   * @generated from field: uint64 newest_seq = 4;
+   */
+  newestSeq?: string;
 };
 
 /**
@@ -1334,10 +1707,12 @@ export type GetProofResponseJson = {
  * Use `create(GetProofResponseSchema)` to create a new message.
  */
 export const GetProofResponseSchema: GenMessage<GetProofResponse, {jsonType: GetProofResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 19);
+  messageDesc(file_tidebook_settlement_v1_ledger, 22);
 
 /**
- * One link of the chain: hash = sha256(previous hash || payload).
+ * One link. The log's own chain, hash = sha256(previous hash || payload), can be checked by whoever has
+ * the payloads. The public one, link = sha256(previous link || payload_sha256 || hash), by everybody:
+ * who keeps one link can prove later that nothing before it was changed.
  *
  * @generated from message tidebook.settlement.v1.ProofLink
  */
@@ -1357,15 +1732,24 @@ export type ProofLink = Message<"tidebook.settlement.v1.ProofLink"> & {
   payloadSha256: Uint8Array;
 
   /**
-   * Hash of the chain here.
+   * Hash of the log here.
    *
    * @generated from field: bytes hash = 3;
    */
   hash: Uint8Array;
+
+  /**
+   * Public link here.
+   *
+   * @generated from field: bytes link = 4;
+   */
+  link: Uint8Array;
 };
 
 /**
- * One link of the chain: hash = sha256(previous hash || payload).
+ * One link. The log's own chain, hash = sha256(previous hash || payload), can be checked by whoever has
+ * the payloads. The public one, link = sha256(previous link || payload_sha256 || hash), by everybody:
+ * who keeps one link can prove later that nothing before it was changed.
  *
  * @generated from message tidebook.settlement.v1.ProofLink
  */
@@ -1385,11 +1769,18 @@ export type ProofLinkJson = {
   payloadSha256?: string;
 
   /**
-   * Hash of the chain here.
+   * Hash of the log here.
    *
    * @generated from field: bytes hash = 3;
    */
   hash?: string;
+
+  /**
+   * Public link here.
+   *
+   * @generated from field: bytes link = 4;
+   */
+  link?: string;
 };
 
 /**
@@ -1397,7 +1788,7 @@ export type ProofLinkJson = {
  * Use `create(ProofLinkSchema)` to create a new message.
  */
 export const ProofLinkSchema: GenMessage<ProofLink, {jsonType: ProofLinkJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 20);
+  messageDesc(file_tidebook_settlement_v1_ledger, 23);
 
 /**
  * Where a transfer is.
@@ -1503,6 +1894,54 @@ export const TransferDirectionSchema: GenEnum<TransferDirection, TransferDirecti
   enumDesc(file_tidebook_settlement_v1_ledger, 1);
 
 /**
+ * What came of comparing engine, ledger and archive.
+ *
+ * @generated from enum tidebook.settlement.v1.ReconciliationState
+ */
+export enum ReconciliationState {
+  /**
+   * Not said.
+   *
+   * @generated from enum value: RECONCILIATION_STATE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * They are the same.
+   *
+   * @generated from enum value: RECONCILIATION_STATE_MATCHED = 1;
+   */
+  MATCHED = 1,
+
+  /**
+   * They are not: somebody has been called.
+   *
+   * @generated from enum value: RECONCILIATION_STATE_DIFFERS = 2;
+   */
+  DIFFERS = 2,
+
+  /**
+   * Not compared lately: the engine or the log store cannot be reached, or the ledger is behind.
+   *
+   * @generated from enum value: RECONCILIATION_STATE_WAITING = 3;
+   */
+  WAITING = 3,
+}
+
+/**
+ * What came of comparing engine, ledger and archive.
+ *
+ * @generated from enum tidebook.settlement.v1.ReconciliationState
+ */
+export type ReconciliationStateJson = "RECONCILIATION_STATE_UNSPECIFIED" | "RECONCILIATION_STATE_MATCHED" | "RECONCILIATION_STATE_DIFFERS" | "RECONCILIATION_STATE_WAITING";
+
+/**
+ * Describes the enum tidebook.settlement.v1.ReconciliationState.
+ */
+export const ReconciliationStateSchema: GenEnum<ReconciliationState, ReconciliationStateJson> = /*@__PURE__*/
+  enumDesc(file_tidebook_settlement_v1_ledger, 2);
+
+/**
  * Money in, money out, and the books. Reads need the scope `read`, deposits `trade`, withdrawals
  * `withdraw`. GetReconciliation and GetProof are open to everyone.
  *
@@ -1571,7 +2010,8 @@ export const LedgerService: GenService<{
     output: typeof ListLedgerEntriesResponseSchema;
   },
   /**
-   * Per asset: clients + held + fees + insurance + house = deposits - withdrawals, at a log position.
+   * Per asset: clients + held + fees + insurance + house + clearing = deposits - withdrawals, at a log
+   * position; and what came of comparing the ledger with the engine and the archive.
    *
    * @generated from rpc tidebook.settlement.v1.LedgerService.GetReconciliation
    */
@@ -1581,7 +2021,18 @@ export const LedgerService: GenService<{
     output: typeof GetReconciliationResponseSchema;
   },
   /**
-   * The log's hash chain over a range.
+   * The account's own balances in the engine, in the ledger and as the sum of its ledger entries, at
+   * one log position. Refused with UNAVAILABLE until they have been compared.
+   *
+   * @generated from rpc tidebook.settlement.v1.LedgerService.GetAccountReconciliation
+   */
+  getAccountReconciliation: {
+    methodKind: "unary";
+    input: typeof GetAccountReconciliationRequestSchema;
+    output: typeof GetAccountReconciliationResponseSchema;
+  },
+  /**
+   * The log's public chain over a range; `examples/check_proof.py` checks it.
    *
    * @generated from rpc tidebook.settlement.v1.LedgerService.GetProof
    */
