@@ -5,6 +5,7 @@ It knows prices, quantities, time priority and self-trade prevention; nothing of
 
 from __future__ import annotations
 
+from copy import copy, deepcopy
 from dataclasses import dataclass
 
 BUY, SELL = 1, 2
@@ -21,6 +22,9 @@ class NaiveOrder:
     arrival: int = 0
     filled: int = 0
     mode: int = CANCEL_TAKER
+    # Icebergs: how much a slice shows; 0 shows all. `shown` is what is left of the slice.
+    display: int = 0
+    shown: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,23 +56,19 @@ class NaiveBook:
 
     def fillable(self, order: NaiveOrder) -> bool:
         """Whether a FOK would fill whole."""
-        found = 0
-        for maker in self.crossing(order):
-            if maker.account_id != order.account_id:
-                found += maker.remaining
-            elif order.mode != CANCEL_MAKER:
-                break
-            if found >= order.remaining:
-                return True
-        return False
+        trial, taker = deepcopy(self), copy(order)
+        if taker.mode != CANCEL_MAKER:
+            taker.mode = CANCEL_TAKER
+        trial.trade(taker)
+        return taker.remaining == 0
 
     def trade(self, taker: NaiveOrder) -> tuple[list[NaiveTrade], bool]:
         """Trade a taker; its trades, and whether self-trade prevention ended it."""
         trades: list[NaiveTrade] = []
-        for maker in self.crossing(taker):
-            if taker.remaining == 0:
-                break
-            quantity = min(maker.remaining, taker.remaining)
+        makers = self.crossing(taker)
+        while makers and taker.remaining:
+            maker = makers.pop(0)
+            quantity = min(maker.shown, taker.remaining)
             if maker.account_id == taker.account_id:
                 if taker.mode == CANCEL_TAKER:
                     return trades, True
@@ -77,24 +77,35 @@ class NaiveBook:
                     if taker.mode == CANCEL_BOTH:
                         return trades, True
                     continue
-                maker.remaining -= quantity
-                if maker.remaining == 0:
-                    self.orders.remove(maker)
+                again = self.reduce(maker, quantity)
                 if taker.remaining == quantity:
                     return trades, True
                 taker.remaining -= quantity
-                continue
-            for order in (maker, taker):
-                order.remaining -= quantity
-                order.filled += quantity
-            trades.append(NaiveTrade(maker.price, quantity, maker.order_id, taker.order_id))
-            if maker.remaining == 0:
-                self.orders.remove(maker)
+            else:
+                trades.append(NaiveTrade(maker.price, quantity, maker.order_id, taker.order_id))
+                taker.remaining -= quantity
+                taker.filled += quantity
+                maker.filled += quantity
+                again = self.reduce(maker, quantity)
+            if again:
+                makers = self.crossing(taker)
         return trades, False
+
+    def reduce(self, maker: NaiveOrder, quantity: int) -> bool:
+        """Take lots off a resting order; True when it then stands at the back with a new slice."""
+        maker.remaining -= quantity
+        maker.shown -= quantity
+        if maker.shown:
+            return False
+        self.orders.remove(maker)
+        if maker.remaining:
+            self.rest(maker)
+        return maker.remaining > 0
 
     def rest(self, order: NaiveOrder) -> None:
         self.arrivals += 1
         order.arrival = self.arrivals
+        order.shown = min(order.display or order.remaining, order.remaining)
         self.orders.append(order)
 
     def find(self, order_id: int) -> NaiveOrder | None:
@@ -143,22 +154,28 @@ class NaiveExchange:
             self.usd[maker_id] += sign * notional - maker_fee
             self.fees += maker_fee + taker_fee
 
-    def lots_for(self, taker: NaiveOrder, amount: int, most: int) -> list[tuple[NaiveOrder, int]]:
-        """Makers and lots that an order by quote amount trades, one lot after the other."""
-        taken: list[tuple[NaiveOrder, int]] = []
-        for maker in self.book.crossing(taker):
+    def trade_amount(self, taker: NaiveOrder, amount: int, most: int) -> list[NaiveTrade]:
+        """Trade an order by quote amount, of at most so many lots, one lot after the other."""
+        trades: list[NaiveTrade] = []
+        makers = self.book.crossing(taker)
+        while makers:
+            maker = makers.pop(0)
             if maker.account_id == taker.account_id:
                 break
+            shown = maker.shown
             lots = 0
-            while lots < maker.remaining and lots < most and cost(taker, maker, lots + 1) <= amount:
+            while lots < shown and lots < most and cost(taker, maker, lots + 1) <= amount:
                 lots += 1
             if lots:
-                taken.append((maker, lots))
-            amount -= cost(taker, maker, lots)
-            most -= lots
-            if lots < maker.remaining:
+                trades.append(NaiveTrade(maker.price, lots, maker.order_id, taker.order_id))
+                amount -= cost(taker, maker, lots)
+                most -= lots
+                maker.filled += lots
+                if self.book.reduce(maker, lots):
+                    makers = self.book.crossing(taker)
+            if lots < shown:
                 break
-        return taken
+        return trades
 
 
 def ceil_bps(amount: int, bps: int) -> int:

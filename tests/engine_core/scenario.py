@@ -4,6 +4,7 @@ Steps:
     alice has 1000 USD [free, 1005 held]      check a balance (everything, if nothing is held)
     alice buy 2 @ 1000 [words] [as A]         LIMIT; words: ioc fok gtd:SECONDS post_only
                                               cancel_maker cancel_both decrement id:CLIENT_ID
+                                              show:LOTS (iceberg)
     alice sell 2 market [slippage:BPS] [as A] MARKET by quantity
     alice buy market for 5000 [as A]          MARKET by quote amount
     alice cancel A | alice cancel id:X | alice cancel all [buy|sell]
@@ -21,6 +22,7 @@ What must come of it, comma-separated; all trades and all orders that end unfill
     refused REASON, repeated A
     trades 2 @ 1000 with A
     A filled, A cancelled REASON, A is 3 left          another order
+    A shows 2                                          an iceberg's next slice
     keeps place, loses place                           an amended order
 """
 
@@ -149,6 +151,8 @@ class Scenario:
                 fields["expire_ns"] = self.world.now_ns + int(value) * SECOND
             elif kind == "id":
                 fields["client_order_id"] = value
+            elif kind == "show":
+                fields["display_quantity_lots"] = int(value)
             elif kind == "slippage":
                 fields["max_slippage_bps"] = int(value)
             else:
@@ -195,6 +199,8 @@ class Scenario:
                 where.append(f"{who}{status}{reason}")
             elif isinstance(event, e.OrderAmended) and event.order_id != acting:
                 happened.append(f"{names[event.order_id]} is {event.rested_lots} left")
+            elif isinstance(event, e.OrderReplenished):
+                optional.append(f"{names[event.order_id]} shows {event.displayed_lots}")
         if acting and self.world.exchange.order(acting) is not None:
             happened.append("open")
         if isinstance(first, e.OrderAmended):

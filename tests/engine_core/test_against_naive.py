@@ -116,6 +116,7 @@ class AgainstNaive(RuleBasedStateMachine):
         mode=modes,
         post_only=st.booleans(),
         named=st.booleans(),
+        display=st.sampled_from((0, 0, 0, 1, 2, 5)),
     )
     def limit(
         self,
@@ -127,9 +128,11 @@ class AgainstNaive(RuleBasedStateMachine):
         mode: int,
         post_only: bool,
         named: bool,
+        display: int,
     ) -> None:
         rests = time_in_force in (k.TIME_IN_FORCE_GTC, k.TIME_IN_FORCE_GTD)
         post_only = post_only and rests
+        display = display if rests else 0
         expire_ns = self.now_ns + 60 * SECOND if time_in_force == k.TIME_IN_FORCE_GTD else 0
         self.client_ids += 1
         command = place(
@@ -140,12 +143,14 @@ class AgainstNaive(RuleBasedStateMachine):
             time_in_force=time_in_force,
             self_trade_prevention=mode,
             post_only=post_only,
+            display_quantity_lots=display,
             expire_ns=expire_ns,
             client_order_id=f"id-{self.client_ids}" if named else "",
         )
         order = NaiveOrder(
             self.last_id + 1, account_id, command.side, price, quantity, mode=mode or 1
         )
+        order.display = display
         usd, btc = self.naive.free(account_id)
         expected = None
         if post_only and self.crosses(order):
@@ -173,7 +178,7 @@ class AgainstNaive(RuleBasedStateMachine):
         """Several orders away from the other side, so that levels fill up."""
         for side, quantity, away in rows:
             price = 999 - away if side == "buy" else 1_001 + away
-            self.limit(account_id, side, quantity, price, k.TIME_IN_FORCE_GTC, 0, False, False)
+            self.limit(account_id, side, quantity, price, k.TIME_IN_FORCE_GTC, 0, False, False, 0)
 
     def take(self, order: NaiveOrder, events: list[e.Event], rests: bool) -> None:
         """Match an accepted order on the naive side and compare."""
@@ -188,7 +193,7 @@ class AgainstNaive(RuleBasedStateMachine):
         placed = events[0]
         assert isinstance(placed, e.OrderPlaced)
         assert placed.order_id == order.order_id
-        assert placed.rested_lots == (order.remaining if rests else 0)
+        assert placed.rested_lots == (order.shown if rests else 0)
 
     @when_deep
     @rule(
@@ -240,13 +245,7 @@ class AgainstNaive(RuleBasedStateMachine):
             return
         self.last_id = taker.order_id
         most = btc if side == "sell" else 10**9
-        trades = []
-        for maker, quantity in self.naive.lots_for(taker, amount, most):
-            maker.remaining -= quantity
-            maker.filled += quantity
-            if maker.remaining == 0:
-                self.naive.book.orders.remove(maker)
-            trades.append(NaiveTrade(maker.price, quantity, maker.order_id, taker.order_id))
+        trades = self.naive.trade_amount(taker, amount, most)
         self.naive.settle(trades, taker, self.owners)
         self.same_trades(events, trades)
 
@@ -309,6 +308,7 @@ class AgainstNaive(RuleBasedStateMachine):
             return
         order.price, order.remaining = price, moved.remaining
         if keeps:
+            order.shown = min(order.shown, order.remaining)
             return
         self.naive.book.orders.remove(order)
         trades, prevented = self.naive.book.trade(order)
@@ -376,7 +376,7 @@ class AgainstNaive(RuleBasedStateMachine):
                 for order in level.orders
             ]
             naive = self.naive.book.side(side)
-            assert found == [(order.order_id, order.price, order.remaining) for order in naive]
+            assert found == [(order.order_id, order.price, order.shown) for order in naive]
 
     @invariant()
     def same_money(self) -> None:

@@ -55,7 +55,24 @@ LIMIT_CASES: list[tuple[str, dict[str, Any], Reason, str]] = [
     ("amount on LIMIT", {"quote_amount_units": 1}, Reason.INVALID_ARGUMENT, "quote_amount_units"),
     ("slippage on LIMIT", {"max_slippage_bps": 1}, Reason.INVALID_ARGUMENT, "max_slippage_bps"),
     ("reduce only", {"reduce_only": True}, Reason.UNSUPPORTED, "reduce_only"),
-    ("iceberg", {"display_quantity_lots": 1}, Reason.UNSUPPORTED, "display_quantity_lots"),
+    (
+        "iceberg IOC",
+        {"display_quantity_lots": 1, "time_in_force": k.TIME_IN_FORCE_IOC},
+        Reason.INVALID_ARGUMENT,
+        "display_quantity_lots",
+    ),
+    (
+        "iceberg of less than nothing",
+        {"display_quantity_lots": -1},
+        Reason.QUANTITY_TOO_SMALL,
+        "display_quantity_lots",
+    ),
+    (
+        "iceberg of too many slices",
+        {"display_quantity_lots": 1, "quantity_lots": 101},
+        Reason.QUANTITY_TOO_SMALL,
+        "display_quantity_lots",
+    ),
     (
         "unknown prevention",
         {"self_trade_prevention": 5},

@@ -20,7 +20,12 @@ from services.engine.domain.events import (
     OrdersCancelled,
 )
 from services.engine.domain.matching import EXHAUSTED, match
-from services.engine.domain.placing import check_limits, check_open_for_orders, settle_rest
+from services.engine.domain.placing import (
+    check_limits,
+    check_open_for_orders,
+    check_slices,
+    settle_rest,
+)
 from services.engine.domain.state import State
 
 _BY_USER: Final = int(Reason.CANCELLED_BY_USER)
@@ -92,13 +97,14 @@ def amend(state: State, command: AmendOrder, now_ns: int) -> list[Event]:
     if command.trigger_price_ticks:
         raise Refused(Reason.UNSUPPORTED, field="trigger_price_ticks")
     old_price = order.price_ticks
-    old_rested = order.remaining
+    old_rested = order.shown()
     old_quantity = order.filled + order.remaining
     price_ticks = command.price_ticks or old_price
     quantity = command.quantity_lots or old_quantity
     if price_ticks == old_price and quantity == old_quantity:
         raise Refused(Reason.AMEND_CHANGES_NOTHING)
     check_limits(book, price_ticks, quantity)
+    check_slices(order.request.display_quantity_lots, quantity)
     if quantity <= order.filled:
         raise Refused(Reason.AMEND_BELOW_FILLED, field="quantity_lots")
     remaining = quantity - order.filled
@@ -125,7 +131,7 @@ def amend(state: State, command: AmendOrder, now_ns: int) -> list[Event]:
         old_rested,
         price_ticks,
         quantity,
-        remaining,
+        0,
         hold_delta,
         order.hold_asset_id(),
         not keeps_place,
@@ -136,8 +142,11 @@ def amend(state: State, command: AmendOrder, now_ns: int) -> list[Event]:
     if keeps_place:
         level = order.level
         assert level is not None
-        level.quantity += remaining - order.remaining
+        # An iceberg gives up what it hides first.
+        order.hidden = max(order.hidden - (order.remaining - remaining), 0)
         order.remaining = remaining
+        amended.rested_lots = order.shown()
+        level.quantity += order.shown() - old_rested
         return events
     book.side(order.side).remove(order)
     order.price_ticks = price_ticks

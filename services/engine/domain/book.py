@@ -14,7 +14,8 @@ class Order:
     """A live order and its hold.
 
     The hold of an order in the book is always `remaining * hold_per_lot`. A MARKET buy by quote
-    amount holds `amount_left` in its place (`hold_per_lot` is 0); it never rests.
+    amount holds `amount_left` in its place (`hold_per_lot` is 0); it never rests. `hidden` is the
+    part of `remaining` that an iceberg does not show; 0 for all others.
     """
 
     __slots__ = (
@@ -25,6 +26,7 @@ class Order:
         "fees",
         "filled",
         "filled_notional",
+        "hidden",
         "hold_balance",
         "hold_per_lot",
         "level",
@@ -65,6 +67,7 @@ class Order:
         self.amount_left = 0
         self.filled = 0
         self.filled_notional = 0
+        self.hidden = 0
         self.fees = 0
         self.created_ns = now_ns
         self.updated_ns = now_ns
@@ -81,6 +84,15 @@ class Order:
         if self.hold_per_lot == 0:
             return self.amount_left
         return self.remaining * self.hold_per_lot
+
+    def shown(self) -> int:
+        """What the book shows of it."""
+        return self.remaining - self.hidden if self.level is not None else 0
+
+    def show_slice(self) -> None:
+        """An iceberg shows its next slice; only while it is out of its level."""
+        display = self.request.display_quantity_lots
+        self.hidden = self.remaining - display if 0 < display < self.remaining else 0
 
     def release(self, units: int) -> None:
         """Give part of the hold back."""
@@ -141,7 +153,7 @@ class BookSide:
             order.prev = tail
         level.tail = order
         order.level = level
-        level.quantity += order.remaining
+        level.quantity += order.remaining - order.hidden
 
     def remove(self, order: Order) -> None:
         """Take an order out of its level; nobody else moves."""
@@ -160,7 +172,7 @@ class BookSide:
             after.prev = before
             order.next = None
         order.level = None
-        level.quantity -= order.remaining
+        level.quantity -= order.remaining - order.hidden
         if level.head is None:
             key = level.key
             del self.levels[key]

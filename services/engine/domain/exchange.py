@@ -227,7 +227,7 @@ def _levels(side: BookSide) -> tuple[LevelView, ...]:
         orders = []
         order = level.head
         while order is not None:
-            orders.append(RestingView(order.order_id, order.account.account_id, order.remaining))
+            orders.append(RestingView(order.order_id, order.account.account_id, order.shown()))
             order = order.next
         levels.append(LevelView(key * side.sign, level.quantity, tuple(orders)))
     return tuple(levels)

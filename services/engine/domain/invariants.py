@@ -83,7 +83,12 @@ def _check_side(state: State, book: Book, side: BookSide) -> int:
             _require(order.level is level and order.prev is before, f"{where}: wrong links")
             _require(book.side(order.side) is side, f"{where}: on the wrong side")
             _require(state.orders.get(order.order_id) is order, f"{where}: not a live order")
-            total += order.remaining
+            display = order.request.display_quantity_lots or order.remaining
+            _require(
+                0 < order.shown() <= display and order.hidden >= 0,
+                f"{where}: shows {order.shown()} of {order.remaining} lots",
+            )
+            total += order.shown()
             count += 1
             before = order
             order = order.next

@@ -1,4 +1,8 @@
-"""Matching: a taker meets the other side of the book, best price first, oldest first."""
+"""Matching: a taker meets the other side of the book, best price first, oldest first.
+
+Of an iceberg it meets the slice that is shown; the next slice waits at the back of the level, so a
+taker that goes on comes to it after everybody who stood there.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from services.engine.domain.constants import (
     SELF_TRADE_PREVENTION_DECREMENT_AND_CANCEL,
     SIDE_BUY,
 )
-from services.engine.domain.events import Event, OrderAmended, Trade
+from services.engine.domain.events import Event, OrderAmended, OrderReplenished, Trade
 from services.engine.domain.state import State
 
 # Why `match` stopped.
@@ -40,7 +44,7 @@ def match(state: State, taker: Order, now_ns: int, events: list[Event]) -> int:
             wanted = min(wanted, lots_for_amount(book, taker, maker.price_ticks))
             if wanted == 0:
                 return AMOUNT_USED
-        quantity = maker.remaining
+        quantity = maker.remaining - maker.hidden
         if quantity > wanted:
             quantity = wanted
         if maker.account is taker.account:
@@ -71,23 +75,46 @@ def can_fill(
     """Whether a FOK order would fill whole.
 
     Makers of the same account never count; unless they alone are cancelled, meeting one ends the
-    taker.
+    taker. Hidden slices count, but are met only after all that the level shows.
     """
     makers = book.opposite(taker_side)
     limit_key = price_ticks * makers.sign
     for key in reversed(makers.keys):
         if key < limit_key:
             return False
+        hidden = 0
         maker = makers.levels[key].head
         while maker is not None:
             if maker.account.account_id != owner:
-                lots -= maker.remaining
+                lots -= maker.remaining - maker.hidden
+                hidden += maker.hidden
                 if lots <= 0:
                     return True
             elif mode != SELF_TRADE_PREVENTION_CANCEL_MAKER:
                 return False
             maker = maker.next
+        lots -= hidden
+        if lots <= 0:
+            return True
     return False
+
+
+def replenish(order: Order, events: list[Event]) -> None:
+    """An iceberg whose slice is used up shows the next one, at the back of its level."""
+    side = order.book.side(order.side)
+    side.remove(order)
+    order.show_slice()
+    side.add(order)
+    events.append(
+        OrderReplenished(
+            order.order_id,
+            order.book.market_id,
+            order.remaining - order.hidden,
+            order.price_ticks,
+            order.side,
+            order.account.account_id,
+        )
+    )
 
 
 def _trade(
@@ -159,6 +186,8 @@ def _trade(
     )
     if not maker.remaining:
         state.close(maker, ORDER_STATUS_FILLED, 0, now_ns, events)
+    elif maker.remaining == maker.hidden:
+        replenish(maker, events)
 
 
 def _prevent(
@@ -192,9 +221,9 @@ def _prevent(
         level = maker.level
         assert level is not None
         level.quantity -= quantity
-        _decremented(
-            maker, maker.remaining + quantity, quantity * maker.hold_per_lot, now_ns, events
-        )
+        _decremented(maker, maker.shown() + quantity, quantity * maker.hold_per_lot, now_ns, events)
+        if maker.remaining == maker.hidden:
+            replenish(maker, events)
     if takes_all:
         return True
     released = quantity * taker.hold_per_lot
@@ -232,7 +261,7 @@ def _decremented(
             rested_before,
             order.price_ticks,
             0 if by_amount else order.filled + order.remaining,
-            order.remaining if rested_before else 0,
+            order.shown(),
             -released,
             order.hold_asset_id(),
             False,

@@ -32,6 +32,8 @@ from services.engine.domain.state import State
 
 DEFAULT_SLIPPAGE_BPS: Final = 500
 MAX_CLIENT_ID_LENGTH: Final = 36
+# Most slices of an iceberg, so that one order never means more fills than that.
+MAX_SLICES: Final = 100
 
 _SELF_TRADE: Final = int(Reason.SELF_TRADE_PREVENTED)
 _SLIPPAGE: Final = int(Reason.SLIPPAGE_LIMIT_REACHED)
@@ -142,7 +144,7 @@ def place(state: State, command: PlaceOrder, now_ns: int) -> list[Event]:
 def settle_rest(state: State, order: Order, stopped: int, now_ns: int, events: list[Event]) -> int:
     """After matching: close what is done or may not rest, put the rest into the book.
 
-    Returns the lots that rest.
+    Returns the lots that the book shows of it then.
     """
     request = order.request
     if stopped == PREVENTED:
@@ -158,11 +160,13 @@ def settle_rest(state: State, order: Order, stopped: int, now_ns: int, events: l
     else:
         if order.order_id not in state.orders:
             state.register(order)
+        if request.display_quantity_lots:
+            order.show_slice()
         if order.side == SIDE_BUY:
             order.book.bids.add(order)
         else:
             order.book.asks.add(order)
-        return order.remaining
+        return order.remaining - order.hidden
     status = ORDER_STATUS_CANCELLED if reason else ORDER_STATUS_FILLED
     state.close(order, status, reason, now_ns, events)
     return 0
@@ -253,7 +257,7 @@ def _check_shape(command: PlaceOrder, book: Book, now_ns: int) -> None:
     if command.reduce_only:
         raise Refused(Reason.UNSUPPORTED, field="reduce_only")
     if command.display_quantity_lots:
-        raise Refused(Reason.UNSUPPORTED, field="display_quantity_lots")
+        _check_iceberg(command, book)
     kind = command.type
     time_in_force = command.time_in_force
     if kind == ORDER_TYPE_LIMIT:
@@ -284,6 +288,28 @@ def _check_shape(command: PlaceOrder, book: Book, now_ns: int) -> None:
             raise Refused(Reason.EXPIRED, field="expire_ns")
     elif command.expire_ns:
         raise Refused(Reason.INVALID_ARGUMENT, "is for GTD", field="expire_ns")
+
+
+def _check_iceberg(command: PlaceOrder, book: Book) -> None:
+    field = "display_quantity_lots"
+    if command.type != ORDER_TYPE_LIMIT or command.time_in_force in (
+        TIME_IN_FORCE_IOC,
+        TIME_IN_FORCE_FOK,
+    ):
+        raise Refused(Reason.INVALID_ARGUMENT, "is for orders that rest", field=field)
+    if command.display_quantity_lots < book.config.min_quantity_lots:
+        raise Refused(Reason.QUANTITY_TOO_SMALL, field=field)
+    check_slices(command.display_quantity_lots, command.quantity_lots)
+
+
+def check_slices(display_lots: int, lots: int) -> None:
+    """Refuse an iceberg (`display_lots` above 0) that shows too small a part of itself."""
+    if 0 < display_lots * MAX_SLICES < lots:
+        raise Refused(
+            Reason.QUANTITY_TOO_SMALL,
+            f"must be at least 1/{MAX_SLICES} of the quantity",
+            field="display_quantity_lots",
+        )
 
 
 def _check_market_shape(command: PlaceOrder) -> None:

@@ -17,7 +17,7 @@ from services.engine.domain.commands import AssetConfig, MarginTierConfig, Marke
 from services.engine.domain.state import State
 
 _MAGIC: Final = b"TIDEBOOK"
-_VERSION: Final = 3
+_VERSION: Final = 4
 
 _HEADER: Final = Struct("<8sIQ32s")
 _COUNT: Final = Struct("<Q")
@@ -28,7 +28,7 @@ _TIER: Final = Struct("<qII")
 _PAIR: Final = Struct("<QQ")
 _BALANCE: Final = Struct("<QIqq")
 _REQUEST: Final = Struct("<IBBBBBBBIIqqqqqqQ")
-_ORDER: Final = Struct("<QQqqqqiqqqq")
+_ORDER: Final = Struct("<QQqqqqqiqqqq")
 _REMEMBERED: Final = Struct("<QQq")
 
 
@@ -173,6 +173,7 @@ def _dump_side(side: BookSide, parts: list[bytes]) -> None:
                     order.account.account_id,
                     order.price_ticks,
                     order.remaining,
+                    order.hidden,
                     order.filled,
                     order.hold_per_lot,
                     order.maker_fee_bps,
@@ -321,7 +322,7 @@ class _Reader:
     def _load_side(self, state: State, book: Book, side: BookSide, orders: list[Order]) -> None:
         for _ in range(self._count()):
             fields = self._take(_ORDER)
-            order_id, account_id, price_ticks, remaining, filled, hold_per_lot = fields[:6]
+            order_id, account_id, price_ticks, remaining, hidden, filled, hold_per_lot = fields[:7]
             account = state.account(account_id)
             order = Order(
                 order_id,
@@ -332,13 +333,14 @@ class _Reader:
                 price_ticks,
                 remaining,
                 hold_per_lot,
-                fields[9],
+                fields[10],
             )
+            order.hidden = hidden
             order.filled = filled
-            order.maker_fee_bps = fields[6]
-            order.filled_notional = fields[7]
-            order.fees = fields[8]
-            order.updated_ns = fields[10]
+            order.maker_fee_bps = fields[7]
+            order.filled_notional = fields[8]
+            order.fees = fields[9]
+            order.updated_ns = fields[11]
             side.add(order)
             orders.append(order)
 

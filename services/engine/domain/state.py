@@ -117,7 +117,7 @@ class State:
         removed = 0
         level_price = 0
         if order.level is not None:
-            removed = remaining
+            removed = remaining - order.hidden
             level_price = order.price_ticks
             if side == SIDE_BUY:
                 book.bids.remove(order)

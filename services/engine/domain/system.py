@@ -227,8 +227,9 @@ def _check_market(market: MarketConfig, assets: dict[int, AssetConfig]) -> None:
         or base is None
         or market.quote_asset_id not in assets
         or market.base_asset_id == market.quote_asset_id
-        or market.tick_size_units <= 0
-        or market.lot_size_units <= 0
+        or not 0 < market.tick_size_units <= INT64_MAX
+        or not 0 < market.lot_size_units <= INT64_MAX
+        or not 0 < market.units_per_tick_lot <= INT64_MAX
         # Exact, or notionals would have to be rounded.
         or sizes != market.units_per_tick_lot * 10**base.decimals
         or not 0 < market.min_quantity_lots <= market.max_quantity_lots
