@@ -52,7 +52,12 @@ WRONG: list[tuple[dict[str, Any], Reason, str]] = [
     ({"deadline": Timestamp(seconds=-1)}, Reason.INVALID_ARGUMENT, "deadline"),
     ({"deadline": Timestamp(seconds=1, nanos=-1)}, Reason.INVALID_ARGUMENT, "deadline"),
     ({"expire_time": Timestamp(seconds=1 << 40)}, Reason.INVALID_ARGUMENT, "expire_time"),
-    ({"display_quantity": "0.05"}, Reason.UNSUPPORTED, "display_quantity"),
+    (
+        {"display_quantity": "0.05", "time_in_force": t.TIME_IN_FORCE_IOC},
+        Reason.INVALID_ARGUMENT,
+        "display_quantity",
+    ),
+    ({"display_quantity": "0.00001"}, Reason.QUANTITY_TOO_SMALL, "display_quantity"),
     ({"reduce_only": True}, Reason.UNSUPPORTED, "reduce_only"),
     ({"trigger_price": "1"}, Reason.INVALID_ARGUMENT, "trigger_price"),
 ]
