@@ -161,6 +161,23 @@ class LogWriter:
         return removed
 
 
+async def put_back(redis: Redis, shard: int, records: Iterable[LogRecord]) -> None:
+    """Write entries that were in the log before, at their old places: for a store that lost them.
+
+    They may begin anywhere in an empty log. Raises `Fenced` when a place is taken.
+    """
+    pipeline = redis.pipeline(transaction=False)
+    for record in records:
+        fields: Any = {_PAYLOAD: record.payload, _HASH: record.hash}
+        pipeline.xadd(log_key(shard), fields, id=f"{record.seq}-0")
+    try:
+        await pipeline.execute()
+    except ResponseError as error:
+        if "equal or smaller" in str(error):
+            raise Fenced("somebody else writes this log") from error
+        raise
+
+
 class LogReader:
     """Reads the log from any position that is still kept."""
 

@@ -161,6 +161,31 @@ def verify(
 
 
 @app.command()
+def rebuild(
+    data_dir: DataDir = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Replay the archive and say the state, write nothing.")
+    ] = False,
+) -> None:
+    """Restore the engine's log and state from the archive, when the log store has lost them."""
+    from ops.temporary import running_or_temporary
+
+    settings, _ = _settings(data_dir)
+    _quiet_logs(settings)
+
+    async def run() -> int:
+        from ops import state
+        from ops.rebuild import rebuild
+
+        if not check and state.DataDirLock(settings.data_dir.resolve()).is_held():
+            raise OpsError("the exchange is running: stop it first (or use --check)")
+        async with running_or_temporary(settings) as ready:
+            return await rebuild(ready, check_only=check)
+
+    raise SystemExit(asyncio.run(run()))
+
+
+@app.command()
 def bench(
     names: Annotated[
         list[str] | None, typer.Argument(help="Which ones; all when not said.")

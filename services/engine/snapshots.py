@@ -119,6 +119,17 @@ class SnapshotStore:
             except (OSError, ValueError) as error:
                 log.error("snapshot_skipped", seq=seq, error=str(error))
 
+    def set_aside_after(self, seq: int) -> list[int]:
+        """Rename the snapshots of later positions, so that nobody restores them; which those were.
+
+        They belong to a log that is lost.
+        """
+        later = [position for position in self.positions() if position > seq]
+        for position in later:
+            path = self.path(position)
+            path.rename(path.with_name(f"{path.name}.lost"))
+        return later
+
     def path(self, seq: int) -> Path:
         """Where the snapshot of a position is."""
         return self._folder / f"{seq:016}{_SUFFIX}"

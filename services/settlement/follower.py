@@ -42,6 +42,8 @@ _READ_ENTRIES = 100
 _TRANSACTION_BYTES = 512 << 10
 # Batches that are decoded while PostgreSQL writes the one before.
 _AHEAD = 2
+# How often the archive is looked at by a ledger that is quicker.
+_ARCHIVE_SECONDS = 0.01
 # The tables of what is open are small when a statement is planned and may be large when it runs.
 _PLANS = "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off"
 ARCHIVE, APPLY = "archive", "apply"
@@ -233,6 +235,9 @@ class Applier:
         self, connection: Connection, folded: _Folded, progress: Progress
     ) -> Progress:
         batch, newest = folded.batch, folded.records[-1]
+        # The ledger is never ahead of the archive, so all of it can be had again from there.
+        while (await archive_end(connection, self._shard)).seq < newest.seq:
+            await asyncio.sleep(_ARCHIVE_SECONDS)
         await self._months.ensure(connection, batch.first_time_ns, batch.time_ns)
         after = await apply_batch(
             connection,

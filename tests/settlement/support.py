@@ -153,8 +153,10 @@ class LogMaker:
 class Wire:
     """Appends entries to the real log."""
 
-    def __init__(self, redis: Redis, shard: int = 0) -> None:
+    def __init__(self, redis: Redis, shard: int = 0, *, after: LogRecord | None = None) -> None:
         self._writer = LogWriter(redis, shard)
+        if after is not None:
+            self._writer.next_seq, self._writer.last_hash = after.seq + 1, after.hash
 
     async def append(self, *records: LogRecord) -> None:
         for record in records:
@@ -176,13 +178,14 @@ class Settlement:
             self.pool, LogReader(self.redis, self.shard), self.shard, self.halts, **parts
         )
 
+    def archiver(self) -> Archiver:
+        return Archiver(self.pool, LogReader(self.redis, self.shard), self.shard, self.halts)
+
     @contextlib.asynccontextmanager
     async def following(self, **parts: Any) -> AsyncIterator[None]:
         """Both jobs in the background; a crash of one is raised at the end."""
-        reader = LogReader(self.redis, self.shard)
-        archiver = Archiver(self.pool, reader, self.shard, self.halts)
         tasks = [
-            asyncio.create_task(archiver.run()),
+            asyncio.create_task(self.archiver().run()),
             asyncio.create_task(self.applier(**parts).run()),
         ]
         try:

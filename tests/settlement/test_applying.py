@@ -151,7 +151,8 @@ async def test_only_one_of_two_appliers_works_and_the_other_takes_over(
 ) -> None:
     records = _trading(maker, 40)
     first, second = settlement.applier(), settlement.applier()
-    tasks = [asyncio.create_task(applier.run()) for applier in (first, second)]
+    jobs = (first, second, settlement.archiver())
+    tasks = [asyncio.create_task(job.run()) for job in jobs]
     try:
         await wire.append(*records[:20])
         await eventually(lambda: _applied(settlement, 20))
