@@ -24,6 +24,7 @@ from services.settlement.domain.ledger import LedgerKind
 from services.settlement.follower import Applier, Archiver
 from services.settlement.halts import Halts
 from services.settlement.store.applying import read_progress
+from tests.settlement.margin_log import MarginLog
 from tests.support import eventually
 
 USDC, BTC = 1, 2
@@ -197,7 +198,7 @@ class Settlement:
                     task.result()
             await cancel_and_wait(*tasks)
 
-    async def caught_up(self, maker: LogMaker, *, timeout_s: float = 30.0) -> None:
+    async def caught_up(self, maker: LogMaker | MarginLog, *, timeout_s: float = 30.0) -> None:
         """Wait until archive and ledger have all that the maker has made."""
 
         async def done() -> bool:
