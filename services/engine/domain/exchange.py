@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from kernel.reasons import Reason, Refused
-from services.engine.domain import amending, invariants, placing, snapshot, system
+from services.engine.domain import amending, cfds, invariants, placing, snapshot, system
 from services.engine.domain.book import BookSide, Order
 from services.engine.domain.commands import (
     AmendOrder,
@@ -24,10 +24,14 @@ from services.engine.domain.commands import (
 )
 from services.engine.domain.constants import ORDER_STATUS_OPEN, ORDER_STATUS_PARTIALLY_FILLED
 from services.engine.domain.events import CommandRefused, Event
+from services.engine.domain.house import Cfd
+from services.engine.domain.position_commands import CloseCfd, OpenCfd, UpdateCfdTriggers
+from services.engine.domain.position_events import CfdOpened
 from services.engine.domain.state import WINDOW_ENTRIES, State
 from services.engine.domain.views import (
     BalanceView,
     BookView,
+    CfdView,
     LevelView,
     MarketView,
     OrderView,
@@ -55,11 +59,13 @@ class Exchange:
         state = self._state
         state.last_command_seq += 1
         try:
-            # Placing and transfers look for the first answer to a repetition before the deadline.
+            # These three look for the first answer to a repetition before the deadline.
             if isinstance(command, PlaceOrder):
                 return placing.place(state, command, now_ns)
             if isinstance(command, Transfer):
                 return system.transfer(state, command, now_ns)
+            if isinstance(command, OpenCfd):
+                return cfds.open_cfd(state, command, now_ns)
             if 0 < command.deadline_ns < now_ns:
                 raise Refused(Reason.DEADLINE_PASSED, field="deadline_ns")
             if isinstance(command, CancelOrder):
@@ -71,7 +77,11 @@ class Exchange:
             if isinstance(command, CancelAllAfter):
                 return amending.cancel_all_after(state, command)
             if isinstance(command, SetPrices):
-                return system.set_prices(state, command)
+                return system.set_prices(state, command, now_ns)
+            if isinstance(command, CloseCfd):
+                return cfds.close_cfd(state, command, now_ns)
+            if isinstance(command, UpdateCfdTriggers):
+                return cfds.update_triggers(state, command)
             if isinstance(command, Tick):
                 return system.tick(state, command, now_ns)
             if isinstance(command, SetMarketStatus):
@@ -155,6 +165,23 @@ class Exchange:
         book = self._state.books[market_id]
         return BookView(market_id, _levels(book.bids), _levels(book.asks))
 
+    def cfds(self, account_id: int) -> list[CfdView]:
+        """Open contracts of an account, oldest first."""
+        return [_cfd_view(cfd) for cfd in self._state.house.of_account(account_id)]
+
+    def preview_cfd(self, command: OpenCfd, now_ns: int) -> CfdOpened:
+        """What opening a contract would come to; changes nothing. Raises `Refused`."""
+        return cfds.terms(self._state, command, now_ns)
+
+    def house(self) -> dict[int, int]:
+        """Asset id -> units that the house has won, negative for lost."""
+        return dict(sorted(self._state.house.balances.items()))
+
+    def exposure(self, market_id: int) -> int:
+        """Notional of a market's long contracts minus that of its short ones, quote units."""
+        desk = self._state.house.desks.get(market_id)
+        return desk.net_units if desk is not None else 0
+
     def assets(self) -> list[AssetConfig]:
         """Assets by id."""
         return [asset for _, asset in sorted(self._state.assets.items())]
@@ -217,6 +244,22 @@ def _order_view(order: Order) -> OrderView:
         created_ns=order.created_ns,
         updated_ns=order.updated_ns,
         request=order.request,
+    )
+
+
+def _cfd_view(cfd: Cfd) -> CfdView:
+    return CfdView(
+        cfd_id=cfd.cfd_id,
+        account_id=cfd.account.account_id,
+        market_id=cfd.book.market_id,
+        side=cfd.side,
+        entry_ticks=cfd.entry_ticks,
+        margin_units=cfd.margin_units,
+        leverage=cfd.leverage,
+        liquidation_ticks=cfd.liquidation_ticks,
+        stop_loss_ticks=cfd.stop_loss_ticks,
+        take_profit_ticks=cfd.take_profit_ticks,
+        opened_ns=cfd.opened_ns,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from services.engine.domain.book import Book, BookSide, Order
+from services.engine.domain.constants import SIDE_BUY, SIDE_SELL
 from services.engine.domain.state import State
 
 
@@ -10,6 +11,7 @@ def check(state: State) -> None:
     """Raise `AssertionError` that says which invariant is broken, where."""
     _check_money(state)
     _check_holds(state)
+    _check_contracts(state)
     resting = 0
     for book in state.books.values():
         resting += _check_book(state, book)
@@ -23,7 +25,7 @@ def _require(holds: bool, text: str) -> None:
 
 
 def _check_money(state: State) -> None:
-    """1: clients + fees = deposits - withdrawals, per asset."""
+    """1: clients (the insurance fund among them) + fees + house = deposits - withdrawals."""
     for asset_id in state.assets:
         clients = 0
         for account in state.accounts.values():
@@ -31,15 +33,18 @@ def _check_money(state: State) -> None:
             if balance is not None:
                 clients += balance.free + balance.held
         fees = state.fees[asset_id]
+        house = state.house.balances.get(asset_id, 0)
         external = state.external[asset_id]
         _require(
-            clients + fees == external,
-            f"asset {asset_id}: clients {clients} + fees {fees} is not what came in, {external}",
+            clients + fees + house == external,
+            f"asset {asset_id}: clients {clients} + fees {fees} + house {house} is not what came"
+            f" in, {external}",
         )
 
 
 def _check_holds(state: State) -> None:
-    """2: nothing is negative; every account's hold is exactly what its live orders need."""
+    """2: nothing is negative; every account's hold is exactly what its live orders and
+    open contracts need."""
     for account in state.accounts.values():
         needed: dict[int, int] = {}
         for order in account.live_orders():
@@ -49,13 +54,54 @@ def _check_holds(state: State) -> None:
                 state.orders.get(order.order_id) is order,
                 f"account {account.account_id}: order {order.order_id} is not live",
             )
+        for cfd in state.house.of_account(account.account_id):
+            asset_id = cfd.book.quote_asset_id
+            needed[asset_id] = needed.get(asset_id, 0) + cfd.margin_units
         for asset_id, balance in account.balances.items():
             where = f"account {account.account_id}, asset {asset_id}"
             _require(balance.free >= 0, f"{where}: free is {balance.free}")
             _require(
                 balance.held == needed.get(asset_id, 0),
-                f"{where}: held {balance.held}, its orders need {needed.get(asset_id, 0)}",
+                f"{where}: held {balance.held}, its orders and contracts need"
+                f" {needed.get(asset_id, 0)}",
             )
+
+
+def _check_contracts(state: State) -> None:
+    """Every contract is indexed once, with the triggers it has; the exposure is what they are."""
+    house = state.house
+    nets: dict[int, int] = {}
+    triggers: dict[tuple[int, int, str], dict[int, int]] = {}
+    for cfd in house.cfds.values():
+        market_id = cfd.book.market_id
+        owned = house.by_account[cfd.account.account_id]
+        _require(owned[cfd.cfd_id] is cfd, f"contract {cfd.cfd_id}: not its owner's")
+        _require(cfd.margin_units > 0, f"contract {cfd.cfd_id}: margin {cfd.margin_units}")
+        long = cfd.side == SIDE_BUY
+        nets[market_id] = nets.get(market_id, 0) + cfd.notional_units * (1 if long else -1)
+        for name, ticks in (
+            ("liquidations", cfd.liquidation_ticks),
+            ("stop_losses", cfd.stop_loss_ticks),
+            ("take_profits", cfd.take_profit_ticks),
+        ):
+            if ticks:
+                triggers.setdefault((market_id, cfd.side, name), {})[cfd.cfd_id] = ticks
+    owned_count = sum(len(owned) for owned in house.by_account.values())
+    _require(owned_count == len(house.cfds), "contracts of accounts are not all contracts")
+    for market_id, desk in house.desks.items():
+        where = f"desk of market {market_id}"
+        _require(desk.net_units == nets.get(market_id, 0), f"{where}: net is {desk.net_units}")
+        counted = sum(desk.counts.values())
+        open_here = sum(cfd.book.market_id == market_id for cfd in house.cfds.values())
+        _require(counted == open_here, f"{where}: counts {counted} of {open_here}")
+        for side in (SIDE_BUY, SIDE_SELL):
+            for name, index in (
+                ("liquidations", desk.side(side).liquidations),
+                ("stop_losses", desk.side(side).stop_losses),
+                ("take_profits", desk.side(side).take_profits),
+            ):
+                wanted = triggers.get((market_id, side, name), {})
+                _require(index.prices == wanted, f"{where}: {name} of side {side} are wrong")
 
 
 def _check_book(state: State, book: Book) -> int:

@@ -85,6 +85,8 @@ class CfdOpened(Event):
         "take_profit_ticks",
         "fee_units",
         "client_cfd_id",
+        "maintenance_bps",
+        "fee_bps",
     )
 
     def __init__(
@@ -102,6 +104,8 @@ class CfdOpened(Event):
         take_profit_ticks: int,
         fee_units: int,
         client_cfd_id: str,
+        maintenance_bps: int = 0,
+        fee_bps: int = 0,
     ) -> None:
         self.cfd_id = cfd_id
         self.account_id = account_id
@@ -116,6 +120,8 @@ class CfdOpened(Event):
         self.take_profit_ticks = take_profit_ticks
         self.fee_units = fee_units
         self.client_cfd_id = client_cfd_id
+        self.maintenance_bps = maintenance_bps
+        self.fee_bps = fee_bps
 
 
 class CfdClosed(Event):
@@ -214,6 +220,8 @@ class Liquidated(Event):
         "filled_notional_units",
         "fee_units",
         "returned_units",
+        "entry_ticks",
+        "side",
     )
 
     def __init__(
@@ -238,6 +246,8 @@ class Liquidated(Event):
         filled_notional_units: int,
         fee_units: int,
         returned_units: int,
+        entry_ticks: int = 0,
+        side: int = 0,
     ) -> None:
         self.liquidation_id = liquidation_id
         self.account_id = account_id
@@ -259,6 +269,8 @@ class Liquidated(Event):
         self.filled_notional_units = filled_notional_units
         self.fee_units = fee_units
         self.returned_units = returned_units
+        self.entry_ticks = entry_ticks
+        self.side = side
 
 
 class LeverageChanged(Event):

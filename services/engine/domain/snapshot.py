@@ -11,13 +11,14 @@ import hashlib
 from struct import Struct
 from typing import Final
 
+from services.engine.domain import snapshot_house
 from services.engine.domain.accounts import Remembered
 from services.engine.domain.book import Book, BookSide, Order
 from services.engine.domain.commands import AssetConfig, MarginTierConfig, MarketConfig, PlaceOrder
 from services.engine.domain.state import State
 
 _MAGIC: Final = b"TIDEBOOK"
-_VERSION: Final = 4
+_VERSION: Final = 5
 
 _HEADER: Final = Struct("<8sIQ32s")
 _COUNT: Final = Struct("<Q")
@@ -57,6 +58,7 @@ def dump_body(state: State) -> bytes:
     _dump_pairs(list(state.closed_recently.items()), parts)
     _dump_pairs(list(state.closed_before.items()), parts)
     _dump_pairs(sorted(state.switches.items()), parts)
+    snapshot_house.dump(state, parts)
     return b"".join(parts)
 
 
@@ -259,6 +261,7 @@ class _Reader:
         state.closed_before = dict(self._pairs())
         for account_id, at_ns in self._pairs():
             state.set_switch(account_id, at_ns)
+        self._at = snapshot_house.load(state, self._body, self._at)
         if self._at != len(self._body):
             raise ValueError("snapshot has bytes left over")
         return state

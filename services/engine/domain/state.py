@@ -12,6 +12,7 @@ from services.engine.domain.book import Book, Order
 from services.engine.domain.commands import AssetConfig, PlaceOrder
 from services.engine.domain.constants import SIDE_BUY, TIME_IN_FORCE_GTD
 from services.engine.domain.events import Event, OrderClosed
+from services.engine.domain.house import House
 from services.engine.domain.ranges import IdRanges
 
 # A client order id is known while its order lives and for a day after it closed, but of closed ones
@@ -36,7 +37,9 @@ class State:
         "external",
         "fees",
         "gtd_orders",
+        "house",
         "last_command_seq",
+        "last_liquidation_id",
         "last_order_id",
         "orders",
         "switch_times",
@@ -50,6 +53,8 @@ class State:
         self.window_entries = window_entries
         self.last_command_seq = 0
         self.last_order_id = 0
+        self.last_liquidation_id = 0
+        self.house = House()
         self.epoch = 0
         self.assets: dict[int, AssetConfig] = {}
         self.books: dict[int, Book] = {}

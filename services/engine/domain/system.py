@@ -6,6 +6,7 @@ from typing import Final
 
 from kernel.money import INT64_MAX
 from kernel.reasons import Reason, Refused
+from services.engine.domain import cfds
 from services.engine.domain.book import Book
 from services.engine.domain.commands import (
     AssetConfig,
@@ -70,9 +71,9 @@ def transfer(state: State, command: Transfer, now_ns: int) -> list[Event]:
         balance = account.balances.get(asset_id) if account is not None else None
         if balance is None or balance.free < -amount:
             raise Refused(Reason.INSUFFICIENT_BALANCE, field="amount_units")
-    elif state.external[asset_id] + amount > INT64_MAX:
-        # All balances of an asset together never exceed what came in, so this one check keeps every
-        # balance and hold inside an int64.
+    elif state.external[asset_id] - state.house.balances.get(asset_id, 0) + amount > INT64_MAX:
+        # All balances of an asset together never exceed what came in and what the house has lost,
+        # so this one check keeps every balance and hold inside an int64.
         raise Refused(Reason.BALANCE_OVERFLOW, field="amount_units")
 
     state.transfers.add(command.transfer_id)
@@ -102,8 +103,10 @@ def set_market_status(state: State, command: SetMarketStatus) -> list[Event]:
     return [MarketStatusChanged(command.market_id, command.status)]
 
 
-def set_prices(state: State, command: SetPrices) -> list[Event]:
-    """Take external prices: all or none. A market's own time never goes back.
+def set_prices(state: State, command: SetPrices, now_ns: int) -> list[Event]:
+    """Take external prices, all or none, then fire what they reach, in the order of the prices.
+
+    A market's own time never goes back, and no price is of later than now.
 
     Raises `Refused`: MARKET_NOT_FOUND, INVALID_ARGUMENT (no index, crossed, out of range, a market
     twice).
@@ -123,17 +126,21 @@ def set_prices(state: State, command: SetPrices) -> list[Event]:
         ):
             raise Refused(Reason.INVALID_ARGUMENT, field="prices")
         seen.add(price.market_id)
-    count = 0
+    moved: list[Book] = []
     for price in command.prices:
         book = state.books[price.market_id]
-        if price.time_ns < book.external_ns:
+        time_ns = min(price.time_ns, now_ns)
+        if time_ns < book.external_ns:
             continue
         book.external_bid_ticks = price.bid_ticks
         book.external_ask_ticks = price.ask_ticks
         book.index_ticks = price.index_ticks
-        book.external_ns = price.time_ns
-        count += 1
-    return [PricesSet(count)]
+        book.external_ns = time_ns
+        moved.append(book)
+    events: list[Event] = [PricesSet(len(moved))]
+    for book in moved:
+        cfds.fire(state, book, now_ns, events)
+    return events
 
 
 def tick(state: State, command: Tick, now_ns: int) -> list[Event]:

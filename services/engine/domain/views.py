@@ -37,6 +37,23 @@ class OrderView:
 
 
 @dataclass(frozen=True, slots=True)
+class CfdView:
+    """An open contract; a trigger of 0 stands for none. Times in nanoseconds since 1970 UTC."""
+
+    cfd_id: int
+    account_id: int
+    market_id: int
+    side: int
+    entry_ticks: int
+    margin_units: int
+    leverage: int
+    liquidation_ticks: int
+    stop_loss_ticks: int
+    take_profit_ticks: int
+    opened_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class BalanceView:
     """Units of one asset that an account has."""
 

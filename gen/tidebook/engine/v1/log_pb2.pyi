@@ -1836,6 +1836,8 @@ class CfdOpened(_message.Message):
     TAKE_PROFIT_TICKS_FIELD_NUMBER: _builtins.int
     FEE_UNITS_FIELD_NUMBER: _builtins.int
     CLIENT_CFD_ID_FIELD_NUMBER: _builtins.int
+    MAINTENANCE_BPS_FIELD_NUMBER: _builtins.int
+    FEE_BPS_FIELD_NUMBER: _builtins.int
     cfd_id: _builtins.int
     """Engine's id."""
     account_id: _builtins.int
@@ -1862,6 +1864,10 @@ class CfdOpened(_message.Message):
     """Fee, quote units."""
     client_cfd_id: _builtins.str
     """The account's own id; may be empty."""
+    maintenance_bps: _builtins.int
+    """Maintenance rate for as long as it is open, basis points."""
+    fee_bps: _builtins.int
+    """Taker fee rate for as long as it is open, basis points."""
     def __init__(
         self,
         *,
@@ -1878,10 +1884,12 @@ class CfdOpened(_message.Message):
         take_profit_ticks: _builtins.int = ...,
         fee_units: _builtins.int = ...,
         client_cfd_id: _builtins.str = ...,
+        maintenance_bps: _builtins.int = ...,
+        fee_bps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "cfd_id", b"cfd_id", "client_cfd_id", b"client_cfd_id", "entry_ticks", b"entry_ticks", "fee_units", b"fee_units", "leverage", b"leverage", "liquidation_ticks", b"liquidation_ticks", "margin_units", b"margin_units", "market_id", b"market_id", "notional_units", b"notional_units", "side", b"side", "stop_loss_ticks", b"stop_loss_ticks", "take_profit_ticks", b"take_profit_ticks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "cfd_id", b"cfd_id", "client_cfd_id", b"client_cfd_id", "entry_ticks", b"entry_ticks", "fee_bps", b"fee_bps", "fee_units", b"fee_units", "leverage", b"leverage", "liquidation_ticks", b"liquidation_ticks", "maintenance_bps", b"maintenance_bps", "margin_units", b"margin_units", "market_id", b"market_id", "notional_units", b"notional_units", "side", b"side", "stop_loss_ticks", b"stop_loss_ticks", "take_profit_ticks", b"take_profit_ticks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2005,6 +2013,8 @@ class Liquidated(_message.Message):
     FILLED_NOTIONAL_UNITS_FIELD_NUMBER: _builtins.int
     FEE_UNITS_FIELD_NUMBER: _builtins.int
     RETURNED_UNITS_FIELD_NUMBER: _builtins.int
+    ENTRY_TICKS_FIELD_NUMBER: _builtins.int
+    SIDE_FIELD_NUMBER: _builtins.int
     liquidation_id: _builtins.int
     """Receipt id, from 1, without a gap."""
     account_id: _builtins.int
@@ -2043,6 +2053,10 @@ class Liquidated(_message.Message):
     """Fees of it, quote units."""
     returned_units: _builtins.int
     """What its owner got back, quote units; never negative."""
+    entry_ticks: _builtins.int
+    """CFD: where it opened, in ticks; 0 for a margin position."""
+    side: _types_pb2.Side.ValueType
+    """CFD: BUY is long; unspecified for a margin position."""
     @_builtins.property
     def auto_deleverages(self) -> _containers.RepeatedCompositeFieldContainer[Global___AutoDeleverage]:
         """Who was auto-deleveraged, in order."""
@@ -2070,10 +2084,12 @@ class Liquidated(_message.Message):
         filled_notional_units: _builtins.int = ...,
         fee_units: _builtins.int = ...,
         returned_units: _builtins.int = ...,
+        entry_ticks: _builtins.int = ...,
+        side: _types_pb2.Side.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "auto_deleverages", b"auto_deleverages", "bankruptcy_ticks", b"bankruptcy_ticks", "cfd_id", b"cfd_id", "entry_notional_units", b"entry_notional_units", "fee_bps", b"fee_bps", "fee_units", b"fee_units", "filled_lots", b"filled_lots", "filled_notional_units", b"filled_notional_units", "formula_version", b"formula_version", "fund_delta_units", b"fund_delta_units", "fund_lots", b"fund_lots", "liquidation_id", b"liquidation_id", "maintenance_bps", b"maintenance_bps", "margin_units", b"margin_units", "mark_ticks", b"mark_ticks", "market_id", b"market_id", "order_id", b"order_id", "quantity_lots", b"quantity_lots", "returned_units", b"returned_units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "auto_deleverages", b"auto_deleverages", "bankruptcy_ticks", b"bankruptcy_ticks", "cfd_id", b"cfd_id", "entry_notional_units", b"entry_notional_units", "entry_ticks", b"entry_ticks", "fee_bps", b"fee_bps", "fee_units", b"fee_units", "filled_lots", b"filled_lots", "filled_notional_units", b"filled_notional_units", "formula_version", b"formula_version", "fund_delta_units", b"fund_delta_units", "fund_lots", b"fund_lots", "liquidation_id", b"liquidation_id", "maintenance_bps", b"maintenance_bps", "margin_units", b"margin_units", "mark_ticks", b"mark_ticks", "market_id", b"market_id", "order_id", b"order_id", "quantity_lots", b"quantity_lots", "returned_units", b"returned_units", "side", b"side"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

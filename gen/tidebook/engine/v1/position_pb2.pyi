@@ -238,6 +238,8 @@ class Liquidation(_message.Message):
     FEES_FIELD_NUMBER: _builtins.int
     RETURNED_FIELD_NUMBER: _builtins.int
     DELEVERAGED_QUANTITY_FIELD_NUMBER: _builtins.int
+    ENTRY_PRICE_FIELD_NUMBER: _builtins.int
+    SIDE_FIELD_NUMBER: _builtins.int
     liquidation_id: _builtins.int
     """Receipt id."""
     market: _builtins.str
@@ -278,6 +280,10 @@ class Liquidation(_message.Message):
     """What its owner got back."""
     deleveraged_quantity: _builtins.str
     """Closed against other accounts by auto-deleveraging."""
+    entry_price: _builtins.str
+    """CFD: where it opened; empty for a margin position."""
+    side: _types_pb2.Side.ValueType
+    """CFD: BUY is long; unspecified for a margin position."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When."""
@@ -306,10 +312,12 @@ class Liquidation(_message.Message):
         fees: _builtins.str = ...,
         returned: _builtins.str = ...,
         deleveraged_quantity: _builtins.str = ...,
+        entry_price: _builtins.str = ...,
+        side: _types_pb2.Side.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bankruptcy_price", b"bankruptcy_price", "cfd_id", b"cfd_id", "deleveraged_quantity", b"deleveraged_quantity", "entry_notional", b"entry_notional", "fee_bps", b"fee_bps", "fees", b"fees", "filled_notional", b"filled_notional", "filled_quantity", b"filled_quantity", "formula_version", b"formula_version", "fund_change", b"fund_change", "fund_quantity", b"fund_quantity", "liquidation_id", b"liquidation_id", "log_seq", b"log_seq", "maintenance_bps", b"maintenance_bps", "margin", b"margin", "mark_price", b"mark_price", "market", b"market", "order_id", b"order_id", "quantity", b"quantity", "returned", b"returned", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bankruptcy_price", b"bankruptcy_price", "cfd_id", b"cfd_id", "deleveraged_quantity", b"deleveraged_quantity", "entry_notional", b"entry_notional", "entry_price", b"entry_price", "fee_bps", b"fee_bps", "fees", b"fees", "filled_notional", b"filled_notional", "filled_quantity", b"filled_quantity", "formula_version", b"formula_version", "fund_change", b"fund_change", "fund_quantity", b"fund_quantity", "liquidation_id", b"liquidation_id", "log_seq", b"log_seq", "maintenance_bps", b"maintenance_bps", "margin", b"margin", "mark_price", b"mark_price", "market", b"market", "order_id", b"order_id", "quantity", b"quantity", "returned", b"returned", "side", b"side", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
