@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from services.engine.compiled import DOMAIN, build_name  # noqa: E402
+from services.engine.compiled import DOMAIN, HOT, build_name  # noqa: E402
 
 # Left to the interpreter: what readers get copies in, as frozen dataclasses.
 INTERPRETED = ("__init__", "views")
@@ -69,10 +69,14 @@ def _compile(work: Path) -> Path:
         shutil.copytree(
             ROOT / package, work / package, ignore=shutil.ignore_patterns("__pycache__")
         )
+    for name in HOT:
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, work / name)
     (work / "services" / "engine" / "__init__.py").touch()
     (work / "compile.py").write_text(_SETUP)
     modules = sorted(path.stem for path in (work / DOMAIN).glob("*.py"))
     sources = [f"{DOMAIN}/{module}.py" for module in modules if module not in INTERPRETED]
+    sources += HOT
     done = subprocess.run(
         [sys.executable, "compile.py", "out", "temp", *sources],
         cwd=work,

@@ -16,17 +16,27 @@ from pathlib import Path
 VARIABLE = "TIDEBOOK_ENGINE_CORE_DIR"
 ROOT = Path(__file__).resolve().parents[2]
 DOMAIN = "services/engine/domain"
-_SOURCES = ("kernel", DOMAIN)
+# Compiled with the core: what else runs for every order, and the benchmark of the book alone.
+HOT = ("services/engine/projection.py", "bench/support/bare_book.py")
 
 
 def build_name() -> str:
     """Name of the build of these sources for this Python."""
     digest = hashlib.sha256(f"{sys.version} {sysconfig.get_platform()}".encode())
-    for package in _SOURCES:
-        for path in sorted((ROOT / package).glob("*.py")):
-            source = path.read_bytes()
-            digest.update(f"{path.name} {len(source)} ".encode() + source)
+    packages = [path for package in ("kernel", DOMAIN) for path in (ROOT / package).glob("*.py")]
+    hot = [ROOT / name for name in HOT]
+    for path in sorted([*packages, *hot]):
+        # An installation need not have the benchmarks.
+        source = path.read_bytes() if path.exists() else b""
+        digest.update(f"{path.relative_to(ROOT)} {len(source)} ".encode() + source)
     return digest.hexdigest()[:24]
+
+
+def build_in_use() -> Path | None:
+    """The folder of the build that the environment asks for; None without one of these sources."""
+    folder = os.environ.get(VARIABLE)
+    build = Path(folder).resolve() / build_name() if folder else None
+    return build if build is not None and build.is_dir() else None
 
 
 def use_if_told() -> None:
@@ -34,12 +44,13 @@ def use_if_told() -> None:
 
     Only before anything of the core is imported.
     """
-    folder = os.environ.get(VARIABLE)
-    build = Path(folder or ".").resolve() / build_name() if folder else None
-    if build is None or not build.is_dir():
+    build = build_in_use()
+    if build is None:
         return
+    from services import engine
     from services.engine import domain
 
+    engine.__path__.insert(0, str(build / "services" / "engine"))
     domain.__path__.insert(0, str(build / DOMAIN))
     # What the compiled modules share is a module of its own.
     sys.path.append(str(build))

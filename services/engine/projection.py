@@ -54,21 +54,38 @@ class OrderState:
         "updated_ns",
     )
 
-    def __init__(self, placed: e.OrderPlaced, request: c.PlaceOrder, seq: int, now_ns: int) -> None:
-        self.order_id = placed.order_id
-        self.account_id = placed.account_id
-        self.market_id = placed.market_id
+    # In the order of the slots, the request last: a snapshot's row is what it is made of.
+    def __init__(
+        self,
+        account_id: int,
+        close_reason: int,
+        created_ns: int,
+        fees_units: int,
+        filled_lots: int,
+        filled_notional_units: int,
+        log_seq: int,
+        market_id: int,
+        order_id: int,
+        price_ticks: int,
+        quantity_lots: int,
+        status: int,
+        updated_ns: int,
+        request: c.PlaceOrder,
+    ) -> None:
+        self.account_id = account_id
+        self.close_reason = close_reason
+        self.created_ns = created_ns
+        self.fees_units = fees_units
+        self.filled_lots = filled_lots
+        self.filled_notional_units = filled_notional_units
+        self.log_seq = log_seq
+        self.market_id = market_id
+        self.order_id = order_id
+        self.price_ticks = price_ticks
+        self.quantity_lots = quantity_lots
+        self.status = status
+        self.updated_ns = updated_ns
         self.request = request
-        self.status: int = k.ORDER_STATUS_OPEN
-        self.price_ticks = request.price_ticks
-        self.quantity_lots = request.quantity_lots
-        self.filled_lots = 0
-        self.filled_notional_units = 0
-        self.fees_units = 0
-        self.close_reason = 0
-        self.created_ns = now_ns
-        self.updated_ns = now_ns
-        self.log_seq = seq
 
 
 class Account:
@@ -201,7 +218,22 @@ class Projection:
         return change
 
     def _placed(self, event: e.OrderPlaced, command: c.PlaceOrder) -> None:
-        order = OrderState(event, command, self.seq, self.time_ns)
+        order = OrderState(
+            account_id=event.account_id,
+            close_reason=0,
+            created_ns=self.time_ns,
+            fees_units=0,
+            filled_lots=0,
+            filled_notional_units=0,
+            log_seq=self.seq,
+            market_id=event.market_id,
+            order_id=event.order_id,
+            price_ticks=command.price_ticks,
+            quantity_lots=command.quantity_lots,
+            status=k.ORDER_STATUS_OPEN,
+            updated_ns=self.time_ns,
+            request=command,
+        )
         self.orders[order.order_id] = order
         account = self.account(order.account_id)
         account.orders[order.order_id] = order

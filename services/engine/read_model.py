@@ -9,7 +9,7 @@ rows, so bytes of a program with other columns are refused and never misread.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from operator import attrgetter
 from struct import Struct
 from typing import Final
 
@@ -18,12 +18,15 @@ from tidebook.engine.v1 import log_pb2
 from services.engine import logcodec
 from services.engine.domain import commands as c
 from services.engine.domain.exchange import Exchange
+from services.engine.domain.record import field_names
 from services.engine.projection import OrderState, Projection
 
 _SIZE: Final = Struct("<Q")
 _BALANCE: Final = Struct("<QIqq")
-_COLUMNS: Final = tuple(name for name in OrderState.__slots__ if name != "request")
+# By name, as `OrderState` takes them.
+_COLUMNS: Final = tuple(sorted(name for name in field_names(OrderState) if name != "request"))
 _ORDER: Final = Struct(f"<{len(_COLUMNS)}q")
+_values: Final = attrgetter(*_COLUMNS)
 
 
 def dump(projection: Projection, account_seqs: dict[int, int]) -> bytes:
@@ -93,24 +96,16 @@ def load(data: bytes, exchange: Exchange, projection: Projection) -> dict[int, i
         at += size
         request = logcodec.decode_command(logged)
         assert isinstance(request, c.PlaceOrder)
-        projection.add_closed(_order(row, request))
+        projection.add_closed(OrderState(*(*row, request)))
     end = at + header["live"] * _ORDER.size
     order_id_at = _COLUMNS.index("order_id")
     requests = exchange.live_requests()
     for row in _ORDER.iter_unpack(memoryview(data)[at:end]):
-        projection.add_live(_order(row, requests[row[order_id_at]]))
+        projection.add_live(OrderState(*(*row, requests[row[order_id_at]])))
     if end != len(data):
         raise ValueError("the read model has bytes left over")
     return dict(header["account_seqs"])
 
 
 def _row(order: OrderState) -> bytes:
-    return _ORDER.pack(*[getattr(order, name) for name in _COLUMNS])
-
-
-def _order(row: Iterable[int], request: c.PlaceOrder) -> OrderState:
-    order = OrderState.__new__(OrderState)
-    order.request = request
-    for name, value in zip(_COLUMNS, row, strict=True):
-        setattr(order, name, value)
-    return order
+    return _ORDER.pack(*_values(order))

@@ -14,6 +14,7 @@ from mesh.redis import open_redis
 from services.engine import snapshots
 from services.engine.codec import MarketTexts
 from services.engine.domain.exchange import Exchange
+from services.engine.domain.record import field_names
 from services.engine.encode import Encoder
 from services.engine.projection import Projection
 from services.engine.recovery import Replayer
@@ -50,7 +51,7 @@ def plain(value: Any) -> Any:
         return [plain(one) for one in value]
     if isinstance(value, (int, str, bytes, type(None))):
         return value
-    names = getattr(value, "__slots__", None) or vars(value)
+    names = field_names(type(value)) or vars(value)
     return {name: plain(getattr(value, name)) for name in names if hasattr(value, name)}
 
 

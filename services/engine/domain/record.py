@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 
-def field_names(kind: type[Record]) -> tuple[str, ...]:
-    """Names of the fields of a record class, those of its base classes first."""
+def field_names(kind: type) -> tuple[str, ...]:
+    """Names of the fields of a class with `__slots__`, those of its base classes first."""
     names: list[str] = []
     for parent in reversed(kind.__mro__):
         # A class compiled by mypyc has no `__slots__`, but a list of all its attributes.
