@@ -26,6 +26,7 @@ from gateway.transcode import Router, build_routes
 from gateway.upstream import Upstreams
 from gateway.web_security import Origins
 from gateway.ws.connection import Surroundings, limits_of
+from gateway.ws.descriptors import room_for
 from gateway.ws.endpoint import WebSockets
 from gateway.ws.frames import FrameReader
 from gateway.ws.hub import Hub
@@ -72,7 +73,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         around = Surroundings(
             hub, orders, callers, recorder, metrics, FrameReader(), limits_of(settings)
         )
-        sockets = WebSockets(around, origins, settings.ws_max_connections)
+        sockets = WebSockets(around, origins, room_for(settings.ws_max_connections))
+        sockets.describe(metrics)
         health = Health(upstreams, metrics)
         document = build_document(router.routes, ALL_SERVICES, load_comments(), is_public=is_public)
         app = App(
@@ -87,7 +89,6 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         gauge = metrics.gauge
         gauge("tidebook_http_requests_open", "Requests under way", lambda: app.requests_open)
         gauge("tidebook_http_streams_open", "Streams over HTTP", lambda: api.streams_open)
-        gauge("tidebook_ws_connections", "WebSockets", lambda: len(sockets))
         gauge("tidebook_ws_topics", "Shared streams of the WebSockets", lambda: len(hub))
         gauge("tidebook_door_calls_open", "Calls in the door", lambda: door.calls_open)
 

@@ -182,7 +182,8 @@ async def listen(app: App, settings: Settings) -> tuple[web.ServerRunner, int]:
     runner = web.ServerRunner(server, shutdown_timeout=settings.drain_seconds / 2)
     await runner.setup()
     host, port = settings.http_host, settings.http_port
-    site = web.TCPSite(runner, host, port)
+    # After a restart everybody comes back at once.
+    site = web.TCPSite(runner, host, port, backlog=1024)
     try:
         await site.start()
     except OSError as error:

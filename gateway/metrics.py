@@ -15,14 +15,12 @@ class Metrics:
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, int]] = Counter()
-        self.ws_frames_in: int = 0
-        self.ws_frames_out: int = 0
-        self.ws_conflated: int = 0
         self.ws_cut: Counter[str] = Counter()
         self.rate_limited: Counter[str] = Counter()
         self._buckets: dict[str, list[int]] = {}
         self._sums: dict[str, float] = {}
-        self._gauges: dict[str, tuple[str, Callable[[], int]]] = {}
+        # Name -> (type, help, value).
+        self._read: dict[str, tuple[str, str, Callable[[], int]]] = {}
 
     def observe(self, route: str, status: int, seconds: float) -> None:
         """One finished request of a route."""
@@ -36,7 +34,11 @@ class Metrics:
 
     def gauge(self, name: str, help_text: str, read: Callable[[], int]) -> None:
         """Show what `read` says whenever the metrics are asked for."""
-        self._gauges[name] = (help_text, read)
+        self._read[name] = ("gauge", help_text, read)
+
+    def counter(self, name: str, help_text: str, read: Callable[[], int]) -> None:
+        """The same for what only grows."""
+        self._read[name] = ("counter", help_text, read)
 
     def render(self) -> str:
         """Everything, in text exposition format 0.0.4."""
@@ -55,20 +57,13 @@ class Metrics:
                 lines.append(f'{name}_bucket{{route="{route}",le="{bound}"}} {total}')
             lines.append(f'{name}_sum{{route="{route}"}} {self._sums[route]:.6f}')
             lines.append(f'{name}_count{{route="{route}"}} {total}')
-        for counter, text, value in (
-            ("tidebook_ws_frames_in_total", "WebSocket frames received", self.ws_frames_in),
-            ("tidebook_ws_frames_out_total", "WebSocket frames sent", self.ws_frames_out),
-            ("tidebook_ws_conflated_total", "Queues replaced by snapshots", self.ws_conflated),
-        ):
-            _head(lines, counter, "counter", text)
-            lines.append(f"{counter} {value}")
         _labelled(lines, "tidebook_ws_cut_total", "WebSockets cut", "reason", self.ws_cut)
         _labelled(
             lines, "tidebook_rate_limited_total", "Requests refused", "limit", self.rate_limited
         )
-        for gauge, (text, read) in sorted(self._gauges.items()):
-            _head(lines, gauge, "gauge", text)
-            lines.append(f"{gauge} {read()}")
+        for name, (kind, text, read) in sorted(self._read.items()):
+            _head(lines, name, kind, text)
+            lines.append(f"{name} {read()}")
         return "\n".join(lines) + "\n"
 
 

@@ -213,7 +213,7 @@ class Settings(BaseSettings):
         description="Sign-up, sign-in and code requests from one address; default 20/minute in"
         " production and 2000/minute elsewhere, where bots and tests share one.",
     )
-    ws_max_connections: int = Field(2000, gt=0, description="WebSockets one gateway holds.")
+    ws_max_connections: int = Field(5000, gt=0, description="WebSockets one gateway holds.")
     ws_max_messages_per_second: int = Field(
         2000, gt=0, description="Messages a second that one WebSocket may send."
     )

@@ -12,7 +12,7 @@ import ipaddress
 import os
 from collections.abc import Iterator
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography import x509
@@ -51,6 +51,8 @@ class Caller:
     session_id: str = ""
     scopes: frozenset[str] = frozenset()
     service: str | None = None
+    # When the token stops being good, Unix seconds; 0 without one. The same caller with another.
+    expires_s: int = field(default=0, compare=False)
 
 
 ANONYMOUS = Caller()

@@ -124,13 +124,14 @@ class TokenVerifier:
                     "verify_nbf": False,
                 },
             )
+            expires, issued = int(claims["exp"]), int(claims["iat"])
             caller = Caller(
                 account_id=int(claims["acc"]),
                 user_id=str(claims["sub"]),
                 session_id=str(claims["sid"]),
                 scopes=frozenset(claims["scp"]) & SCOPES,
+                expires_s=expires,
             )
-            expires, issued = int(claims["exp"]), int(claims["iat"])
         except (jwt.InvalidTokenError, TypeError, ValueError) as error:
             raise Refused(Reason.TOKEN_INVALID, "the access token is not valid") from error
         if issued > now + _CLOCK_SKEW_SECONDS or caller.account_id <= 0:

@@ -10,7 +10,7 @@ import structlog
 from tidebook.engine.v1 import order_pb2, order_pb2_grpc
 
 from gateway.upstream import Metadata
-from gateway.ws.frames import data_frame
+from gateway.ws.frames import Frame, data_frame
 from kernel.reasons import Reason, Refused
 from mesh.aio import Backoff, cancel_and_wait
 from mesh.channel import cancelling
@@ -29,7 +29,7 @@ class AccountFeed:
         self,
         stub: order_pb2_grpc.OrderServiceAsyncStub,
         metadata: Callable[[], Metadata],
-        send: Callable[[bytes], Awaitable[None]],
+        send: Callable[[Frame], Awaitable[None]],
         failed: Callable[[Refused], None],
         *,
         resume_from_seq: int,
@@ -49,8 +49,9 @@ class AccountFeed:
         backoff = Backoff(first_seconds=0.2, most_seconds=5.0)
         while True:
             request = order_pb2.WatchAccountRequest(resume_from_seq=self._seq)
+            metadata = self._metadata()
             try:
-                call = self._stub.WatchAccount(request, metadata=self._metadata())
+                call = self._stub.WatchAccount(request, metadata=metadata)
                 async with cancelling(call):
                     async for update in call:
                         backoff.reset()
@@ -60,6 +61,9 @@ class AccountFeed:
                 refused = refused_from(error)
                 if refused.reason is Reason.SEQUENCE_TOO_OLD:
                     self._seq = 0
+                elif refused.reason is Reason.TOKEN_EXPIRED and metadata != self._metadata():
+                    # The client has sent a newer token since.
+                    continue
                 elif refused.reason not in RETRYABLE:
                     self._failed(refused)
                     return

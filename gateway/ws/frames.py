@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 from google.protobuf.message import Message
 from tidebook.common.v1 import error_pb2
 from tidebook.gateway.v1 import gateway_pb2
@@ -10,7 +12,27 @@ from gateway.transcode import TranscodeError, jsonpb
 from kernel.reasons import Reason, Refused
 from mesh.validation import InvalidRequest, MessageRules
 
-_PREFIX = "REASON_"
+_TEXT_FRAME = 0x81
+
+
+class Frame:
+    """A text frame as it goes over the wire, made once however many get it (RFC 6455, 5.2)."""
+
+    __slots__ = ("payload", "wire")
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+        size = len(payload)
+        if size < 126:
+            header = struct.pack("!BB", _TEXT_FRAME, size)
+        elif size < 1 << 16:
+            header = struct.pack("!BBH", _TEXT_FRAME, 126, size)
+        else:
+            header = struct.pack("!BBQ", _TEXT_FRAME, 127, size)
+        self.wire = header + payload
+
+    def __len__(self) -> int:
+        return len(self.wire)
 
 
 class FrameReader:
@@ -46,26 +68,26 @@ class BadFrame(Refused):
         super().__init__(Reason.INVALID_ARGUMENT, message, field=field)
 
 
-def data_frame(payload: str, message: Message) -> bytes:
+def data_frame(payload: str, message: Message) -> Frame:
     """A frame of data; `payload` is the name of the oneof member. Written once for all readers."""
-    return b'{"id":"0","%s":%s}' % (payload.encode(), jsonpb.dump(message))
+    return Frame(b'{"id":"0","%s":%s}' % (payload.encode(), jsonpb.dump(message)))
 
 
-def answer_frame(frame: gateway_pb2.ServerFrame) -> bytes:
+def answer_frame(frame: gateway_pb2.ServerFrame) -> Frame:
     """A frame that answers one of the client's."""
-    return jsonpb.dump(frame)
+    return Frame(jsonpb.dump(frame))
 
 
-def done_frame(frame_id: int) -> bytes:
+def done_frame(frame_id: int) -> Frame:
     """`Done` for a client's frame."""
-    return b'{"id":"%d","done":{}}' % frame_id
+    return Frame(b'{"id":"%d","done":{}}' % frame_id)
 
 
-def error_frame(frame_id: int, refused: Refused) -> bytes:
+def error_frame(frame_id: int, refused: Refused) -> Frame:
     """The refusal of a client's frame."""
     frame = gateway_pb2.ServerFrame(id=frame_id)
     frame.error.CopyFrom(error_of(refused))
-    return jsonpb.dump(frame)
+    return Frame(jsonpb.dump(frame))
 
 
 def error_of(refused: Refused) -> error_pb2.Error:

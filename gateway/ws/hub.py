@@ -13,7 +13,7 @@ from tidebook.gateway.v1 import gateway_pb2
 from tidebook.marketdata.v1 import marketdata_pb2 as pb
 from tidebook.marketdata.v1 import marketdata_pb2_grpc
 
-from gateway.ws.frames import data_frame
+from gateway.ws.frames import Frame, data_frame
 from gateway.ws.pictures import Book, Candles, Picture, Prices, Tickers, Trades
 from kernel.reasons import Reason, Refused
 from mesh.aio import Backoff
@@ -62,7 +62,7 @@ class TopicKey:
 class Listener(Protocol):
     """A client of the hub."""
 
-    def take(self, topic: Topic, frame: bytes) -> None:
+    def take(self, topic: Topic, frame: Frame) -> None:
         """A frame of a topic that it listens to."""
         ...
 
@@ -143,7 +143,7 @@ class Topic:
         self._stub = stub
         self._payload = _PAYLOADS[gateway_pb2.Channel.ValueType(key.channel)]
         self._picture = _picture_of(key)
-        self._snapshot: bytes | None = None
+        self._snapshot: Frame | None = None
         # The stream is everybody's: it must not carry the trace or token of its first listener.
         self._task = asyncio.create_task(
             self._run(), name=f"topic {self._payload}", context=contextvars.Context()
@@ -154,7 +154,7 @@ class Topic:
         """Whether a snapshot can stand for frames that were dropped."""
         return self.key.channel in _CONFLATED
 
-    def snapshot_frame(self) -> bytes | None:
+    def snapshot_frame(self) -> Frame | None:
         """The topic as it is now; deltas after it have its seq as their prev_seq."""
         if self._snapshot is None:
             message = self._picture.snapshot()

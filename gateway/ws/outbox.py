@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from gateway.ws.frames import Frame
+
 
 class Source(Protocol):
     """Where frames come from that a slow client may miss."""
@@ -22,7 +24,7 @@ class Source(Protocol):
         """Whether a snapshot can stand for frames that were dropped."""
         ...
 
-    def snapshot_frame(self) -> bytes | None:
+    def snapshot_frame(self) -> Frame | None:
         """Everything as it is now; None when nothing is known yet."""
         ...
 
@@ -46,7 +48,7 @@ class Outbox:
         self._max_bytes = max_bytes
         self._on_conflation = on_conflation
         self._on_overflow = on_overflow
-        self._queue: deque[tuple[bytes, Source | None]] = deque()
+        self._queue: deque[tuple[Frame, Source | None]] = deque()
         self._bytes = 0
         # Topics whose frames were dropped: they owe a snapshot. Ordered, each once.
         self._stale: dict[Source, None] = {}
@@ -54,7 +56,17 @@ class Outbox:
         self._room = asyncio.Event()
         self._overflowed = False
 
-    def put(self, frame: bytes, source: Source | None = None) -> None:
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits and nothing is owed."""
+        return not self._queue and not self._stale
+
+    @property
+    def bytes(self) -> int:
+        """Size of what waits."""
+        return self._bytes
+
+    def put(self, frame: Frame, source: Source | None = None) -> None:
         """Queue a frame; of a `source` that is conflated it may be dropped for a snapshot later."""
         if source is not None and source in self._stale:
             return
@@ -70,14 +82,14 @@ class Outbox:
                 return
         self._append(frame, source)
 
-    async def put_waiting(self, frame: bytes) -> None:
+    async def put_waiting(self, frame: Frame) -> None:
         """Queue a frame, waiting for room: for sources that can be held back."""
         while not self._fits(frame):
             self._room.clear()
             await self._room.wait()
         self._append(frame, None)
 
-    async def get(self) -> bytes:
+    async def get(self) -> Frame:
         """The next frame, waiting for one."""
         while True:
             if self._queue:
@@ -122,13 +134,13 @@ class Outbox:
         self._bytes = sum(len(frame) for frame, _ in kept)
         self._room.set()
 
-    def _fits(self, frame: bytes) -> bool:
+    def _fits(self, frame: Frame) -> bool:
         return len(self._queue) < self._max_frames and (
             # One frame alone always fits, or it could never be sent.
             not self._queue or self._bytes + len(frame) <= self._max_bytes
         )
 
-    def _append(self, frame: bytes, source: Source | None) -> None:
+    def _append(self, frame: Frame, source: Source | None) -> None:
         self._queue.append((frame, source))
         self._bytes += len(frame)
         self._filled.set()

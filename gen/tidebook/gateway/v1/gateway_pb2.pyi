@@ -465,7 +465,9 @@ class ServerFrame(_message.Message):
     AMENDED_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
     id: _builtins.int
-    """The number of the client's frame that this answers; 0 for data."""
+    """The number of the client's frame that this answers; 0 for data, and for the error TOKEN_EXPIRED:
+    the token of `auth` has ended, and with it account and orders, until `auth` comes again.
+    """
     @_builtins.property
     def done(self) -> Global___Done:
         """The operation is done."""

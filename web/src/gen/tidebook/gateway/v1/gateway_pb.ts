@@ -767,7 +767,8 @@ export const CancelOnDisconnectSchema: GenMessage<CancelOnDisconnect, {jsonType:
  */
 export type ServerFrame = Message<"tidebook.gateway.v1.ServerFrame"> & {
   /**
-   * The number of the client's frame that this answers; 0 for data.
+   * The number of the client's frame that this answers; 0 for data, and for the error TOKEN_EXPIRED:
+   * the token of `auth` has ended, and with it account and orders, until `auth` comes again.
    *
    * @generated from field: uint64 id = 1;
    */
@@ -884,7 +885,8 @@ export type ServerFrame = Message<"tidebook.gateway.v1.ServerFrame"> & {
  */
 export type ServerFrameJson = {
   /**
-   * The number of the client's frame that this answers; 0 for data.
+   * The number of the client's frame that this answers; 0 for data, and for the error TOKEN_EXPIRED:
+   * the token of `auth` has ended, and with it account and orders, until `auth` comes again.
    *
    * @generated from field: uint64 id = 1;
    */
