@@ -39,9 +39,7 @@ SERVICE = "marketdata"
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop`, then drain. Raises `SystemExit` with one line for a wrong setting."""
     clock = SystemClock()
-    all_markets = default_markets()
-    # The world outside knows coins; what we make of them, positions and contracts, has their price.
-    markets = [market for market in all_markets if market.kind == "SPOT"]
+    markets = default_markets()
     try:
         feeds = make_feeds(settings.feed, markets, clock)
         redis = open_redis(settings)
@@ -75,7 +73,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         stale_ms=settings.price_stale_ms,
     )
     engine = internal_pb2_grpc.EngineInternalServiceStub(channel)
-    sender = PriceSender(engine, board, all_markets, interval_ms=settings.price_interval_ms)
+    sender = PriceSender(engine, board, markets, interval_ms=settings.price_interval_ms)
     follower = LogFollower(
         engine,
         LogReader(redis, settings.shard),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from kernel.markets import Market
 from kernel.reasons import Reason, Refused
 from services.marketdata.domain.candles import Candle, CandleSeries, CandleSource
-from services.marketdata.domain.prices import FeedTrade, pair_of
+from services.marketdata.domain.prices import FeedTrade
 from services.marketdata.projection import MarketState, Projection
 
 
@@ -20,7 +20,7 @@ class Catalogue:
         # One external pair serves every market of it.
         self._of_pair: dict[str, list[Market]] = {}
         for market in feed_markets:
-            self._of_pair.setdefault(pair_of(market), []).append(market)
+            self._of_pair.setdefault(market.pair, []).append(market)
         self._index = {pair: CandleSeries(pair, CandleSource.INDEX) for pair in self._of_pair}
 
     def market(self, name: str) -> Market:
@@ -70,7 +70,7 @@ class Catalogue:
         if source is CandleSource.CLOB:
             return self.state(name).candles
         self.check_feed([name])
-        return self._index[pair_of(self._feed_markets[name])]
+        return self._index[self._feed_markets[name].pair]
 
     def restore_index(self, newest: Iterable[Candle]) -> None:
         """Go on with the feed's candles where they ended."""

@@ -24,7 +24,6 @@ from services.marketdata.domain.prices import (
     IndexPrice,
     PriceBoard,
     in_ticks,
-    pair_of,
 )
 
 # A price that does not move is sent again when it has this part of its life behind it.
@@ -52,7 +51,7 @@ class PriceSender:
         self._interval_seconds = interval_ms / 1000
         self._markets: dict[str, list[Market]] = {}
         for market in markets:
-            self._markets.setdefault(pair_of(market), []).append(market)
+            self._markets.setdefault(market.pair, []).append(market)
         # What the engine has: pair -> last sent.
         self._sent: dict[str, IndexPrice] = {}
 

@@ -159,7 +159,14 @@ class Projection:
             )
         elif what == "order_replenished":
             filled = event.order_replenished
-            self._by_id[filled.market_id].book.replenish(filled.order_id, filled.displayed_lots)
+            self._by_id[filled.market_id].book.replenish(
+                filled.order_id, filled.side, filled.price_ticks, filled.displayed_lots
+            )
+        elif what == "order_triggered":
+            fired = event.order_triggered
+            self._by_id[fired.market_id].book.place(
+                fired.order_id, fired.side, fired.price_ticks, fired.rested_lots
+            )
         elif what == "market_status_changed":
             state = self._by_id[event.market_status_changed.market_id]
             state.status = event.market_status_changed.status

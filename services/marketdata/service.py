@@ -11,7 +11,6 @@ from services.marketdata import codec
 from services.marketdata.catalogue import Catalogue
 from services.marketdata.domain.candles import CandleSource
 from services.marketdata.domain.intervals import Interval
-from services.marketdata.domain.prices import pair_of
 from services.marketdata.domain.trades import PublicTrade
 from services.marketdata.feeds.desk import FeedDesk
 from services.marketdata.history import History
@@ -116,7 +115,7 @@ class MarketData:
             end_s = min(end_s, page)
         found = await self._history.list_candles(
             source,
-            pair_of(market) if source is CandleSource.INDEX else market.name,
+            market.pair if source is CandleSource.INDEX else market.name,
             interval,
             start_s=ceil_div(codec.nanoseconds(request.start_time), NS_PER_SECOND),
             end_s=end_s,

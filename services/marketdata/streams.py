@@ -12,7 +12,7 @@ from services.marketdata import codec
 from services.marketdata.catalogue import Catalogue
 from services.marketdata.domain.candles import Candle, CandleSource
 from services.marketdata.domain.intervals import Interval
-from services.marketdata.domain.prices import IndexPrice, PriceBoard, pair_of
+from services.marketdata.domain.prices import IndexPrice, PriceBoard
 from services.marketdata.domain.ticker import DayFigures
 from services.marketdata.domain.trades import PublicTrade
 from services.marketdata.hub import (
@@ -87,12 +87,12 @@ class TickerStreams:
         figures = self._figures.get(name)
         if state.day.trim(now_ns // NS_PER_SECOND) or figures is None:
             figures = self._figures[name] = state.day.figures()
-        index = self._board.get(pair_of(state.market))
+        index = self._board.get(state.market.pair)
         return codec.ticker_to_proto(state, figures, index, now_ns)
 
     def market_prices(self, state: MarketState) -> pb.MarketPrices:
         """A market's index, mark and last price now."""
-        index = self._board.get(pair_of(state.market))
+        index = self._board.get(state.market.pair)
         return codec.market_prices_to_proto(
             state, state.marks(index), index, self._projection.book_seq, self._clock.now_ns()
         )
@@ -108,7 +108,7 @@ class TickerStreams:
         """These external prices changed."""
         pairs = {price.pair for price in prices}
         for name, state in self._projection.markets.items():
-            if pair_of(state.market) in pairs:
+            if state.market.pair in pairs:
                 self._dirty.add(name)
 
     async def run(self) -> None:

@@ -34,13 +34,18 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
         self.refreshes = 0
         self.metadata: dict[str, Any] = {}
 
-    def token(self, account_id: int = 7, scopes: Iterable[str] = ("read", "trade")) -> str:
+    def token(
+        self,
+        account_id: int = 7,
+        scopes: Iterable[str] = ("read", "trade"),
+        ttl_seconds: int = 600,
+    ) -> str:
         return self.signer.sign(
             user_id=f"user-{account_id}",
             account_id=account_id,
             session_id="session",
             scopes=scopes,
-            ttl_seconds=600,
+            ttl_seconds=ttl_seconds,
         )
 
     def _tokens(self) -> auth_pb2.Tokens:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
-import socket
 from collections.abc import AsyncIterator
-from typing import Any
 
 import aiohttp
 import pytest_asyncio
@@ -16,9 +13,9 @@ from tidebook.marketdata.v1 import marketdata_pb2 as md
 
 from kernel.reasons import Reason, Refused
 from tests.gateway.conftest import Start, World
+from tests.gateway.sockets import BOOK, Client, big_book, book, connected, slow_client, with_book
 from tests.support import eventually
 
-BOOK = {"channel": "CHANNEL_BOOK", "markets": ["BTC_USDC"]}
 ORDER = {
     "market": "BTC_USDC",
     "side": "SIDE_BUY",
@@ -28,58 +25,10 @@ ORDER = {
 }
 
 
-class Client:
-    """A WebSocket that sends and receives frames as data."""
-
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self.socket = socket
-        self._id = 0
-
-    async def send(self, **op: Any) -> int:
-        self._id += 1
-        await self.socket.send_json({"id": str(self._id), **op})
-        return self._id
-
-    async def receive(self) -> dict[str, Any]:
-        frame: dict[str, Any] = await self.socket.receive_json(timeout=10)
-        return frame
-
-    async def ask(self, **op: Any) -> dict[str, Any]:
-        """Send and return the answer; data in between is dropped."""
-        number = await self.send(**op)
-        while True:
-            frame = await self.receive()
-            if frame["id"] == str(number):
-                return frame
-
-
-@contextlib.asynccontextmanager
-async def connected(world: World, **options: Any) -> AsyncIterator[Client]:
-    async with (
-        aiohttp.ClientSession() as session,
-        session.ws_connect(f"{world.url}/ws", **options) as ws,
-    ):
-        yield Client(ws)
-
-
 @pytest_asyncio.fixture
 async def client(world: World) -> AsyncIterator[Client]:
     async with connected(world) as connection:
         yield connection
-
-
-def book(seq: int, prev_seq: int, bids: dict[str, str], *, snapshot: bool = False) -> md.BookUpdate:
-    return md.BookUpdate(
-        market="BTC_USDC",
-        seq=seq,
-        prev_seq=prev_seq,
-        snapshot=snapshot,
-        bids=[md.Level(price=price, quantity=quantity) for price, quantity in bids.items()],
-    )
-
-
-def with_book(world: World) -> None:
-    world.marketdata.book_snapshots["BTC_USDC"] = book(5, 0, {"100": "1", "99": "2"}, snapshot=True)
 
 
 async def test_ping_is_answered_with_the_time(client: Client) -> None:
@@ -265,35 +214,6 @@ async def test_too_many_subscriptions_and_messages_are_refused(start_world: Star
         await client.socket.send_str("x" * (65 << 10))
         assert (await client.socket.receive()).type is aiohttp.WSMsgType.CLOSE
         assert client.socket.close_code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
-
-
-def big_book(seq: int, prev_seq: int) -> md.WatchBookResponse:
-    """A delta of about 40 kB."""
-    return md.WatchBookResponse(
-        books=[book(seq, prev_seq, {f"{price}": "1" for price in range(1000, 2000)})]
-    )
-
-
-@contextlib.asynccontextmanager
-async def slow_client(world: World, channel: dict[str, Any]) -> AsyncIterator[Client]:
-    """A client with a small receive buffer that reads nothing until it is told to."""
-
-    def small_socket(address: Any) -> socket.socket:
-        made = socket.socket(address[0], address[1])
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        return made
-
-    connector = aiohttp.TCPConnector(socket_factory=small_socket)
-    async with (
-        aiohttp.ClientSession(connector=connector) as session,
-        session.ws_connect(f"{world.url}/ws", max_msg_size=0) as ws,
-    ):
-        client = Client(ws)
-        await client.ask(subscribe=channel)
-        transport: Any = ws._writer.transport
-        transport.pause_reading()
-        client.resume = transport.resume_reading  # type: ignore[attr-defined]
-        yield client
 
 
 async def test_a_slow_reader_of_a_book_gets_a_snapshot_in_place_of_what_it_missed(

@@ -282,7 +282,7 @@ def test_an_iceberg_goes_to_the_back_with_its_next_slice() -> None:
     book.place(1, SELL, 100, 5)
     book.place(2, SELL, 100, 7)
     book.trade(1, 5)
-    book.replenish(1, 3)
+    book.replenish(1, SELL, 100, 3)
     assert [(o.order_id, o.lots) for o in book.asks.orders()] == [(2, 7), (1, 3)]
     assert book.asks.top(5) == [(100, 10)]
     changes = [(c.order.order_id, c.was_shown, c.queued) for c in book.take_changes()]
@@ -298,7 +298,7 @@ def test_an_iceberg_goes_to_the_back_with_its_next_slice() -> None:
         lambda book: book.close(9, 1),
         lambda book: book.place(1, SELL, 100, 5),
         lambda book: book.amend(1, SELL, 4, 100, 2, False),
-        lambda book: book.replenish(9, 1),
+        lambda book: book.replenish(1, SELL, 100, 1),
     ],
 )
 def test_what_cannot_be_true_of_the_book_stops_it(wrong: Any) -> None:

@@ -124,11 +124,9 @@ class OrderBook:
         """A resting order traded."""
         self._reduce(self._known(maker_order_id), lots)
 
-    def replenish(self, order_id: int, lots: int) -> None:
+    def replenish(self, order_id: int, side: int, price_ticks: int, lots: int) -> None:
         """An iceberg whose slice is used up shows the next one, at the back of its level."""
-        order = self._known(order_id)
-        self._reduce(order, order.lots)
-        self._append(BookOrder(order_id, order.side, order.price_ticks, lots))
+        self._append(BookOrder(order_id, side, price_ticks, lots))
 
     def amend(
         self, order_id: int, side: int, old_lots: int, price_ticks: int, lots: int, moved: bool

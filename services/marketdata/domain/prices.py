@@ -107,23 +107,18 @@ class IndexPrice:
     used: tuple[SourcePrice, ...]
 
 
-def pair_of(market: Market) -> str:
-    """What the sources call a market's assets: "BTC_USDC"."""
-    return f"{market.base.code}_{market.quote.code}"
-
-
 def one_per_pair(markets: Iterable[Market]) -> dict[str, Market]:
     """Pair -> the first market of it."""
     found: dict[str, Market] = {}
     for market in markets:
-        found.setdefault(pair_of(market), market)
+        found.setdefault(market.pair, market)
     return found
 
 
 def in_ticks(market: Market, price: int) -> int:
     """An external price in a market's ticks, rounded down."""
-    units: int = price * 10**market.quote.decimals // 10**FEED_DECIMALS
-    return units // market.tick_size_units
+    ticks: int = price * 10**market.quote.decimals // (10**FEED_DECIMALS * market.tick_size_units)
+    return ticks
 
 
 def counting(inputs: Sequence[SourcePrice]) -> tuple[SourcePrice, ...]:

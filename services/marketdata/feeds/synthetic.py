@@ -16,7 +16,6 @@ from services.marketdata.domain.prices import (
     FeedTrade,
     Quote,
     one_per_pair,
-    pair_of,
 )
 from services.marketdata.feeds.port import FeedHealth, FeedSink
 
@@ -44,7 +43,7 @@ class Walk:
     """One pair's walk. The same seed and pair give the same steps, whatever the time."""
 
     def __init__(self, market: Market, seed: int, start: int | None = None) -> None:
-        self.pair = pair_of(market)
+        self.pair = market.pair
         self._random = random.Random(f"{seed}/{self.pair}")
         self._tick = _rescale(market.tick_size_units, market.quote.decimals)
         self._lot = _rescale(market.lot_size_units, market.base.decimals)
