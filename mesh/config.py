@@ -152,6 +152,9 @@ class Settings(BaseSettings):
     price_interval_ms: int = Field(
         200, gt=0, description="Least time between two sendings of external prices to the engine."
     )
+    candles_1s_days: int = Field(
+        7, gt=0, description="Days that candles of one second are kept; all others for ever."
+    )
     bots: bool | None = Field(
         None, description="Run the liquidity bots; default: only in demo mode."
     )

@@ -34,7 +34,7 @@ ALLOWED_CALLERS: dict[str, frozenset[str]] = {
     "auth": frozenset({"gateway", "engine", "settlement", "marketdata", "ops"}),
     "engine": frozenset({"gateway", "marketdata", "settlement", "ops"}),
     "marketdata": frozenset({"gateway", "engine", "ops"}),
-    "settlement": frozenset({"gateway", "engine", "ops"}),
+    "settlement": frozenset({"gateway", "engine", "marketdata", "ops"}),
 }
 
 

@@ -10,6 +10,7 @@ from tidebook.marketdata.v1 import marketdata_pb2_grpc
 from kernel.clock import SystemClock
 from kernel.markets import default_markets
 from mesh.aio import cancel_and_wait, supervise
+from mesh.archive import ArchiveReader
 from mesh.channel import open_channel
 from mesh.config import Settings
 from mesh.log import LogReader
@@ -28,6 +29,7 @@ from services.marketdata.history import History
 from services.marketdata.price_sender import PriceSender
 from services.marketdata.projection import Projection
 from services.marketdata.publisher import Publisher
+from services.marketdata.retention import Retention
 from services.marketdata.service import MarketData
 from services.marketdata.servicer import MarketDataServicer
 from services.marketdata.store import PostgresHistory
@@ -49,6 +51,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     store = PostgresHistory(pool, settings.shard)
     spans = SpanRecorder(SERVICE, redis, settings)
     channel = open_channel(settings, "engine", caller=SERVICE)
+    settlement = open_channel(settings, "settlement", caller=SERVICE)
     board = PriceBoard()
     projection = Projection()
     catalogue = Catalogue(markets, projection)
@@ -77,6 +80,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     follower = LogFollower(
         engine,
         LogReader(redis, settings.shard),
+        ArchiveReader(settlement, settings.shard),
         store,
         history,
         projection,
@@ -92,10 +96,12 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     host = await ServiceHost.start(settings, service=SERVICE, public=[registration])
     await host.set_serving(False)
     writing = supervise(history.run(), "history writer")
+    retention = Retention(store, catalogue, keep_days=settings.candles_1s_days)
     working = [
         supervise(desk.run(), "feed desk"),
         supervise(sender.run(), "price sender"),
         supervise(follower.run(), "log follower"),
+        supervise(retention.run(), "retention"),
         supervise(publisher.books.run(), "book views"),
         supervise(publisher.tickers.run(), "tickers"),
         supervise(_serve_when_ready(host, follower), "readiness"),
@@ -109,6 +115,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         await cancel_and_wait(writing)
         await spans.close()
         await channel.close()
+        await settlement.close()
         await pool.close()
         await redis.aclose()
 

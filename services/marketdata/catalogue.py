@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from kernel.markets import Market
 from kernel.reasons import Reason, Refused
@@ -64,6 +64,13 @@ class Catalogue:
         if candle.source is CandleSource.INDEX:
             return self.of_pair(candle.market)
         return (self.market(candle.market),)
+
+    def all_series(self) -> Iterator[tuple[CandleSource, str]]:
+        """(source, name) of all candles that are made: markets of the log, pairs of the feed."""
+        for name in self._projection.markets:
+            yield CandleSource.CLOB, name
+        for pair in self._index:
+            yield CandleSource.INDEX, pair
 
     def series(self, source: CandleSource, name: str) -> CandleSeries:
         """A market's candles from one source; those of the index are its pair's."""

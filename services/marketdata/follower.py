@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 import grpc
 import structlog
@@ -12,7 +13,15 @@ from tidebook.engine.v1 import internal_pb2, internal_pb2_grpc, log_pb2
 
 from kernel.clock import NS_PER_SECOND, Clock
 from mesh.aio import Backoff
-from mesh.log import ChainBroken, LogReader, LogRecord, LogTrimmed
+from mesh.archive import ArchiveReader
+from mesh.log import (
+    GENESIS_HASH,
+    ChainBroken,
+    LogReader,
+    LogRecord,
+    LogTrimmed,
+    verify_chain,
+)
 from mesh.telemetry import SpanRecorder, TraceContext
 from services.marketdata.domain.candles import CandleSource
 from services.marketdata.domain.intervals import Interval
@@ -39,6 +48,7 @@ class LogFollower:
         self,
         engine: internal_pb2_grpc.EngineInternalServiceAsyncStub,
         reader: LogReader,
+        archive: ArchiveReader,
         store: PostgresHistory,
         history: History,
         projection: Projection,
@@ -48,6 +58,7 @@ class LogFollower:
     ) -> None:
         self._engine = engine
         self._reader = reader
+        self._archive = archive
         self._store = store
         self._history = history
         self._projection = projection
@@ -66,22 +77,23 @@ class LogFollower:
         """
         snapshot = await self._snapshot()
         self._projection.load_books(snapshot)
-        stored = await self._restore_history()
         start = Position(snapshot.log_seq, snapshot.log_hash)
+        stored = await self._restore_history()
         if stored.seq < snapshot.log_seq:
-            start = await self._kept(stored, start)
+            start = stored
         self._seq = start.seq
         log.info("books_loaded", seq=snapshot.log_seq, history_seq=self._projection.history_seq)
         if self._seq >= snapshot.log_seq:
             self.ready.set()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._close_candles())
-            async for records in self._reader.follow(start.seq, after_hash=start.hash):
-                self._take(records)
-                if self._seq >= snapshot.log_seq:
-                    self.ready.set()
-                # While history cannot be written, memory must not grow with the log.
-                await self._history.room()
+            async with aclosing(self._entries(start)) as entries:
+                async for records in entries:
+                    self._take(records)
+                    if self._seq >= snapshot.log_seq:
+                        self.ready.set()
+                    # While history cannot be written, memory must not grow with the log.
+                    await self._history.room()
 
     async def _snapshot(self) -> internal_pb2.GetBookSnapshotResponse:
         """The engine's books; waits until it answers."""
@@ -119,15 +131,27 @@ class LogFollower:
             state.trades.restore(reversed(trades), 0 if complete else trades[-1].seq)
         return stored
 
-    async def _kept(self, stored: Position, snapshot: Position) -> Position:
-        """Where to read from: where history ended, if the log still has what comes after it."""
-        try:
-            await self._reader.read(stored.seq, 1)
-        except LogTrimmed:
-            log.error("history_gap", after_seq=stored.seq, until_seq=snapshot.seq)
-            self._projection.history_seq = snapshot.seq
-            return snapshot
-        return stored
+    async def _entries(self, after: Position) -> AsyncGenerator[Sequence[LogRecord], None]:
+        """Every entry after a position, for ever: from the log, and what that has forgotten from
+        settlement's archive. Raises `ChainBroken`.
+        """
+        seq, log_hash = after.seq, after.hash or GENESIS_HASH
+        while True:
+            try:
+                async with aclosing(self._reader.follow(seq, after_hash=log_hash)) as batches:
+                    async for records in batches:
+                        seq, log_hash = records[-1].seq, records[-1].hash
+                        yield records
+            except LogTrimmed as trimmed:
+                log.warning("archive_read", after_seq=seq, why=str(trimmed))
+            before = seq
+            async with aclosing(self._archive.read(seq)) as archived:
+                async for records in archived:
+                    log_hash = verify_chain(records, after_seq=seq, after_hash=log_hash)
+                    seq = records[-1].seq
+                    yield records
+            if seq == before:
+                raise ChainBroken(f"entry {seq + 1} is neither in the log nor in the archive")
 
     def _take(self, records: Sequence[LogRecord]) -> None:
         for record in records:

@@ -153,6 +153,21 @@ class PostgresHistory:
         )
         return [_candle(row) for row in rows]
 
+    async def forget_candles(
+        self, source: CandleSource, market: str, interval: Interval, *, keep_s: int
+    ) -> int:
+        """Delete candles that are more than `keep_s` older than the newest one; how many."""
+        status: str = await self._pool.execute(
+            "delete from candles where source = $1 and market = $2 and candle_interval = $3"
+            " and open_s < $4 + (select open_s from candles where source = $1 and market = $2"
+            " and candle_interval = $3 order by open_s desc limit 1)",
+            source,
+            market,
+            interval,
+            -keep_s,
+        )
+        return int(status.removeprefix("DELETE "))
+
     async def trades(self, market: str, *, before_trade_id: int, limit: int) -> list[PublicTrade]:
         """Trades with an id below `before_trade_id`, newest first."""
         rows = await self._pool.fetch(

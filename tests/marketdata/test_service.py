@@ -17,11 +17,19 @@ from tidebook.marketdata.v1 import marketdata_pb2 as pb
 from kernel.markets import default_markets
 from kernel.reasons import Reason
 from mesh.channel import cancelling
-from mesh.postgres import plain_url
+from mesh.log import LogReader, log_key
+from mesh.postgres import open_pool, plain_url
 from mesh.redis import open_redis
 from mesh.status import refused_from
 from mesh.telemetry import read_order_trace
+from services.marketdata.catalogue import Catalogue
+from services.marketdata.domain.candles import Candle, CandleSource
 from services.marketdata.domain.depth import checksum
+from services.marketdata.domain.intervals import Interval
+from services.marketdata.projection import Projection
+from services.marketdata.retention import Retention
+from services.marketdata.store import PostgresHistory, candle_row
+from tests.engine.test_back_pressure import Progress, start_settlement
 from tests.marketdata.rig import MarketDataRig, market_data_rig
 from tests.support.engine import Trader
 from tests.support.waiting import eventually
@@ -197,13 +205,67 @@ async def test_candles_have_no_hole_and_no_double_over_restarts(rig: MarketDataR
         request = pb.ListCandlesRequest(market=BTC, interval=interval)
         candles = (await rig.stub.ListCandles(request)).candles
         assert sum(candle.trades for candle in candles) == 4
-        assert sum(float(candle.volume) for candle in candles) == 4
+        assert sum(Decimal(candle.volume) for candle in candles) == 4
         times = [candle.open_time.seconds for candle in candles]
         assert times == sorted(set(times), reverse=True)
-        assert max(float(candle.high) for candle in candles) == 102
-        assert min(float(candle.low) for candle in candles) == 99
+        assert max(Decimal(candle.high) for candle in candles) == 102
+        assert min(Decimal(candle.low) for candle in candles) == 99
         assert (candles[-1].open, candles[0].close) == ("100", "102")
         assert not any(candle.simulated for candle in candles)
+
+
+async def test_what_the_log_has_forgotten_comes_from_the_archive(rig: MarketDataRig) -> None:
+    await rig.engine.start()
+    await rig.start()
+    alice, bob = await rig.engine.funded(1), await rig.engine.funded(2)
+    await trade(alice, bob, "100", "1")
+    await eventually(lambda: traded(rig, 1))
+    await rig.stop()
+    for price in ("101", "99", "102"):
+        await trade(alice, bob, price, "1")
+    redis = open_redis(rig.settings)
+    progress = Progress()
+    progress.records = await LogReader(redis, rig.settings.shard).read(0, 10_000)
+    progress.archived_seq = len(progress.records)
+    settlement = await start_settlement(rig.engine, progress)
+    try:
+        last = f"{progress.archived_seq}-0"
+        await redis.xtrim(log_key(rig.settings.shard), minid=last, approximate=False)
+        await rig.start()
+        await eventually(lambda: traded(rig, 4))
+        await trade(alice, bob, "98", "1")
+        await eventually(lambda: traded(rig, 5))
+        request = pb.ListCandlesRequest(market=BTC, interval=pb.CANDLE_INTERVAL_1D)
+        candles = (await rig.stub.ListCandles(request)).candles
+        assert sum(candle.trades for candle in candles) == 5
+    finally:
+        await settlement.drain()
+        await redis.aclose()
+
+
+async def test_only_candles_of_one_second_are_ever_forgotten(rig: MarketDataRig) -> None:
+    day = 86_400
+    catalogue = Catalogue(default_markets(), Projection())
+    made = [
+        Candle(market, CandleSource.INDEX, interval, open_s, open_s + 1, 1, 1, 1, 1, closed=True)
+        for market, newest_s in ((BTC, 40 * day), ("ETH_USDC", 5 * day))
+        for interval in (Interval.S1, Interval.M1)
+        for open_s in range(newest_s - 4 * day, newest_s + 1, day)
+    ]
+    async with await open_pool(rig.settings, "marketdata") as pool:
+        store = PostgresHistory(pool, 0)
+        await store.write([candle_row(candle, 0) for candle in made], [], None)
+        retention = Retention(store, catalogue, keep_days=2)
+        assert await retention.forget() == 2 * 2
+        assert await retention.forget() == 0
+        left = await store.candles(
+            CandleSource.INDEX, BTC, Interval.S1, start_s=0, end_s=99 * day, limit=99
+        )
+        assert [candle.open_s // day for candle in left] == [40, 39, 38]
+        minutes = await store.candles(
+            CandleSource.INDEX, BTC, Interval.M1, start_s=0, end_s=99 * day, limit=99
+        )
+        assert len(minutes) == 5
 
 
 async def traded(rig: MarketDataRig, count: int) -> bool:
