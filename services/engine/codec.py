@@ -13,11 +13,12 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 from tidebook.common.v1 import error_pb2
 from tidebook.common.v1.reason_pb2 import Reason as ReasonValue
-from tidebook.engine.v1 import order_pb2
+from tidebook.engine.v1 import order_pb2, position_pb2
 
 from kernel.markets import Market
 from kernel.reasons import Reason, Refused
 from services.engine.domain import commands as c
+from services.engine.domain import position_commands as pc
 from services.engine.domain.exchange import Exchange
 from services.engine.domain.views import OrderView
 from services.engine.writer import Item
@@ -181,6 +182,45 @@ def cancel_all_after_command(
     """`CancelAllAfterRequest` -> command; the timeout runs from `now_ns`."""
     timeout_ns = request.timeout_ms * 1_000_000
     return c.CancelAllAfter(account_id, now_ns + timeout_ns if timeout_ns else 0)
+
+
+def open_cfd_command(
+    request: position_pb2.OpenCfdRequest, texts: MarketTexts, account_id: int
+) -> pc.OpenCfd:
+    """`OpenCfdRequest` -> command. Raises `Refused` with the field at fault."""
+    text = texts.named(request.market)
+    client_cfd_id = request.client_cfd_id
+    if client_cfd_id and not _CLIENT_ID.fullmatch(client_cfd_id):
+        raise _invalid("client_cfd_id", "must be 1 to 36 letters, digits or _ . : -")
+    return pc.OpenCfd(
+        account_id,
+        text.market.market_id,
+        client_cfd_id,
+        _enum(request.side, 1, 2, "side"),
+        text.market.quote.parse(request.margin, field="margin"),
+        request.leverage,
+        text.ticks(request.stop_loss, "stop_loss"),
+        text.ticks(request.take_profit, "take_profit"),
+    )
+
+
+def close_cfd_command(request: position_pb2.CloseCfdRequest, account_id: int) -> pc.CloseCfd:
+    """`CloseCfdRequest` -> command. Raises `Refused(CFD_NOT_FOUND)`."""
+    if request.cfd_id >> 63:
+        raise Refused(Reason.CFD_NOT_FOUND, field="cfd_id")
+    return pc.CloseCfd(account_id, request.cfd_id)
+
+
+def cfd_triggers_command(
+    request: position_pb2.UpdateCfdTriggersRequest, text: MarketText, account_id: int
+) -> pc.UpdateCfdTriggers:
+    """`UpdateCfdTriggersRequest` of a CFD in that market -> command. Raises `Refused`."""
+    return pc.UpdateCfdTriggers(
+        account_id,
+        request.cfd_id,
+        text.ticks(request.stop_loss, "stop_loss"),
+        text.ticks(request.take_profit, "take_profit"),
+    )
 
 
 class LateAmend:

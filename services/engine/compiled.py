@@ -17,7 +17,11 @@ VARIABLE = "TIDEBOOK_ENGINE_CORE_DIR"
 ROOT = Path(__file__).resolve().parents[2]
 DOMAIN = "services/engine/domain"
 # Compiled with the core: what else runs for every order, and the benchmark of the book alone.
-HOT = ("services/engine/projection.py", "bench/support/bare_book.py")
+HOT = (
+    "services/engine/cfd_model.py",
+    "services/engine/projection.py",
+    "bench/support/bare_book.py",
+)
 
 
 def build_name() -> str:

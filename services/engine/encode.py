@@ -17,6 +17,7 @@ from services.engine.codec import MarketText, MarketTexts, set_time, write_error
 from services.engine.domain import commands as c
 from services.engine.domain import constants as k
 from services.engine.domain import events as e
+from services.engine.domain import position_commands as pc
 from services.engine.projection import Balance, OrderState, Projection
 from services.engine.writer import Outcome
 
@@ -30,10 +31,13 @@ _PUBLIC_FIELDS = {
     "deadline_ns": "deadline",
     "display_quantity_lots": "display_quantity",
     "expire_ns": "expire_time",
+    "margin_units": "margin",
     "market_id": "market",
     "price_ticks": "price",
     "quantity_lots": "quantity",
     "quote_amount_units": "quote_amount",
+    "stop_loss_ticks": "stop_loss",
+    "take_profit_ticks": "take_profit",
     "trigger_price_ticks": "trigger_price",
 }
 # What to tell with a refusal, so that the next order can be right.
@@ -43,6 +47,7 @@ _LIMITS: dict[Reason, tuple[str, Callable[[Market], str]]] = {
     Reason.QUANTITY_TOO_LARGE: ("max_quantity", lambda m: m.format_quantity(m.max_quantity_lots)),
     Reason.NOTIONAL_TOO_SMALL: ("min_notional", lambda m: m.quote.format(m.min_notional_units)),
     Reason.NOTIONAL_TOO_LARGE: ("max_notional", lambda m: m.quote.format(m.max_notional_units)),
+    Reason.LEVERAGE_OUT_OF_RANGE: ("max_leverage", lambda m: str(m.max_leverage)),
     Reason.TOO_MANY_OPEN_ORDERS: ("max_open_orders", lambda m: str(m.max_open_orders)),
 }
 
@@ -53,6 +58,16 @@ class Encoder:
     def __init__(self, projection: Projection, texts: MarketTexts) -> None:
         self._projection = projection
         self._texts = texts
+
+    @property
+    def projection(self) -> Projection:
+        """The read model."""
+        return self._projection
+
+    @property
+    def texts(self) -> MarketTexts:
+        """The markets' decimal strings."""
+        return self._texts
 
     def order(self, order: OrderState) -> order_pb2.Order:
         """An order as it is now."""
@@ -187,7 +202,7 @@ class Encoder:
             return None
         refused = _refusal(first)
         limit = _LIMITS.get(refused.reason)
-        market_id = command.market_id if isinstance(command, c.PlaceOrder) else 0
+        market_id = command.market_id if isinstance(command, (c.PlaceOrder, pc.OpenCfd)) else 0
         if limit is not None and market_id in self._texts.by_id:
             name, value = limit
             text = value(self._texts.by_id[market_id].market)

@@ -11,9 +11,12 @@ from collections import deque
 from collections.abc import Sequence
 
 from kernel.markets import Asset, MarginTier, Market
+from services.engine.cfd_model import CfdModel, CfdState
 from services.engine.domain import commands as c
 from services.engine.domain import constants as k
 from services.engine.domain import events as e
+from services.engine.domain import position_events as pe
+from services.engine.domain.cfds import INSURANCE_ACCOUNT
 
 # Closed orders that `GetOrder` still knows; older ones are in the history service.
 CLOSED_ORDERS_KEPT = 100_000
@@ -108,9 +111,10 @@ class Account:
 class Change:
     """What one log entry changed for one account."""
 
-    __slots__ = ("asset_ids", "orders", "trades")
+    __slots__ = ("asset_ids", "cfds", "orders", "trades")
 
     def __init__(self) -> None:
+        self.cfds: dict[int, CfdState] = {}
         self.orders: dict[int, OrderState] = {}
         self.trades: list[e.Trade] = []
         self.asset_ids: set[int] = set()
@@ -129,6 +133,7 @@ class Projection:
         self.accounts: dict[int, Account] = {}
         self.orders: dict[int, OrderState] = {}
         self.fees: dict[int, int] = {}
+        self.cfds = CfdModel()
         self.open_orders = 0
         self._closed: deque[int] = deque()
         self._closed_kept = closed_orders_kept
@@ -161,6 +166,18 @@ class Projection:
                 balance = self.account(event.account_id).balance(event.asset_id)
                 balance.free_units += event.amount_units
                 self._change(event.account_id).asset_ids.add(event.asset_id)
+            elif isinstance(event, e.PricesSet):
+                assert isinstance(command, c.SetPrices)
+                self.cfds.take_prices(command, self.time_ns)
+            elif isinstance(event, pe.CfdOpened):
+                self._cfd_opened(event)
+            elif isinstance(event, pe.CfdClosed):
+                self._cfd_closed(event)
+            elif isinstance(event, pe.CfdTriggersChanged):
+                cfd = self.cfds.triggers_changed(event)
+                self._change(event.account_id).cfds[event.cfd_id] = cfd
+            elif isinstance(event, pe.Liquidated):
+                self._liquidated(event)
             elif isinstance(event, e.MarketStatusChanged):
                 self.market_status[event.market_id] = event.status
             elif isinstance(event, e.Configured):
@@ -302,6 +319,36 @@ class Projection:
         change = self._change(event.account_id)
         change.orders[event.order_id] = order
         change.asset_ids.add(event.hold_asset_id)
+
+    def _cfd_opened(self, event: pe.CfdOpened) -> None:
+        asset_id = self.markets[event.market_id].quote.asset_id
+        account = self.account(event.account_id)
+        self._hold(account, asset_id, event.margin_units)
+        account.balance(asset_id).free_units -= event.fee_units
+        self.fees[asset_id] = self.fees.get(asset_id, 0) + event.fee_units
+        change = self._change(event.account_id)
+        change.cfds[event.cfd_id] = self.cfds.opened(event, self.time_ns)
+        change.asset_ids.add(asset_id)
+
+    def _cfd_closed(self, event: pe.CfdClosed) -> None:
+        asset_id = self.markets[event.market_id].quote.asset_id
+        balance = self.account(event.account_id).balance(asset_id)
+        balance.held_units -= event.margin_units
+        balance.free_units += event.returned_units
+        self.fees[asset_id] = self.fees.get(asset_id, 0) + event.fee_units
+        change = self._change(event.account_id)
+        change.cfds[event.cfd_id] = self.cfds.closed(event, self.time_ns)
+        change.asset_ids.add(asset_id)
+
+    def _liquidated(self, event: pe.Liquidated) -> None:
+        asset_id = self.markets[event.market_id].quote.asset_id
+        for account_id, units in (
+            (event.account_id, -event.fund_delta_units),
+            (INSURANCE_ACCOUNT, event.fund_delta_units),
+        ):
+            self.account(account_id).balance(asset_id).free_units += units
+            self._change(account_id).asset_ids.add(asset_id)
+        self.cfds.liquidated(event, self.seq, self.time_ns)
 
     @staticmethod
     def _hold(account: Account, asset_id: int, units: int) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 
 from tidebook.engine.v1 import log_pb2
 
-from services.engine import logcodec
+from services.engine import cfd_rows, logcodec
 from services.engine.domain import commands as c
 from services.engine.domain.exchange import Exchange
 from services.engine.domain.record import field_names
@@ -51,6 +51,7 @@ def dump(projection: Projection, account_seqs: dict[int, int]) -> bytes:
         "market_status": list(projection.market_status.items()),
         "fees": list(projection.fees.items()),
         "account_seqs": list(account_seqs.items()),
+        "contracts": cfd_rows.dump(projection.cfds),
         "balances": len(balances),
         "closed": len(closed) // 3,
         "live": len(live),
@@ -68,7 +69,7 @@ def load(data: bytes, exchange: Exchange, projection: Projection) -> dict[int, i
     (size,) = _SIZE.unpack_from(data)
     at = _SIZE.size + size
     header = json.loads(data[_SIZE.size : at])
-    if tuple(header["columns"]) != _COLUMNS:
+    if tuple(header["columns"]) != _COLUMNS or "contracts" not in header:
         raise ValueError("the read model was written by another version of this program")
     projection.configure(
         c.Configure(
@@ -81,6 +82,7 @@ def load(data: bytes, exchange: Exchange, projection: Projection) -> dict[int, i
     projection.log_hash = bytes.fromhex(header["log_hash"])
     projection.market_status.update(header["market_status"])
     projection.fees.update(header["fees"])
+    cfd_rows.load(header["contracts"], exchange, projection.cfds)
     end = at + header["balances"] * _BALANCE.size
     for account_id, asset_id, free, held in _BALANCE.iter_unpack(memoryview(data)[at:end]):
         balance = projection.account(account_id).balance(asset_id)

@@ -46,8 +46,3 @@ class PositionServicer(CfdMethods, position_pb2_grpc.PositionServiceServicer):
         self, request: position_pb2.GetRiskRequest, context: Context
     ) -> position_pb2.GetRiskResponse:
         _not_offered("read")
-
-    async def ListLiquidations(
-        self, request: position_pb2.ListLiquidationsRequest, context: Context
-    ) -> position_pb2.ListLiquidationsResponse:
-        _not_offered("read")

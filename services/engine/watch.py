@@ -17,6 +17,7 @@ from tidebook.engine.v1 import order_pb2
 from kernel.reasons import Reason, Refused
 from services.engine.codec import set_time
 from services.engine.encode import Encoder
+from services.engine.encode_cfds import CfdEncoder
 from services.engine.projection import Change, Projection
 
 # Orders and fills remembered over all accounts, for those who resume.
@@ -38,7 +39,7 @@ class Remembered:
     @property
     def items(self) -> int:
         """What it counts for against the bound."""
-        return 1 + len(self.change.orders) + len(self.change.trades)
+        return 1 + len(self.change.orders) + len(self.change.trades) + len(self.change.cfds)
 
 
 class Reader:
@@ -59,6 +60,7 @@ class AccountFeeds:
     ) -> None:
         self._projection = projection
         self._encoder = encoder
+        self._cfds = CfdEncoder(projection, encoder.texts)
         self._most = remembered_items
         self._items = 0
         self._all: deque[Remembered] = deque()
@@ -140,6 +142,7 @@ class AccountFeeds:
             snapshot=True,
             orders=encoder.orders(projection.open_orders_of(account_id)),
             balances=encoder.balances(balances, balances),
+            cfds=self._cfds.cfds(projection.cfds.open_of(account_id)),
         )
         set_time(message.time, projection.time_ns)
         return message
@@ -151,15 +154,18 @@ class AccountFeeds:
         message = order_pb2.WatchAccountResponse(seq=missed[-1].seq, prev_seq=prev_seq)
         set_time(message.time, missed[-1].time_ns)
         orders = {}
+        cfds = {}
         asset_ids: set[int] = set()
         for remembered in missed:
             orders.update(remembered.change.orders)
+            cfds.update(remembered.change.cfds)
             asset_ids |= remembered.change.asset_ids
             message.fills.extend(
                 encoder.fill(trade, account_id, remembered.seq, remembered.time_ns)
                 for trade in remembered.change.trades
             )
         message.orders.extend(encoder.orders(orders[order_id] for order_id in sorted(orders)))
+        message.cfds.extend(self._cfds.cfds(cfds[cfd_id] for cfd_id in sorted(cfds)))
         balances = self._projection.balances_of(account_id)
         message.balances.extend(encoder.balances(balances, asset_ids))
         return message

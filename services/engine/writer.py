@@ -24,6 +24,7 @@ from mesh.telemetry import TraceContext
 from services.engine import logcodec
 from services.engine.domain import commands as c
 from services.engine.domain import events as e
+from services.engine.domain import position_commands as pc
 from services.engine.domain.exchange import Exchange
 from services.engine.projection import Change, Projection
 
@@ -39,6 +40,7 @@ _REDUCING = (
     c.Tick,
     c.SetPrices,
     c.SetMarketStatus,
+    pc.CloseCfd,
 )
 
 log = structlog.get_logger()

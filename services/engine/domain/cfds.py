@@ -162,6 +162,28 @@ def terms(state: State, command: OpenCfd, now_ns: int) -> CfdOpened:
     )
 
 
+def as_opened(cfd: Cfd) -> CfdOpened:
+    """The event that would open a contract as it is now."""
+    known = cfd.remembered
+    return CfdOpened(
+        cfd.cfd_id,
+        cfd.account.account_id,
+        cfd.book.market_id,
+        cfd.side,
+        cfd.entry_ticks,
+        cfd.margin_units,
+        cfd.notional_units,
+        cfd.leverage,
+        cfd.liquidation_ticks,
+        cfd.stop_loss_ticks,
+        cfd.take_profit_ticks,
+        ceil_div(cfd.notional_units * cfd.fee_bps, _BPS),
+        known.request.client_cfd_id if known is not None else "",
+        cfd.maintenance_bps,
+        cfd.fee_bps,
+    )
+
+
 def close_cfd(state: State, command: CloseCfd, now_ns: int) -> list[Event]:
     """Close a contract at the feed's price; a stale price would be a free choice for its owner.
 

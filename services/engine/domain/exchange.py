@@ -17,6 +17,7 @@ from services.engine.domain.commands import (
     Command,
     Configure,
     PlaceOrder,
+    PriceUpdate,
     SetMarketStatus,
     SetPrices,
     Tick,
@@ -169,6 +170,24 @@ class Exchange:
         """Open contracts of an account, oldest first."""
         return [_cfd_view(cfd) for cfd in self._state.house.of_account(account_id)]
 
+    def open_cfds(self) -> list[CfdView]:
+        """Open contracts of all accounts, by id."""
+        return [_cfd_view(cfd) for _, cfd in sorted(self._state.house.cfds.items())]
+
+    def external_prices(self) -> list[PriceUpdate]:
+        """What the feed said last, by market; only of markets of which it said something."""
+        return [
+            PriceUpdate(
+                market_id,
+                book.external_bid_ticks,
+                book.external_ask_ticks,
+                book.index_ticks,
+                book.external_ns,
+            )
+            for market_id, book in sorted(self._state.books.items())
+            if book.external_ns
+        ]
+
     def preview_cfd(self, command: OpenCfd, now_ns: int) -> CfdOpened:
         """What opening a contract would come to; changes nothing. Raises `Refused`."""
         return cfds.terms(self._state, command, now_ns)
@@ -248,19 +267,7 @@ def _order_view(order: Order) -> OrderView:
 
 
 def _cfd_view(cfd: Cfd) -> CfdView:
-    return CfdView(
-        cfd_id=cfd.cfd_id,
-        account_id=cfd.account.account_id,
-        market_id=cfd.book.market_id,
-        side=cfd.side,
-        entry_ticks=cfd.entry_ticks,
-        margin_units=cfd.margin_units,
-        leverage=cfd.leverage,
-        liquidation_ticks=cfd.liquidation_ticks,
-        stop_loss_ticks=cfd.stop_loss_ticks,
-        take_profit_ticks=cfd.take_profit_ticks,
-        opened_ns=cfd.opened_ns,
-    )
+    return CfdView(cfds.as_opened(cfd), cfd.opened_ns)
 
 
 def _levels(side: BookSide) -> tuple[LevelView, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from services.engine.domain.commands import MarketConfig, PlaceOrder
+from services.engine.domain.position_events import CfdOpened
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +39,11 @@ class OrderView:
 
 @dataclass(frozen=True, slots=True)
 class CfdView:
-    """An open contract; a trigger of 0 stands for none. Times in nanoseconds since 1970 UTC."""
+    """An open contract: as it would have been opened with the triggers it has now, and when it was,
+    in nanoseconds since 1970 UTC.
+    """
 
-    cfd_id: int
-    account_id: int
-    market_id: int
-    side: int
-    entry_ticks: int
-    margin_units: int
-    leverage: int
-    liquidation_ticks: int
-    stop_loss_ticks: int
-    take_profit_ticks: int
+    opened: CfdOpened
     opened_ns: int
 
 

@@ -582,6 +582,9 @@ class OpenCfdResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CFD_FIELD_NUMBER: _builtins.int
+    REPEATED_FIELD_NUMBER: _builtins.int
+    repeated: _builtins.bool
+    """The answer to an earlier request with the same client_cfd_id."""
     @_builtins.property
     def cfd(self) -> Global___Cfd:
         """As opened."""
@@ -590,10 +593,11 @@ class OpenCfdResponse(_message.Message):
         self,
         *,
         cfd: Global___Cfd | None = ...,
+        repeated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cfd", b"cfd"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cfd", b"cfd"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cfd", b"cfd", "repeated", b"repeated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
