@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import asyncpg
 
@@ -11,8 +12,10 @@ from mesh.config import Settings
 _SCHEMA = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
-async def open_pool(settings: Settings, schema: str) -> asyncpg.Pool:
-    """A connection pool whose connections see `schema` first.
+async def open_pool(
+    settings: Settings, schema: str, *, server_settings: Mapping[str, str] | None = None
+) -> asyncpg.Pool:
+    """A connection pool whose connections see `schema` first; `server_settings` come on top.
 
     Takes `postgresql://` URLs, with `?host=/folder` for a unix socket. Raises `ValueError` when no
     URL is set and `OSError` or `asyncpg.PostgresError` when the server cannot be reached.
@@ -37,7 +40,8 @@ async def open_pool(settings: Settings, schema: str) -> asyncpg.Pool:
             # gives, and a session stuck in a transaction would hold its locks for ever.
             "jit": "off",
             "idle_in_transaction_session_timeout": "30000",
-        },
+        }
+        | dict(server_settings or {}),
     )
 
 

@@ -15,7 +15,6 @@ from mesh.aio import Backoff, cancel_and_wait, supervise
 from mesh.channel import open_channel
 from mesh.config import LEDGER_PART, Settings
 from mesh.log import LogReader
-from mesh.postgres import open_pool
 from mesh.redis import open_redis
 from mesh.server import ServiceHost, run_service
 from mesh.telemetry import SpanRecorder
@@ -30,6 +29,7 @@ from services.settlement.servicer_history import HistoryServicer
 from services.settlement.servicer_internal import InternalServicer
 from services.settlement.servicer_ledger import LedgerServicer
 from services.settlement.store.database import is_passing, text_of
+from services.settlement.store.sessions import open_store
 from services.settlement.transfers import Transfers, TransferWorker
 
 log = structlog.get_logger()
@@ -118,7 +118,7 @@ async def _pool(settings: Settings, stop: asyncio.Event) -> asyncpg.Pool | None:
     backoff = Backoff(first_seconds=0.2, most_seconds=5.0)
     while not stop.is_set():
         try:
-            return await open_pool(settings, "settlement")
+            return await open_store(settings)
         except Exception as error:
             if not is_passing(error):
                 raise

@@ -12,7 +12,6 @@ from redis.asyncio import Redis
 
 from mesh.config import Settings
 from mesh.log import LogReader
-from mesh.postgres import open_pool
 from mesh.redis import open_redis
 from ops.errors import OpsError
 from ops.migrate import migrate
@@ -24,6 +23,7 @@ from services.engine.projection import Projection
 from services.engine.recovery import Replayer
 from services.engine.snapshots import Snapshot, SnapshotStore
 from services.engine.watch import AccountFeeds
+from services.settlement.store.sessions import open_store
 from tests.builders import make_settings
 from tests.settlement.support import LogMaker, Settlement, Wire, buy, sell
 
@@ -44,7 +44,7 @@ async def redis(settings: Settings) -> AsyncIterator[Redis]:
 @pytest_asyncio.fixture
 async def settled(settings: Settings, redis: Redis) -> AsyncIterator[tuple[Settlement, LogMaker]]:
     """A log of some trading, archived and in the ledger."""
-    pool: Any = await open_pool(settings, "settlement")
+    pool: Any = await open_store(settings)
     settlement, maker = Settlement(pool, redis), LogMaker()
     wire = Wire(redis)
     await wire.append(maker.begin(11, 12))

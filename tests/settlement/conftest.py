@@ -11,9 +11,9 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from mesh.config import Settings
-from mesh.postgres import open_pool
 from mesh.redis import open_redis
 from ops.migrate import migrate
+from services.settlement.store.sessions import open_store
 from tests.builders import make_settings
 from tests.settlement.support import LogMaker, Settlement, Wire
 
@@ -33,7 +33,7 @@ async def redis(settings: Settings) -> AsyncIterator[Redis]:
 
 @pytest_asyncio.fixture
 async def settlement(settings: Settings, redis: Redis) -> AsyncIterator[Settlement]:
-    pool: Any = await open_pool(settings, "settlement")
+    pool: Any = await open_store(settings)
     yield Settlement(pool, redis)
     pool.terminate()
 

@@ -22,7 +22,7 @@ from services.settlement.domain.facts import (
     TransferFact,
     TransferKind,
 )
-from services.settlement.domain.ledger import LedgerAccount, Move, TransactionKind
+from services.settlement.domain.ledger import LedgerAccount, Move, Posting, TransactionKind
 from services.settlement.domain.rows import (
     AssetRow,
     CfdClosing,
@@ -273,14 +273,13 @@ class Batch:
         self, kind: TransactionKind, account_id: int, asset_id: int, units: int, order_id: int
     ) -> None:
         if units:
-            move = Move(
+            posted = ledger.transfer(
                 ledger.free(account_id, asset_id),
                 ledger.held(account_id, asset_id),
                 units,
                 order_id,
-                order_id,
             )
-            self.post(kind, order_id, (move,))
+            self._add(kind, order_id, posted)
 
     def _change(self, order_id: int) -> OrderChange:
         change = self.order_changes.get(order_id)
@@ -291,7 +290,10 @@ class Batch:
 
     def post(self, kind: TransactionKind, order_id: int, moves: tuple[Move, ...]) -> None:
         """The event under way moves money; nothing is written when all moves are empty."""
-        if posted := ledger.postings(moves):
+        self._add(kind, order_id, ledger.postings(moves))
+
+    def _add(self, kind: TransactionKind, order_id: int, posted: list[Posting]) -> None:
+        if posted:
             self.transactions.append(
                 Transaction(self.log_seq, self.event_index, kind, order_id, self.time_ns, posted)
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import IntEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from kernel.money import INT64_MAX
@@ -47,6 +48,10 @@ class TransactionKind(IntEnum):
 # Accounts of the exchange that events name like any client's. Each has one ledger account an asset,
 # for what is free and what is held.
 _OWN = {1: LedgerKind.INSURANCE, 2: LedgerKind.HOUSE}
+
+
+# Ledger accounts are made for every posting, and mostly the same ones.
+_REMEMBERED = 1 << 16
 
 
 class PoisonEntry(Exception):
@@ -109,6 +114,22 @@ def postings(moves: Iterable[Move]) -> list[Posting]:
     return result
 
 
+def transfer(
+    source: LedgerAccount, target: LedgerAccount, units: int, order_id: int
+) -> list[Posting]:
+    """The postings of one move within an order, which is what most transactions are.
+
+    Raises as `postings` does.
+    """
+    if source.asset_id != target.asset_id:
+        raise ValueError(f"a move from {source} to {target} would turn one asset into another")
+    if not -INT64_MAX <= units <= INT64_MAX:
+        raise ValueError(f"posting of {units} units is beyond 64 bits")
+    if not units or source == target:
+        return []
+    return [Posting(source, -units, order_id), Posting(target, units, order_id)]
+
+
 def check_zero_sum(entries: Iterable[Posting]) -> None:
     """Raise `ValueError` unless the postings sum to zero per asset and fit 64 bits."""
     totals: dict[int, int] = {}
@@ -121,6 +142,7 @@ def check_zero_sum(entries: Iterable[Posting]) -> None:
         raise ValueError(f"postings do not sum to zero: {totals}")
 
 
+@lru_cache(_REMEMBERED)
 def free(account_id: int, asset_id: int) -> LedgerAccount:
     """What a client can use; of the insurance fund and the house, what they have."""
     own = _OWN.get(account_id)
@@ -129,6 +151,7 @@ def free(account_id: int, asset_id: int) -> LedgerAccount:
     return LedgerAccount(account_id, asset_id, LedgerKind.CLIENT_FREE)
 
 
+@lru_cache(_REMEMBERED)
 def held(account_id: int, asset_id: int) -> LedgerAccount:
     """What a client's open orders, positions and CFDs hold."""
     own = _OWN.get(account_id)
@@ -137,26 +160,31 @@ def held(account_id: int, asset_id: int) -> LedgerAccount:
     return LedgerAccount(account_id, asset_id, LedgerKind.CLIENT_HELD)
 
 
+@lru_cache(_REMEMBERED)
 def fees(asset_id: int) -> LedgerAccount:
     """Fees taken."""
     return LedgerAccount(0, asset_id, LedgerKind.FEES)
 
 
+@lru_cache(_REMEMBERED)
 def house(asset_id: int) -> LedgerAccount:
     """The other side of every CFD."""
     return LedgerAccount(0, asset_id, LedgerKind.HOUSE)
 
 
+@lru_cache(_REMEMBERED)
 def clearing(asset_id: int) -> LedgerAccount:
     """The other side of realised margin profit and loss."""
     return LedgerAccount(0, asset_id, LedgerKind.CLEARING)
 
 
+@lru_cache(_REMEMBERED)
 def deposits(asset_id: int) -> LedgerAccount:
     """The outside world that money comes from."""
     return LedgerAccount(0, asset_id, LedgerKind.DEPOSITS)
 
 
+@lru_cache(_REMEMBERED)
 def withdrawals(asset_id: int) -> LedgerAccount:
     """The outside world that money goes to."""
     return LedgerAccount(0, asset_id, LedgerKind.WITHDRAWALS)

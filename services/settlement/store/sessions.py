@@ -12,6 +12,8 @@ import structlog
 
 from kernel.reasons import Reason, Refused
 from mesh.aio import Backoff
+from mesh.config import Settings
+from mesh.postgres import open_pool
 from services.settlement.store.database import Connection, is_passing, text_of
 
 T = TypeVar("T")
@@ -20,6 +22,17 @@ Work = Callable[[Connection, Callable[[], None]], Awaitable[None]]
 
 _STANDBY_SECONDS = 1.0
 log = structlog.get_logger()
+
+
+async def open_store(settings: Settings) -> asyncpg.Pool:
+    """Settlement's connections; raises as `open_pool` does.
+
+    A page of history is put together from every month: planning that anew for each call would take
+    ten times as long as reading it, and the plan would be the same.
+    """
+    return await open_pool(
+        settings, "settlement", server_settings={"plan_cache_mode": "force_generic_plan"}
+    )
 
 
 @contextlib.asynccontextmanager
