@@ -157,6 +157,26 @@ def place_command(
     )
 
 
+def oco_command(
+    request: order_pb2.PlaceOcoRequest, texts: MarketTexts, account_id: int
+) -> c.PlaceOco:
+    """`PlaceOcoRequest` -> command. Raises `Refused`; its field begins with the order's name."""
+    legs: list[c.PlaceOrder] = []
+    deadlines: list[int] = []
+    for name, order in (("first", request.first), ("second", request.second)):
+        try:
+            leg = place_command(order, texts, account_id)
+        except Refused as refused:
+            refused.field = f"{name}.{refused.field}"
+            raise
+        deadlines.append(leg.deadline_ns)
+        # The pair says who acts, and until when.
+        leg.account_id = leg.deadline_ns = 0
+        legs.append(leg)
+    deadline_ns = min((ns for ns in deadlines if ns), default=0)
+    return c.PlaceOco(account_id, legs[0], legs[1], deadline_ns)
+
+
 def cancel_command(request: order_pb2.CancelOrderRequest, account_id: int) -> c.CancelOrder:
     """`CancelOrderRequest` -> command. Raises `Refused(INVALID_ARGUMENT)`."""
     _check_named(request)

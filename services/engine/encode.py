@@ -74,7 +74,8 @@ class Encoder:
         text = self._texts.by_id[order.market_id]
         request = order.request
         quote_amount = request.quote_amount_units
-        market_order = request.type == k.ORDER_TYPE_MARKET
+        # Without a limit of its own, the protection price is nobody's business.
+        has_price = request.price_ticks > 0
         message = order_pb2.Order(
             order_id=order.order_id,
             client_order_id=request.client_order_id,
@@ -83,7 +84,7 @@ class Encoder:
             type=types_pb2.OrderType.ValueType(request.type),
             time_in_force=_time_in_force(request),
             status=types_pb2.OrderStatus.ValueType(order.status),
-            price="" if market_order else text.price(order.price_ticks),
+            price=text.price(order.price_ticks) if has_price else "",
             quantity="" if quote_amount else text.quantity(order.quantity_lots),
             quote_amount=text.amount(quote_amount) if quote_amount else "",
             filled_quantity=text.quantity(order.filled_lots),
@@ -91,8 +92,10 @@ class Encoder:
             fees=text.amount(order.fees_units),
             post_only=request.post_only,
             reduce_only=request.reduce_only,
-            trigger_price=text.price(request.trigger_price_ticks),
-            trigger_source=types_pb2.TriggerSource.ValueType(request.trigger_source),
+            trigger_price=text.price(order.trigger_price_ticks),
+            trigger_source=_trigger_source(request),
+            trailing_bps=request.trailing_bps,
+            oco_order_id=order.oco_order_id,
             close_reason=ReasonValue.ValueType(order.close_reason),
             log_seq=order.log_seq,
             self_trade_prevention=types_pb2.SelfTradePrevention.ValueType(
@@ -202,7 +205,8 @@ class Encoder:
             return None
         refused = _refusal(first)
         limit = _LIMITS.get(refused.reason)
-        market_id = command.market_id if isinstance(command, (c.PlaceOrder, pc.OpenCfd)) else 0
+        order = command.first if isinstance(command, c.PlaceOco) else command
+        market_id = order.market_id if isinstance(order, (c.PlaceOrder, pc.OpenCfd)) else 0
         if limit is not None and market_id in self._texts.by_id:
             name, value = limit
             text = value(self._texts.by_id[market_id].market)
@@ -223,6 +227,26 @@ class Encoder:
         order = self._order_of(events)
         return order_pb2.PlaceOrderResponse(
             order=self.order(order), fills=self._taker_fills(order, events)
+        )
+
+    def pair_placed(self, events: Sequence[e.Event]) -> order_pb2.PlaceOcoResponse:
+        """Answer of an accepted, or repeated, `PlaceOco`."""
+        first = events[0]
+        repeated = isinstance(first, e.CommandRepeated)
+        assert isinstance(first, e.OrderPlaced | e.CommandRepeated)
+        orders = self._projection.orders
+        one = orders.get(first.order_id)
+        if one is None:
+            # A very old one is only known by its number here; history has the rest.
+            return order_pb2.PlaceOcoResponse(
+                first=order_pb2.Order(order_id=first.order_id), repeated=True
+            )
+        two = orders.get(one.oco_order_id)
+        return order_pb2.PlaceOcoResponse(
+            first=self.order(one),
+            second=self.order(two) if two else order_pb2.Order(order_id=one.oco_order_id),
+            fills=[] if repeated else self._taker_fills(one, events),
+            repeated=repeated,
         )
 
     def amended(self, events: Sequence[e.Event]) -> order_pb2.AmendOrderResponse:
@@ -336,7 +360,9 @@ def accepted(events: Sequence[e.Event]) -> Sequence[e.Event]:
 
 
 def _refusal(event: e.CommandRefused) -> Refused:
-    return Refused(Reason(event.reason), field=_PUBLIC_FIELDS.get(event.field, event.field))
+    # Of a pair, a field begins with the order that it is of.
+    order, dot, name = event.field.rpartition(".")
+    return Refused(Reason(event.reason), field=order + dot + _PUBLIC_FIELDS.get(name, name))
 
 
 def preview(
@@ -380,6 +406,12 @@ def _taken(order_id: int, events: Iterable[e.Event]) -> tuple[int, int]:
 def _time_in_force(request: c.PlaceOrder) -> types_pb2.TimeInForce.ValueType:
     if request.time_in_force:
         return types_pb2.TimeInForce.ValueType(request.time_in_force)
-    if request.type == k.ORDER_TYPE_LIMIT:
-        return types_pb2.TIME_IN_FORCE_GTC
-    return types_pb2.TIME_IN_FORCE_IOC
+    if request.type == k.ORDER_TYPE_MARKET:
+        return types_pb2.TIME_IN_FORCE_IOC
+    return types_pb2.TIME_IN_FORCE_GTC
+
+
+def _trigger_source(request: c.PlaceOrder) -> types_pb2.TriggerSource.ValueType:
+    if request.type <= k.ORDER_TYPE_MARKET:
+        return types_pb2.TRIGGER_SOURCE_UNSPECIFIED
+    return types_pb2.TriggerSource.ValueType(request.trigger_source or k.TRIGGER_SOURCE_LAST)

@@ -49,11 +49,13 @@ class OrderState:
         "filled_notional_units",
         "log_seq",
         "market_id",
+        "oco_order_id",
         "order_id",
         "price_ticks",
         "quantity_lots",
         "request",
         "status",
+        "trigger_price_ticks",
         "updated_ns",
     )
 
@@ -68,10 +70,12 @@ class OrderState:
         filled_notional_units: int,
         log_seq: int,
         market_id: int,
+        oco_order_id: int,
         order_id: int,
         price_ticks: int,
         quantity_lots: int,
         status: int,
+        trigger_price_ticks: int,
         updated_ns: int,
         request: c.PlaceOrder,
     ) -> None:
@@ -83,10 +87,12 @@ class OrderState:
         self.filled_notional_units = filled_notional_units
         self.log_seq = log_seq
         self.market_id = market_id
+        self.oco_order_id = oco_order_id
         self.order_id = order_id
         self.price_ticks = price_ticks
         self.quantity_lots = quantity_lots
         self.status = status
+        self.trigger_price_ticks = trigger_price_ticks
         self.updated_ns = updated_ns
         self.request = request
 
@@ -154,14 +160,15 @@ class Projection:
         """Follow one logged command."""
         for event in events:
             if isinstance(event, e.OrderPlaced):
-                assert isinstance(command, c.PlaceOrder)
-                self._placed(event, command)
+                self._placed(event, request_of(command, event))
             elif isinstance(event, e.Trade):
                 self._traded(event)
             elif isinstance(event, e.OrderClosed):
                 self._order_closed(event)
             elif isinstance(event, e.OrderAmended):
                 self._amended(event)
+            elif isinstance(event, e.OrderTriggered):
+                self._triggered(event)
             elif isinstance(event, e.TransferApplied):
                 balance = self.account(event.account_id).balance(event.asset_id)
                 balance.free_units += event.amount_units
@@ -234,7 +241,7 @@ class Projection:
             change = self._changes[account_id] = Change()
         return change
 
-    def _placed(self, event: e.OrderPlaced, command: c.PlaceOrder) -> None:
+    def _placed(self, event: e.OrderPlaced, request: c.PlaceOrder) -> None:
         order = OrderState(
             account_id=event.account_id,
             close_reason=0,
@@ -244,12 +251,14 @@ class Projection:
             filled_notional_units=0,
             log_seq=self.seq,
             market_id=event.market_id,
+            oco_order_id=event.oco_order_id,
             order_id=event.order_id,
-            price_ticks=command.price_ticks,
-            quantity_lots=command.quantity_lots,
-            status=k.ORDER_STATUS_OPEN,
+            price_ticks=request.price_ticks,
+            quantity_lots=request.quantity_lots,
+            status=k.ORDER_STATUS_UNTRIGGERED if event.trigger_price_ticks else k.ORDER_STATUS_OPEN,
+            trigger_price_ticks=event.trigger_price_ticks,
             updated_ns=self.time_ns,
-            request=command,
+            request=request,
         )
         self.orders[order.order_id] = order
         account = self.account(order.account_id)
@@ -314,6 +323,18 @@ class Projection:
         order = self.orders[event.order_id]
         order.price_ticks = event.price_ticks
         order.quantity_lots = event.quantity_lots
+        if event.trigger_price_ticks:
+            order.trigger_price_ticks = event.trigger_price_ticks
+        order.updated_ns = self.time_ns
+        self._hold(self.account(event.account_id), event.hold_asset_id, event.hold_delta)
+        change = self._change(event.account_id)
+        change.orders[event.order_id] = order
+        change.asset_ids.add(event.hold_asset_id)
+
+    def _triggered(self, event: e.OrderTriggered) -> None:
+        order = self.orders[event.order_id]
+        order.status = k.ORDER_STATUS_OPEN
+        order.price_ticks = event.price_ticks
         order.updated_ns = self.time_ns
         self._hold(self.account(event.account_id), event.hold_asset_id, event.hold_delta)
         change = self._change(event.account_id)
@@ -362,6 +383,15 @@ class Projection:
         self.markets = {m.market_id: market_of(m, self.assets) for m in command.markets}
         for market_id in self.markets:
             self.market_status.setdefault(market_id, k.MARKET_STATUS_TRADING)
+
+
+def request_of(command: c.Command, placed: e.OrderPlaced) -> c.PlaceOrder:
+    """What an order asked for; the first of a pair is placed first, and the second names it."""
+    if isinstance(command, c.PlaceOco):
+        of_second = 0 < placed.oco_order_id < placed.order_id
+        return command.second if of_second else command.first
+    assert isinstance(command, c.PlaceOrder)
+    return command
 
 
 def asset_of(config: c.AssetConfig) -> Asset:

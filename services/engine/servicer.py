@@ -88,8 +88,9 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
     async def PlaceOco(
         self, request: order_pb2.PlaceOcoRequest, context: Context
     ) -> order_pb2.PlaceOcoResponse:
-        require("trade")
-        raise Refused(Reason.UNSUPPORTED, "pairs are not offered yet")
+        account_id = require("trade").account_id
+        command = codec.oco_command(request, self._engine.texts, account_id)
+        return await self._engine.do("engine.place_oco", command, self._encoder.pair_placed)
 
     async def BatchOrders(
         self, request: order_pb2.BatchOrdersRequest, context: Context

@@ -137,8 +137,9 @@ def _transfer_applied(batch: Batch, _: log_pb2.LoggedCommand, event: log_pb2.Eve
 
 
 def _order_amended(batch: Batch, command: log_pb2.LoggedCommand, event: log_pb2.Event) -> int:
-    batch.order_amended(event.order_amended, command.amend_order.trigger_price_ticks)
-    return event.order_amended.order_id
+    batch.order_amended(event.order_amended)
+    # Prevention and pairs change orders that the command is not about.
+    return event.order_amended.order_id if command.HasField("amend_order") else 0
 
 
 def _order_triggered(batch: Batch, _: log_pb2.LoggedCommand, event: log_pb2.Event) -> int:

@@ -7,8 +7,13 @@ Steps:
                                               show:LOTS (iceberg)
     alice sell 2 market [slippage:BPS] [as A] MARKET by quantity
     alice buy market for 5000 [as A]          MARKET by quote amount
+    alice sell 2 stop 990 [mark] [as A]       STOP_MARKET; sell 2 @ 985 stop 990: STOP_LIMIT; with
+                                              `take` for `stop` TAKE_PROFIT_*; watches LAST, or MARK
+    alice sell 2 trail 100 [mark] [as A]      TRAILING_STOP, 100 basis points away
+    alice pair sell 2 @ 1010 or stop 990 as A B        the first may be `take` too
+    index 1000                                the external price of now
     alice cancel A | alice cancel id:X | alice cancel all [buy|sell]
-    alice amend A to 3 @ 1010                 new total quantity and price; either may be left out
+    alice amend A to 3 @ 1010 trigger 990     new quantity in all, price, trigger; or some of it
     alice deposits 5 BTC | alice withdraws 5 BTC
     market halted|cancel_only|post_only|trading
     alice cancel after 60                     dead man's switch, in seconds; 0 disarms
@@ -18,11 +23,12 @@ Steps:
     fees 3 USD
 
 What must come of it, comma-separated; all trades and all orders that end unfilled must be named:
-    open, filled, cancelled REASON, expired REASON     the order of this step
+    open, waits, filled, cancelled REASON, expired REASON      the order of this step
     refused REASON, repeated A
     trades 2 @ 1000 with A
     A filled, A cancelled REASON, A is 3 left          another order
     A shows 2                                          an iceberg's next slice
+    A fires, A follows to 995                          a stop
     keeps place, loses place                           an amended order
 """
 
@@ -50,6 +56,12 @@ MARKET_STATUSES = {
     "post_only": k.MARKET_STATUS_POST_ONLY,
     "halted": k.MARKET_STATUS_HALTED,
 }
+# Types without and with a limit price.
+STOPS = {
+    "stop": (k.ORDER_TYPE_STOP_MARKET, k.ORDER_TYPE_STOP_LIMIT),
+    "take": (k.ORDER_TYPE_TAKE_PROFIT_MARKET, k.ORDER_TYPE_TAKE_PROFIT_LIMIT),
+    "trail": (k.ORDER_TYPE_TRAILING_STOP, k.ORDER_TYPE_TRAILING_STOP),
+}
 WORDS: dict[str, dict[str, int]] = {
     "gtc": {"time_in_force": k.TIME_IN_FORCE_GTC},
     "ioc": {"time_in_force": k.TIME_IN_FORCE_IOC},
@@ -57,6 +69,7 @@ WORDS: dict[str, dict[str, int]] = {
     "post_only": {"post_only": True},
     "cancel_maker": {"self_trade_prevention": k.SELF_TRADE_PREVENTION_CANCEL_MAKER},
     "cancel_both": {"self_trade_prevention": k.SELF_TRADE_PREVENTION_CANCEL_BOTH},
+    "mark": {"trigger_source": k.TRIGGER_SOURCE_MARK},
     "decrement": {"self_trade_prevention": k.SELF_TRADE_PREVENTION_DECREMENT_AND_CANCEL},
 }
 
@@ -92,23 +105,34 @@ class Scenario:
         elif words[1] == "has":
             self.check_balance(words)
         else:
-            command, name = self.command(words)
+            command, given = self.command(words)
             events = self.world.do(command)
-            if name:
-                assert isinstance(events[0], e.OrderPlaced), f"not placed: {events}"
-                self.names[name] = events[0].order_id
+            if isinstance(events[0], e.CommandRefused):
+                given = ""
+            for name, event in zip(given.split(), events, strict=False):
+                assert isinstance(event, e.OrderPlaced), f"not placed: {events}"
+                self.names[name] = event.order_id
             self.compare(events, expected)
 
     def command(self, words: list[str]) -> tuple[c.Command, str]:
-        """The command of a step, and the name its order is given."""
+        """The command of a step, and the names its orders are given."""
         if words[0] == "market":
             return c.SetMarketStatus(0, MARKET, MARKET_STATUSES[words[1]]), ""
+        if words[0] == "index":
+            index = c.PriceUpdate(MARKET, 0, 0, int(words[1]), self.world.now_ns)
+            return c.SetPrices(prices=(index,)), ""
         if words[0] == "wait":
             self.world.now_ns += int(words[1]) * SECOND
             return c.Tick(), ""
         account_id, verb, rest = PEOPLE[words[0]], words[1], words[2:]
         if verb in ("buy", "sell"):
             return self.place(account_id, verb, rest)
+        if verb == "pair":
+            at, named = rest.index("or"), rest.index("as")
+            one, _ = self.place(account_id, rest[0], rest[1:at])
+            two, _ = self.place(account_id, rest[0], [rest[1], *rest[at + 1 : named]])
+            one.account_id = two.account_id = 0
+            return c.PlaceOco(account_id, one, two), " ".join(rest[named + 1 :])
         if verb in ("deposits", "withdraws"):
             self.world.transfers += 1
             units = int(rest[0]) if verb == "deposits" else -int(rest[0])
@@ -127,9 +151,10 @@ class Scenario:
         assert verb == "amend", f"unknown verb {verb}"
         price = int(rest[rest.index("@") + 1]) if "@" in rest else 0
         lots = int(rest[rest.index("to") + 1]) if "to" in rest else 0
-        return c.AmendOrder(account_id, order_id, client_id, price, lots), ""
+        trigger = int(rest[rest.index("trigger") + 1]) if "trigger" in rest else 0
+        return c.AmendOrder(account_id, order_id, client_id, price, lots, trigger), ""
 
-    def place(self, account_id: int, side: str, rest: list[str]) -> tuple[c.Command, str]:
+    def place(self, account_id: int, side: str, rest: list[str]) -> tuple[c.PlaceOrder, str]:
         rest = list(rest)
         name = ""
         if "as" in rest:
@@ -142,8 +167,14 @@ class Scenario:
             rest = rest[3:]
         elif rest[1] == "market":  # LOTS market
             lots, rest = int(rest[0]), rest[2:]
-        else:  # LOTS @ PRICE
+        elif rest[1] == "@":  # LOTS @ PRICE
             lots, price, rest = int(rest[0]), int(rest[2]), rest[3:]
+        else:
+            lots, rest = int(rest[0]), rest[1:]
+        if rest and rest[0] in STOPS:
+            fields["type"] = STOPS[rest[0]][1 if price else 0]
+            fields["trailing_bps" if rest[0] == "trail" else "trigger_price_ticks"] = int(rest[1])
+            rest = rest[2:]
         for word in rest:
             kind, _, value = word.partition(":")
             if kind == "gtd":
@@ -197,12 +228,21 @@ class Scenario:
                 who = "" if event.order_id == acting else names[event.order_id] + " "
                 where = optional if status == "filled" and who else happened
                 where.append(f"{who}{status}{reason}")
+            elif isinstance(event, e.OrderTriggered):
+                happened.append(f"{names[event.order_id]} fires")
             elif isinstance(event, e.OrderAmended) and event.order_id != acting:
-                happened.append(f"{names[event.order_id]} is {event.rested_lots} left")
+                name = names.get(event.order_id, "?")
+                if event.trigger_price_ticks:
+                    happened.append(f"{name} follows to {event.trigger_price_ticks}")
+                elif event.old_rested_lots == event.rested_lots:
+                    optional.append(f"{name} holds {-event.hold_delta} less")
+                else:
+                    happened.append(f"{name} is {event.rested_lots} left")
             elif isinstance(event, e.OrderReplenished):
                 optional.append(f"{names[event.order_id]} shows {event.displayed_lots}")
-        if acting and self.world.exchange.order(acting) is not None:
-            happened.append("open")
+        view = self.world.exchange.order(acting)
+        if view is not None:
+            happened.append("waits" if view.status == k.ORDER_STATUS_UNTRIGGERED else "open")
         if isinstance(first, e.OrderAmended):
             optional.append("loses place" if first.lost_priority else "keeps place")
         for item in expected:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from kernel.reasons import Reason, Refused
+from services.engine.domain import stops
 from services.engine.domain.book import Book, Order
 from services.engine.domain.commands import AmendOrder, CancelAll, CancelAllAfter, CancelOrder
 from services.engine.domain.constants import (
@@ -61,7 +62,9 @@ def cancel_all(state: State, command: CancelAll, now_ns: int) -> list[Event]:
     if account is not None:
         for order in account.live_orders():
             if (
-                (market_id == 0 or order.book.market_id == market_id)
+                # Its pair may have ended it.
+                order.order_id in state.orders
+                and (market_id == 0 or order.book.market_id == market_id)
                 and (side == 0 or order.side == side)
                 and (stream_id == 0 or order.request.stream_id == stream_id)
                 and order.book.status != MARKET_STATUS_HALTED
@@ -94,6 +97,8 @@ def amend(state: State, command: AmendOrder, now_ns: int) -> list[Event]:
     order = state.find_order(command.account_id, command.order_id, command.client_order_id, now_ns)
     book = order.book
     check_open_for_orders(book, True)
+    if order.waits():
+        return stops.amend(state, order, command, now_ns)
     if command.trigger_price_ticks:
         raise Refused(Reason.UNSUPPORTED, field="trigger_price_ticks")
     old_price = order.price_ticks
@@ -109,10 +114,13 @@ def amend(state: State, command: AmendOrder, now_ns: int) -> list[Event]:
         raise Refused(Reason.AMEND_BELOW_FILLED, field="quantity_lots")
     remaining = quantity - order.filled
     keeps_place = price_ticks == old_price and quantity < old_quantity
+    own_hold = book.hold_per_lot(order.side, price_ticks)
+    if order.condition is not None and order.condition.partner is not None:
+        stops.check_pair_keeps(order, quantity)
     if keeps_place:
         hold_per_lot = order.hold_per_lot
     else:
-        hold_per_lot = book.hold_per_lot(order.side, price_ticks)
+        hold_per_lot = stops.pair_hold(order, own_hold)
         _check_crossing(book, order, price_ticks)
     hold_delta = remaining * hold_per_lot - order.hold_units()
     if hold_delta > order.hold_balance.free:
@@ -152,6 +160,8 @@ def amend(state: State, command: AmendOrder, now_ns: int) -> list[Event]:
     order.price_ticks = price_ticks
     order.remaining = remaining
     order.hold_per_lot = hold_per_lot
+    if order.condition is not None:
+        order.condition.own_hold = own_hold
     order.maker_fee_bps = book.maker_fee_bps
     stopped = EXHAUSTED
     if book.opposite(order.side).reaches(price_ticks):

@@ -8,6 +8,28 @@ from kernel.prices import mark_price
 from services.engine.domain.accounts import Account, Balance
 from services.engine.domain.commands import MarketConfig, PlaceOrder
 from services.engine.domain.constants import MARKET_STATUS_TRADING, SIDE_BUY
+from services.engine.domain.triggers import Watch
+
+
+class Condition:
+    """What an order has to do with things outside the book: the price that fires it while it waits,
+    and the other order of its pair.
+
+    `extreme_ticks` is the best price that a trailing stop has seen. `own_hold` is what a lot would
+    hold without the pair: the first order holds the dearer of the two per lot, the second, while
+    it waits, nothing.
+    """
+
+    __slots__ = ("extreme_ticks", "own_hold", "partner", "trigger_ticks", "waits")
+
+    def __init__(
+        self, trigger_ticks: int, extreme_ticks: int, own_hold: int, *, waits: bool
+    ) -> None:
+        self.trigger_ticks = trigger_ticks
+        self.extreme_ticks = extreme_ticks
+        self.own_hold = own_hold
+        self.waits = waits
+        self.partner: Order | None = None
 
 
 class Order:
@@ -15,13 +37,15 @@ class Order:
 
     The hold of an order in the book is always `remaining * hold_per_lot`. A MARKET buy by quote
     amount holds `amount_left` in its place (`hold_per_lot` is 0); it never rests. `hidden` is the
-    part of `remaining` that an iceberg does not show; 0 for all others.
+    part of `remaining` that an iceberg does not show; 0 for all others. A stop that waits has a
+    `condition` and no level.
     """
 
     __slots__ = (
         "account",
         "amount_left",
         "book",
+        "condition",
         "created_ns",
         "fees",
         "filled",
@@ -71,6 +95,7 @@ class Order:
         self.fees = 0
         self.created_ns = now_ns
         self.updated_ns = now_ns
+        self.condition: Condition | None = None
         self.level: Level | None = None
         self.prev: Order | None = None
         self.next: Order | None = None
@@ -84,6 +109,15 @@ class Order:
         if self.hold_per_lot == 0:
             return self.amount_left
         return self.remaining * self.hold_per_lot
+
+    def waits(self) -> bool:
+        """Whether it is a stop that has not fired."""
+        return self.condition is not None and self.condition.waits
+
+    def trigger_ticks(self) -> int:
+        """What fires it now; 0 unless it waits."""
+        condition = self.condition
+        return condition.trigger_ticks if condition is not None and condition.waits else 0
 
     def shown(self) -> int:
         """What the book shows of it."""
@@ -196,9 +230,11 @@ class Book:
         "external_ns",
         "index_ticks",
         "last_price_ticks",
+        "last_stops",
         "last_trade_id",
         "lot_size_units",
         "maker_fee_bps",
+        "mark_stops",
         "market_id",
         "quote_asset_id",
         "status",
@@ -214,6 +250,9 @@ class Book:
         self.asks = BookSide(-1)
         self.last_trade_id = 0
         self.last_price_ticks = 0
+        # Stops that wait, by the price that they watch.
+        self.last_stops = Watch()
+        self.mark_stops = Watch()
         # What the feed said last, and when; 0 for never.
         self.external_bid_ticks = 0
         self.external_ask_ticks = 0

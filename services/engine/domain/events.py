@@ -234,6 +234,7 @@ class OrderAmended(Event):
         "hold_delta",
         "hold_asset_id",
         "lost_priority",
+        "trigger_price_ticks",
     )
 
     def __init__(
@@ -250,6 +251,7 @@ class OrderAmended(Event):
         hold_delta: int,
         hold_asset_id: int,
         lost_priority: bool,
+        trigger_price_ticks: int = 0,
     ) -> None:
         self.order_id = order_id
         self.account_id = account_id
@@ -263,6 +265,7 @@ class OrderAmended(Event):
         self.hold_delta = hold_delta
         self.hold_asset_id = hold_asset_id
         self.lost_priority = lost_priority
+        self.trigger_price_ticks = trigger_price_ticks
 
 
 class MarketStatusChanged(Event):

@@ -5,7 +5,16 @@ from __future__ import annotations
 import hashlib
 
 from kernel.reasons import Reason, Refused
-from services.engine.domain import amending, cfds, invariants, placing, snapshot, system
+from services.engine.domain import (
+    amending,
+    cfds,
+    invariants,
+    oco,
+    placing,
+    snapshot,
+    stops,
+    system,
+)
 from services.engine.domain.book import BookSide, Order
 from services.engine.domain.commands import (
     AmendOrder,
@@ -16,6 +25,7 @@ from services.engine.domain.commands import (
     CancelOrder,
     Command,
     Configure,
+    PlaceOco,
     PlaceOrder,
     PriceUpdate,
     SetMarketStatus,
@@ -23,8 +33,13 @@ from services.engine.domain.commands import (
     Tick,
     Transfer,
 )
-from services.engine.domain.constants import ORDER_STATUS_OPEN, ORDER_STATUS_PARTIALLY_FILLED
-from services.engine.domain.events import CommandRefused, Event
+from services.engine.domain.constants import (
+    ORDER_STATUS_OPEN,
+    ORDER_STATUS_PARTIALLY_FILLED,
+    ORDER_STATUS_UNTRIGGERED,
+    ORDER_TYPE_MARKET,
+)
+from services.engine.domain.events import CommandRefused, Event, OrderAmended
 from services.engine.domain.house import Cfd
 from services.engine.domain.position_commands import CloseCfd, OpenCfd, UpdateCfdTriggers
 from services.engine.domain.position_events import CfdOpened
@@ -62,7 +77,12 @@ class Exchange:
         try:
             # These three look for the first answer to a repetition before the deadline.
             if isinstance(command, PlaceOrder):
-                return placing.place(state, command, now_ns)
+                if command.type > ORDER_TYPE_MARKET:
+                    return stops.place(state, command, now_ns)
+                events = placing.place(state, command, now_ns)
+                if state.waiting and len(events) > 1:
+                    stops.cascade(state, state.books[command.market_id], events, now_ns)
+                return events
             if isinstance(command, Transfer):
                 return system.transfer(state, command, now_ns)
             if isinstance(command, OpenCfd):
@@ -72,13 +92,28 @@ class Exchange:
             if isinstance(command, CancelOrder):
                 return amending.cancel(state, command, now_ns)
             if isinstance(command, AmendOrder):
-                return amending.amend(state, command, now_ns)
+                events = amending.amend(state, command, now_ns)
+                first = events[0]
+                if state.waiting and isinstance(first, OrderAmended) and len(events) > 1:
+                    stops.cascade(state, state.books[first.market_id], events, now_ns)
+                return events
+            if isinstance(command, PlaceOco):
+                events = oco.place(state, command, now_ns)
+                if len(events) > 2:
+                    book = state.books[command.first.market_id]
+                    stops.cascade(state, book, events, now_ns)
+                return events
             if isinstance(command, CancelAll):
                 return amending.cancel_all(state, command, now_ns)
             if isinstance(command, CancelAllAfter):
                 return amending.cancel_all_after(state, command)
             if isinstance(command, SetPrices):
-                return system.set_prices(state, command, now_ns)
+                events = system.set_prices(state, command, now_ns)
+                if state.waiting:
+                    for price in command.prices:
+                        book = state.books[price.market_id]
+                        stops.cascade(state, book, events, now_ns, priced=True)
+                return events
             if isinstance(command, CloseCfd):
                 return cfds.close_cfd(state, command, now_ns)
             if isinstance(command, UpdateCfdTriggers):
@@ -86,7 +121,11 @@ class Exchange:
             if isinstance(command, Tick):
                 return system.tick(state, command, now_ns)
             if isinstance(command, SetMarketStatus):
-                return system.set_market_status(state, command)
+                events = system.set_market_status(state, command)
+                if state.waiting:
+                    book = state.books[command.market_id]
+                    stops.cascade(state, book, events, now_ns, resumed=True)
+                return events
             if isinstance(command, BeginEpoch):
                 return system.begin_epoch(state, command)
             if isinstance(command, Configure):
@@ -247,12 +286,15 @@ class Exchange:
 
 
 def _order_view(order: Order) -> OrderView:
+    status = ORDER_STATUS_PARTIALLY_FILLED if order.filled else ORDER_STATUS_OPEN
+    condition = order.condition
+    partner = condition.partner if condition is not None else None
     return OrderView(
         order_id=order.order_id,
         account_id=order.account.account_id,
         market_id=order.book.market_id,
         side=order.side,
-        status=ORDER_STATUS_PARTIALLY_FILLED if order.filled else ORDER_STATUS_OPEN,
+        status=ORDER_STATUS_UNTRIGGERED if order.waits() else status,
         price_ticks=order.price_ticks,
         quantity_lots=order.filled + order.remaining,
         filled_lots=order.filled,
@@ -262,6 +304,8 @@ def _order_view(order: Order) -> OrderView:
         fees_units=order.fees,
         created_ns=order.created_ns,
         updated_ns=order.updated_ns,
+        trigger_price_ticks=order.trigger_ticks(),
+        oco_order_id=0 if partner is None else partner.order_id,
         request=order.request,
     )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from services.engine.domain.book import Book, BookSide, Order
-from services.engine.domain.constants import SIDE_BUY, SIDE_SELL
+from services.engine.domain.constants import SIDE_BUY, SIDE_SELL, TRIGGER_SOURCE_MARK
 from services.engine.domain.state import State
+from services.engine.domain.stops import rises
 
 
 def check(state: State) -> None:
@@ -15,7 +16,11 @@ def check(state: State) -> None:
     resting = 0
     for book in state.books.values():
         resting += _check_book(state, book)
-    _require(resting == len(state.orders), f"{len(state.orders)} live orders, {resting} rest")
+    waiting = _check_waiting(state)
+    _require(
+        resting + waiting == len(state.orders),
+        f"{len(state.orders)} live orders, {resting} rest, {waiting} wait",
+    )
 
 
 def _require(holds: bool, text: str) -> None:
@@ -102,6 +107,37 @@ def _check_contracts(state: State) -> None:
             ):
                 wanted = triggers.get((market_id, side, name), {})
                 _require(index.prices == wanted, f"{where}: {name} of side {side} are wrong")
+
+
+def _check_waiting(state: State) -> int:
+    """Every stop is indexed under its trigger; pairs name each other. Returns how many wait."""
+    count = 0
+    for order in state.orders.values():
+        condition = order.condition
+        if condition is None:
+            continue
+        where = f"order {order.order_id}"
+        watch = order.book.last_stops
+        if order.request.trigger_source == TRIGGER_SOURCE_MARK:
+            watch = order.book.mark_stops
+        by = watch.rising if rises(order.request) else watch.falling
+        _require(
+            by.prices.get(order.order_id, 0) == order.trigger_ticks(), f"{where}: wrong trigger"
+        )
+        if condition.waits:
+            count += 1
+            _require(order.level is None and not order.filled, f"{where}: waits and rests")
+        partner = condition.partner
+        if partner is not None:
+            _require(state.orders.get(partner.order_id) is partner, f"{where}: half a pair")
+            _require(
+                partner.condition is not None and partner.condition.partner is order,
+                f"{where}: of a pair that does not know it",
+            )
+    _require(count == state.waiting, f"{count} stops wait, {state.waiting} are counted")
+    indexed = sum(len(book.last_stops) + len(book.mark_stops) for book in state.books.values())
+    _require(count == indexed, f"{count} stops wait, {indexed} are indexed")
+    return count
 
 
 def _check_book(state: State, book: Book) -> int:

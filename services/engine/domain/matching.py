@@ -184,10 +184,27 @@ def _trade(
             base_units,
         )
     )
+    if maker.condition is not None:
+        _part(state, maker, now_ns, events)
+    if taker.condition is not None:
+        _part(state, taker, now_ns, events)
     if not maker.remaining:
         state.close(maker, ORDER_STATUS_FILLED, 0, now_ns, events)
     elif maker.remaining == maker.hidden:
         replenish(maker, events)
+
+
+def _part(state: State, order: Order, now_ns: int, events: list[Event]) -> None:
+    """An order of a pair traded: the other one ends, and what it held for that one is free."""
+    condition = order.condition
+    assert condition is not None
+    if condition.partner is None:
+        return
+    state.end_partner(order, now_ns, events)
+    released = order.remaining * (order.hold_per_lot - condition.own_hold)
+    order.hold_per_lot = condition.own_hold
+    if released:
+        _decremented(order, order.shown(), released, now_ns, events)
 
 
 def _prevent(
@@ -222,6 +239,8 @@ def _prevent(
         assert level is not None
         level.quantity -= quantity
         _decremented(maker, maker.shown() + quantity, quantity * maker.hold_per_lot, now_ns, events)
+        if maker.condition is not None:
+            _part(state, maker, now_ns, events)
         if maker.remaining == maker.hidden:
             replenish(maker, events)
     if takes_all:
@@ -237,6 +256,8 @@ def _prevent(
             taker.amount_left -= notional
     taker.remaining -= quantity
     _decremented(taker, 0, released, now_ns, events)
+    if taker.condition is not None:
+        _part(state, taker, now_ns, events)
     return False
 
 

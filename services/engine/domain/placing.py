@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from kernel.reasons import Reason, Refused
+from services.engine.domain.accounts import Account
 from services.engine.domain.book import Book, Order
 from services.engine.domain.commands import PlaceOrder
 from services.engine.domain.constants import (
@@ -17,6 +18,8 @@ from services.engine.domain.constants import (
     ORDER_STATUS_FILLED,
     ORDER_TYPE_LIMIT,
     ORDER_TYPE_MARKET,
+    ORDER_TYPE_STOP_LIMIT,
+    ORDER_TYPE_TAKE_PROFIT_LIMIT,
     ORDER_TYPE_TRAILING_STOP,
     SELF_TRADE_PREVENTION_DECREMENT_AND_CANCEL,
     SIDE_BUY,
@@ -25,6 +28,7 @@ from services.engine.domain.constants import (
     TIME_IN_FORCE_GTD,
     TIME_IN_FORCE_IOC,
     TIME_IN_FORCE_UNSPECIFIED,
+    TRIGGER_SOURCE_MARK,
 )
 from services.engine.domain.events import CommandRepeated, Event, OrderPlaced
 from services.engine.domain.matching import AMOUNT_USED, EXHAUSTED, PREVENTED, can_fill, match
@@ -47,22 +51,10 @@ def place(state: State, command: PlaceOrder, now_ns: int) -> list[Event]:
     """Place an order. Raises `Refused`, and then nothing has changed."""
     client_order_id = command.client_order_id
     if client_order_id:
-        known = state.remembered(command.account_id, client_order_id, now_ns)
-        if known is not None:
-            # Before any other check: the first answer stands, whatever has happened since.
-            if same_payload(known.request, command):
-                return [CommandRepeated(known.order_id, 0)]
-            raise Refused(Reason.DUPLICATE_CLIENT_ORDER_ID, field="client_order_id")
-        if len(client_order_id) > MAX_CLIENT_ID_LENGTH:
-            raise Refused(Reason.INVALID_ARGUMENT, "is too long", field="client_order_id")
-    if 0 < command.deadline_ns < now_ns:
-        raise Refused(Reason.DEADLINE_PASSED, field="deadline_ns")
-    book = state.books.get(command.market_id)
-    if book is None:
-        raise Refused(Reason.MARKET_NOT_FOUND, field="market_id")
-    if book.status != MARKET_STATUS_TRADING:
-        check_open_for_orders(book, command.post_only)
-    _check_shape(command, book, now_ns)
+        known = repeated(state, command.account_id, command, now_ns)
+        if known:
+            return [CommandRepeated(known, 0)]
+    book = admit(state, command, command.deadline_ns, now_ns)
     account = state.accounts.get(command.account_id)
     if account is None:
         # Never credited: it cannot hold anything.
@@ -77,9 +69,8 @@ def place(state: State, command: PlaceOrder, now_ns: int) -> list[Event]:
         if (
             command.time_in_force != TIME_IN_FORCE_IOC
             and command.time_in_force != TIME_IN_FORCE_FOK
-            and len(account.orders.get(book.market_id, _NONE)) >= book.config.max_open_orders
         ):
-            raise Refused(Reason.TOO_MANY_OPEN_ORDERS)
+            check_open_orders(book, account, 1)
         if command.post_only and opposite.reaches(price_ticks):
             raise Refused(Reason.POST_ONLY_WOULD_TRADE, field="price_ticks")
     else:
@@ -92,7 +83,7 @@ def place(state: State, command: PlaceOrder, now_ns: int) -> list[Event]:
             free_base = base.free if base is not None else 0
             lots = _lots_of_amount(book, side, amount, best_ticks, price_ticks, free_base)
         else:
-            _check_market_limits(book, lots, best_ticks, price_ticks)
+            check_market_limits(book, lots, best_ticks, price_ticks)
     if command.time_in_force == TIME_IN_FORCE_FOK and not can_fill(
         book, side, price_ticks, lots, command.account_id, command.self_trade_prevention
     ):
@@ -153,7 +144,7 @@ def settle_rest(state: State, order: Order, stopped: int, now_ns: int, events: l
         reason = _amount_shortfall(order)
     elif order.remaining == 0:
         reason = 0
-    elif request.type == ORDER_TYPE_MARKET:
+    elif request.price_ticks == 0:
         reason = _SLIPPAGE if order.book.opposite(order.side).keys else _NO_LIQUIDITY
     elif request.time_in_force == TIME_IN_FORCE_IOC:
         reason = _IOC_REMAINDER
@@ -185,6 +176,41 @@ def _amount_shortfall(order: Order) -> int:
 
 
 # ---------------------------------------------------------------- checks
+
+
+def repeated(state: State, account_id: int, command: PlaceOrder, now_ns: int) -> int:
+    """The order that this client id was given before, with the same payload; 0 for a new one.
+
+    Raises `Refused`: DUPLICATE_CLIENT_ORDER_ID, INVALID_ARGUMENT.
+    """
+    known = state.remembered(account_id, command.client_order_id, now_ns)
+    if known is not None:
+        # Before any other check: the first answer stands, whatever has happened since.
+        if same_payload(known.request, command):
+            return known.order_id
+        raise Refused(Reason.DUPLICATE_CLIENT_ORDER_ID, field="client_order_id")
+    if len(command.client_order_id) > MAX_CLIENT_ID_LENGTH:
+        raise Refused(Reason.INVALID_ARGUMENT, "is too long", field="client_order_id")
+    return 0
+
+
+def admit(state: State, command: PlaceOrder, deadline_ns: int, now_ns: int) -> Book:
+    """The book of an order that is in time and valid in itself, where orders are taken now."""
+    if 0 < deadline_ns < now_ns:
+        raise Refused(Reason.DEADLINE_PASSED, field="deadline_ns")
+    book = state.books.get(command.market_id)
+    if book is None:
+        raise Refused(Reason.MARKET_NOT_FOUND, field="market_id")
+    if book.status != MARKET_STATUS_TRADING:
+        check_open_for_orders(book, command.post_only)
+    _check_shape(command, book, now_ns)
+    return book
+
+
+def check_open_orders(book: Book, account: Account, more: int) -> None:
+    """Refuse orders beyond those that an account may have open in a market."""
+    if len(account.orders.get(book.market_id, _NONE)) + more > book.config.max_open_orders:
+        raise Refused(Reason.TOO_MANY_OPEN_ORDERS)
 
 
 def same_payload(first: PlaceOrder, second: PlaceOrder) -> bool:
@@ -267,20 +293,15 @@ def _check_shape(command: PlaceOrder, book: Book, now_ns: int) -> None:
             raise Refused(Reason.PRICE_REQUIRED, field="price_ticks")
         if command.quantity_lots == 0:
             raise Refused(Reason.QUANTITY_REQUIRED, field="quantity_lots")
-        if command.quote_amount_units:
-            raise Refused(Reason.INVALID_ARGUMENT, "is for MARKET", field="quote_amount_units")
-        if command.max_slippage_bps:
-            raise Refused(Reason.INVALID_ARGUMENT, "is for MARKET", field="max_slippage_bps")
-        if command.post_only and time_in_force in (TIME_IN_FORCE_IOC, TIME_IN_FORCE_FOK):
-            raise Refused(Reason.INVALID_ARGUMENT, "cannot rest", field="post_only")
+        _check_limit_only(command)
+        _check_no_trigger(command)
     elif kind == ORDER_TYPE_MARKET:
         _check_market_shape(command)
+        _check_no_trigger(command)
     elif ORDER_TYPE_MARKET < kind <= ORDER_TYPE_TRAILING_STOP:
-        raise Refused(Reason.ORDER_TYPE_NOT_SUPPORTED, field="type")
+        _check_stop_shape(command)
     else:
         raise Refused(Reason.INVALID_ARGUMENT, field="type")
-    if command.trigger_price_ticks or command.trigger_source or command.trailing_bps:
-        raise Refused(Reason.INVALID_ARGUMENT, "is for stops", field="trigger_price_ticks")
     if time_in_force == TIME_IN_FORCE_GTD:
         if command.expire_ns <= 0:
             raise Refused(Reason.INVALID_ARGUMENT, "is required for GTD", field="expire_ns")
@@ -290,9 +311,62 @@ def _check_shape(command: PlaceOrder, book: Book, now_ns: int) -> None:
         raise Refused(Reason.INVALID_ARGUMENT, "is for GTD", field="expire_ns")
 
 
+def _check_limit_only(command: PlaceOrder) -> None:
+    """Refuse what only orders without a limit price have, and post-only where nothing rests."""
+    if command.quote_amount_units:
+        raise Refused(Reason.INVALID_ARGUMENT, "is for MARKET", field="quote_amount_units")
+    if command.max_slippage_bps:
+        raise Refused(Reason.INVALID_ARGUMENT, "is for MARKET", field="max_slippage_bps")
+    if command.post_only and command.time_in_force in (TIME_IN_FORCE_IOC, TIME_IN_FORCE_FOK):
+        raise Refused(Reason.INVALID_ARGUMENT, "cannot rest", field="post_only")
+
+
+def _check_no_trigger(command: PlaceOrder) -> None:
+    if command.trigger_price_ticks:
+        raise Refused(Reason.INVALID_ARGUMENT, "is for stops", field="trigger_price_ticks")
+    if command.trigger_source:
+        raise Refused(Reason.INVALID_ARGUMENT, "is for stops", field="trigger_source")
+    if command.trailing_bps:
+        raise Refused(Reason.INVALID_ARGUMENT, "is for TRAILING_STOP", field="trailing_bps")
+
+
+def _check_stop_shape(command: PlaceOrder) -> None:
+    """A stop is what it will be once it fires, and a trigger."""
+    kind = command.type
+    if not 0 <= command.time_in_force <= TIME_IN_FORCE_GTD:
+        raise Refused(Reason.TIME_IN_FORCE_NOT_SUPPORTED, field="time_in_force")
+    if not 0 <= command.trigger_source <= TRIGGER_SOURCE_MARK:
+        raise Refused(Reason.INVALID_ARGUMENT, field="trigger_source")
+    if kind in (ORDER_TYPE_STOP_LIMIT, ORDER_TYPE_TAKE_PROFIT_LIMIT):
+        if command.price_ticks == 0:
+            raise Refused(Reason.PRICE_REQUIRED, field="price_ticks")
+        _check_limit_only(command)
+    else:
+        if command.price_ticks:
+            raise Refused(Reason.PRICE_NOT_ALLOWED, field="price_ticks")
+        if command.quote_amount_units:
+            raise Refused(Reason.INVALID_ARGUMENT, "is for MARKET", field="quote_amount_units")
+        if command.post_only:
+            raise Refused(Reason.INVALID_ARGUMENT, "cannot rest", field="post_only")
+        if not 0 <= command.max_slippage_bps <= 10_000:
+            raise Refused(Reason.INVALID_ARGUMENT, field="max_slippage_bps")
+    if command.quantity_lots == 0:
+        raise Refused(Reason.QUANTITY_REQUIRED, field="quantity_lots")
+    if kind == ORDER_TYPE_TRAILING_STOP:
+        if command.trigger_price_ticks:
+            raise Refused(Reason.INVALID_ARGUMENT, "follows the price", field="trigger_price_ticks")
+        if not 0 < command.trailing_bps <= 10_000:
+            raise Refused(Reason.INVALID_ARGUMENT, field="trailing_bps")
+    else:
+        if command.trailing_bps:
+            raise Refused(Reason.INVALID_ARGUMENT, "is for TRAILING_STOP", field="trailing_bps")
+        if command.trigger_price_ticks == 0:
+            raise Refused(Reason.TRIGGER_PRICE_REQUIRED, field="trigger_price_ticks")
+
+
 def _check_iceberg(command: PlaceOrder, book: Book) -> None:
     field = "display_quantity_lots"
-    if command.type != ORDER_TYPE_LIMIT or command.time_in_force in (
+    if command.price_ticks == 0 or command.time_in_force in (
         TIME_IN_FORCE_IOC,
         TIME_IN_FORCE_FOK,
     ):
@@ -341,7 +415,7 @@ def _check_quantity(book: Book, lots: int) -> None:
         raise Refused(Reason.QUANTITY_TOO_LARGE, field="quantity_lots")
 
 
-def _check_market_limits(book: Book, lots: int, best_ticks: int, worst_ticks: int) -> None:
+def check_market_limits(book: Book, lots: int, best_ticks: int, worst_ticks: int) -> None:
     """Limits of a market order: the least it can be worth is at the lower price, the most at the
     higher."""
     _check_quantity(book, lots)

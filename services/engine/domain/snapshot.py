@@ -2,7 +2,8 @@
 
 Equal states give equal bytes, whatever way they came about, so the hash of the body is the state
 hash. Layout: magic, version, `last_command_seq`, sha-256 of the body, body; numbers little-endian.
-What can be derived (level totals, open order counts, the expiry heap) is not written.
+What can be derived (level totals, open order counts, heaps of expiries and triggers) is not
+written.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import Final
 
 from services.engine.domain import snapshot_house
 from services.engine.domain.accounts import Remembered
-from services.engine.domain.book import Book, BookSide, Order
+from services.engine.domain.book import Book, BookSide, Condition, Order
 from services.engine.domain.commands import AssetConfig, MarginTierConfig, MarketConfig, PlaceOrder
+from services.engine.domain.constants import SIDE_BUY
 from services.engine.domain.state import State
+from services.engine.domain.stops import wait
 
 _MAGIC: Final = b"TIDEBOOK"
-_VERSION: Final = 5
+_VERSION: Final = 6
 
 _HEADER: Final = Struct("<8sIQ32s")
 _COUNT: Final = Struct("<Q")
@@ -29,7 +32,8 @@ _TIER: Final = Struct("<qII")
 _PAIR: Final = Struct("<QQ")
 _BALANCE: Final = Struct("<QIqq")
 _REQUEST: Final = Struct("<IBBBBBBBIIqqqqqqQ")
-_ORDER: Final = Struct("<QQqqqqqiqqqq")
+_ORDER: Final = Struct("<QQqqqqqiqqqqB")
+_CONDITION: Final = Struct("<qqqQB")
 _REMEMBERED: Final = Struct("<QQq")
 
 
@@ -51,6 +55,7 @@ def dump_body(state: State) -> bytes:
         book = state.books[market_id]
         _dump_side(book.bids, parts)
         _dump_side(book.asks, parts)
+        _dump_waiting(state, book, parts)
     parts.append(_COUNT.pack(len(state.window)))
     for known in state.window:
         parts.append(_REMEMBERED.pack(known.account.account_id, known.order_id, known.closed_ns))
@@ -169,26 +174,58 @@ def _dump_side(side: BookSide, parts: list[bytes]) -> None:
     for key in reversed(side.keys):
         order = side.levels[key].head
         while order is not None:
-            parts.append(
-                _ORDER.pack(
-                    order.order_id,
-                    order.account.account_id,
-                    order.price_ticks,
-                    order.remaining,
-                    order.hidden,
-                    order.filled,
-                    order.hold_per_lot,
-                    order.maker_fee_bps,
-                    order.filled_notional,
-                    order.fees,
-                    order.created_ns,
-                    order.updated_ns,
-                )
-            )
-            _dump_request(order.request, parts)
+            _dump_order(order, parts)
             count += 1
             order = order.next
     parts.insert(at, _COUNT.pack(count))
+
+
+def _dump_waiting(state: State, book: Book, parts: list[bytes]) -> None:
+    """Stops that wait, by id; what they wait for is theirs."""
+    found = [
+        order_id
+        for watch in (book.last_stops, book.mark_stops)
+        for triggers in (watch.rising, watch.falling)
+        for order_id in triggers.prices
+    ]
+    parts.append(_COUNT.pack(len(found)))
+    for order_id in sorted(found):
+        _dump_order(state.orders[order_id], parts)
+
+
+def _dump_order(order: Order, parts: list[bytes]) -> None:
+    condition = order.condition
+    partner = condition.partner if condition is not None else None
+    # Nothing is left of a condition that was met, once the order stands alone.
+    ties = condition is not None and (condition.waits or partner is not None)
+    parts.append(
+        _ORDER.pack(
+            order.order_id,
+            order.account.account_id,
+            order.price_ticks,
+            order.remaining,
+            order.hidden,
+            order.filled,
+            order.hold_per_lot,
+            order.maker_fee_bps,
+            order.filled_notional,
+            order.fees,
+            order.created_ns,
+            order.updated_ns,
+            ties,
+        )
+    )
+    if condition is not None and ties:
+        parts.append(
+            _CONDITION.pack(
+                condition.trigger_ticks,
+                condition.extreme_ticks,
+                condition.own_hold,
+                0 if partner is None else partner.order_id,
+                condition.waits,
+            )
+        )
+    _dump_request(order.request, parts)
 
 
 def _dump_request(request: PlaceOrder, parts: list[bytes]) -> None:
@@ -226,6 +263,8 @@ class _Reader:
     def __init__(self, body: bytes) -> None:
         self._body = body
         self._at = 0
+        # The other order of each that is one of a pair.
+        self._partners: dict[int, int] = {}
 
     def state(self) -> State:
         window_entries, epoch, last_order_id = self._take(_COUNTERS)
@@ -249,6 +288,7 @@ class _Reader:
             book = state.books[market_id]
             self._load_side(state, book, book.bids, orders)
             self._load_side(state, book, book.asks, orders)
+            orders += [self._load_order(state, book) for _ in range(self._count())]
         for _ in range(self._count()):
             account_id, order_id, closed_ns = self._take(_REMEMBERED)
             account = state.account(account_id)
@@ -324,39 +364,61 @@ class _Reader:
 
     def _load_side(self, state: State, book: Book, side: BookSide, orders: list[Order]) -> None:
         for _ in range(self._count()):
-            fields = self._take(_ORDER)
-            order_id, account_id, price_ticks, remaining, hidden, filled, hold_per_lot = fields[:7]
-            account = state.account(account_id)
-            order = Order(
-                order_id,
-                account,
-                book,
-                self._request(account_id),
-                account.balance(book.quote_asset_id if side is book.bids else book.base_asset_id),
-                price_ticks,
-                remaining,
-                hold_per_lot,
-                fields[10],
-            )
-            order.hidden = hidden
-            order.filled = filled
-            order.maker_fee_bps = fields[7]
-            order.filled_notional = fields[8]
-            order.fees = fields[9]
-            order.updated_ns = fields[11]
+            order = self._load_order(state, book)
             side.add(order)
             orders.append(order)
+
+    def _load_order(self, state: State, book: Book) -> Order:
+        fields = self._take(_ORDER)
+        order_id, account_id, price_ticks, remaining, hidden, filled, hold_per_lot = fields[:7]
+        condition = None
+        if fields[12]:
+            trigger_ticks, extreme_ticks, own_hold, partner_id, waits = self._take(_CONDITION)
+            condition = Condition(trigger_ticks, extreme_ticks, own_hold, waits=bool(waits))
+            if partner_id:
+                self._partners[order_id] = partner_id
+        account = state.account(account_id)
+        request = self._request(account_id)
+        order = Order(
+            order_id,
+            account,
+            book,
+            request,
+            account.balance(
+                book.quote_asset_id if request.side == SIDE_BUY else book.base_asset_id
+            ),
+            price_ticks,
+            remaining,
+            hold_per_lot,
+            fields[10],
+        )
+        order.condition = condition
+        order.hidden = hidden
+        order.filled = filled
+        order.maker_fee_bps = fields[7]
+        order.filled_notional = fields[8]
+        order.fees = fields[9]
+        order.updated_ns = fields[11]
+        return order
 
     def _register(self, state: State, orders: list[Order]) -> None:
         """Index the live orders, oldest first, as they came into being."""
         orders.sort(key=lambda order: order.order_id)
         for order in orders:
-            state.register(order)
+            if order.waits():
+                wait(state, order)
+            else:
+                state.register(order)
             request = order.request
             if request.client_order_id:
                 order.account.client_ids[request.client_order_id] = Remembered(
                     order.account, order.order_id, request
                 )
+
+        for order_id, partner_id in self._partners.items():
+            condition = state.orders[order_id].condition
+            assert condition is not None
+            condition.partner = state.orders[partner_id]
 
     def _request(self, account_id: int) -> PlaceOrder:
         fields = self._take(_REQUEST)

@@ -10,7 +10,11 @@ from kernel.reasons import Reason, Refused
 from services.engine.domain.accounts import LIVE, Account, Remembered
 from services.engine.domain.book import Book, Order
 from services.engine.domain.commands import AssetConfig, PlaceOrder
-from services.engine.domain.constants import SIDE_BUY, TIME_IN_FORCE_GTD
+from services.engine.domain.constants import (
+    ORDER_STATUS_CANCELLED,
+    SIDE_BUY,
+    TIME_IN_FORCE_GTD,
+)
 from services.engine.domain.events import Event, OrderClosed
 from services.engine.domain.house import House
 from services.engine.domain.ranges import IdRanges
@@ -21,6 +25,8 @@ WINDOW_NS: Final = 24 * 3600 * 1_000_000_000
 WINDOW_ENTRIES: Final = 1_000_000
 # Closed orders that can still be told from unknown ones: between this many and twice as many.
 CLOSED_GENERATION: Final = 50_000
+
+_OCO: Final = int(Reason.OCO_CANCELLED)
 
 
 class State:
@@ -45,6 +51,7 @@ class State:
         "switch_times",
         "switches",
         "transfers",
+        "waiting",
         "window",
         "window_entries",
     )
@@ -72,6 +79,8 @@ class State:
         # (expire_ns, order_id) of GTD orders; entries of closed ones are skipped when met.
         self.expiries: list[tuple[int, int]] = []
         self.gtd_orders = 0
+        # Stops of all markets that have not fired.
+        self.waiting = 0
         # Account id -> when its dead man's switch fires; the heap of (at_ns, account_id) has
         # entries of moved and disarmed ones too, which are skipped when met.
         self.switches: dict[int, int] = {}
@@ -94,7 +103,7 @@ class State:
     # ------------------------------------------------------------ live orders
 
     def register(self, order: Order) -> None:
-        """An order starts to rest."""
+        """An order starts to rest, or to wait for its trigger."""
         order_id = order.order_id
         self.orders[order_id] = order
         by_market = order.account.orders
@@ -111,7 +120,7 @@ class State:
     ) -> None:
         """End an order, resting or not: out of the book, hold released, client id into the window.
 
-        `reason` is 0 for a filled order.
+        `reason` is 0 for a filled order. Of a pair, the other order is cancelled after it.
         """
         order_id = order.order_id
         account = order.account
@@ -166,6 +175,29 @@ class State:
                 book.quote_asset_id if side == SIDE_BUY else book.base_asset_id,
             )
         )
+        if order.condition is not None:
+            self.wait_no_more(order)
+            self.end_partner(order, now_ns, events)
+
+    def wait_no_more(self, order: Order) -> None:
+        """A stop fires or ends; nothing happens to an order that does not wait."""
+        condition = order.condition
+        if condition is not None and condition.waits:
+            condition.waits = False
+            self.waiting -= 1
+            order.book.last_stops.drop(order.order_id)
+            order.book.mark_stops.drop(order.order_id)
+
+    def end_partner(self, order: Order, now_ns: int, events: list[Event]) -> None:
+        """Cancel the other order of a pair, if there is one; `order` stands alone from then on."""
+        condition = order.condition
+        if condition is None or condition.partner is None:
+            return
+        partner = condition.partner
+        condition.partner = None
+        if partner.condition is not None:
+            partner.condition.partner = None
+        self.close(partner, ORDER_STATUS_CANCELLED, _OCO, now_ns, events)
 
     def find_order(
         self, account_id: int, order_id: int, client_order_id: str, now_ns: int

@@ -151,19 +151,21 @@ def tick(state: State, command: Tick, now_ns: int) -> list[Event]:
     """
     _check_system(command)
     events: list[Event] = []
+    expired = 0
     while True:
         order = state.take_due(now_ns)
         if order is None:
             break
         state.close(order, ORDER_STATUS_EXPIRED, _EXPIRED, now_ns, events)
-    expired = len(events)
+        expired += 1
     while True:
         account_id = state.take_due_switch(now_ns)
         if account_id == 0:
             break
         account = state.accounts.get(account_id)
         for order in account.live_orders() if account is not None else ():
-            if order.book.status != MARKET_STATUS_HALTED:
+            # Its pair may have ended it.
+            if order.book.status != MARKET_STATUS_HALTED and order.order_id in state.orders:
                 state.close(order, ORDER_STATUS_CANCELLED, _DISCONNECTED, now_ns, events)
         events.append(CancelAllAfterSet(account_id, 0))
     events.append(TimePassed(expired))

@@ -56,3 +56,29 @@ class Triggers:
             else:
                 return trigger_id
         return 0
+
+
+class Watch:
+    """The stops that watch one price of a market, by order id.
+
+    `highs` and `lows` have trailing stops a second time, by the first price that moves their
+    trigger.
+    """
+
+    __slots__ = ("falling", "highs", "lows", "rising")
+
+    def __init__(self) -> None:
+        self.rising = Triggers(falling=False)
+        self.falling = Triggers(falling=True)
+        self.highs = Triggers(falling=False)
+        self.lows = Triggers(falling=True)
+
+    def __len__(self) -> int:
+        return len(self.rising) + len(self.falling)
+
+    def drop(self, order_id: int) -> None:
+        """Forget a stop, if it is there."""
+        self.rising.drop(order_id)
+        self.falling.drop(order_id)
+        self.highs.drop(order_id)
+        self.lows.drop(order_id)

@@ -26,6 +26,8 @@ class OrderView:
     fees_units: int
     created_ns: int
     updated_ns: int
+    trigger_price_ticks: int  # of a stop that waits, as it is now; else 0
+    oco_order_id: int  # the other order of a pair; 0 without one
     request: PlaceOrder  # as it was asked for; never to be changed
 
     @property

@@ -147,12 +147,12 @@ class Batch:
             event.order_id,
         )
 
-    def order_amended(self, event: OrderAmendedFact, trigger_price_ticks: int) -> None:
+    def order_amended(self, event: OrderAmendedFact) -> None:
         """A live order has a new price or quantity, and its hold changed with it; one that waits
         may have a new trigger price, 0 for the old one.
         """
         change = self._change(event.order_id)
-        change.trigger_price_ticks = trigger_price_ticks or change.trigger_price_ticks
+        change.trigger_price_ticks = event.trigger_price_ticks or change.trigger_price_ticks
         change.price_ticks = event.price_ticks
         change.quantity_lots = event.quantity_lots
         self._hold(

@@ -132,6 +132,7 @@ class OrderAmendedFact(Protocol):
     quantity_lots: int
     hold_delta: int
     hold_asset_id: int
+    trigger_price_ticks: int
 
 
 class OrderTriggeredFact(Protocol):

@@ -1349,7 +1349,9 @@ class OrderPlaced(_message.Message):
     hold_units: _builtins.int
     """Units held."""
     rested_lots: _builtins.int
-    """What of it rests in the book when the command has ended (0: nothing)."""
+    """What of it rests in the book once it has traded what it could (0: nothing); for an iceberg its first slice.
+    A trade that names it as the maker later in the same command takes from that.
+    """
     price_ticks: _builtins.int
     """Price it rests at; for a MARKET order the protection price."""
     side: _types_pb2.Side.ValueType
@@ -1527,7 +1529,9 @@ Global___OrderClosed: _TypeAlias = OrderClosed  # noqa: Y015
 
 @_typing.final
 class OrderAmended(_message.Message):
-    """free -= hold_delta, held += hold_delta (either sign)."""
+    """free -= hold_delta, held += hold_delta (either sign). Its owner changed it, self-trade prevention shrank it,
+    a trailing stop followed its price, or a pair's hold changed with the other order.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1543,6 +1547,7 @@ class OrderAmended(_message.Message):
     HOLD_DELTA_FIELD_NUMBER: _builtins.int
     HOLD_ASSET_ID_FIELD_NUMBER: _builtins.int
     LOST_PRIORITY_FIELD_NUMBER: _builtins.int
+    TRIGGER_PRICE_TICKS_FIELD_NUMBER: _builtins.int
     order_id: _builtins.int
     """Which."""
     account_id: _builtins.int
@@ -1560,13 +1565,15 @@ class OrderAmended(_message.Message):
     quantity_lots: _builtins.int
     """Total quantity now, filled part included."""
     rested_lots: _builtins.int
-    """Lots in the book when the command has ended."""
+    """Lots in the book once it has traded what it could, as in OrderPlaced."""
     hold_delta: _builtins.int
     """Change of the hold."""
     hold_asset_id: _builtins.int
     """Asset of the hold."""
     lost_priority: _builtins.bool
     """It went to the back of its level."""
+    trigger_price_ticks: _builtins.int
+    """A stop that waits: the price that fires it now; 0 for all other orders."""
     def __init__(
         self,
         *,
@@ -1582,10 +1589,11 @@ class OrderAmended(_message.Message):
         hold_delta: _builtins.int = ...,
         hold_asset_id: _builtins.int = ...,
         lost_priority: _builtins.bool = ...,
+        trigger_price_ticks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "hold_asset_id", b"hold_asset_id", "hold_delta", b"hold_delta", "lost_priority", b"lost_priority", "market_id", b"market_id", "old_price_ticks", b"old_price_ticks", "old_rested_lots", b"old_rested_lots", "order_id", b"order_id", "price_ticks", b"price_ticks", "quantity_lots", b"quantity_lots", "rested_lots", b"rested_lots", "side", b"side"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "hold_asset_id", b"hold_asset_id", "hold_delta", b"hold_delta", "lost_priority", b"lost_priority", "market_id", b"market_id", "old_price_ticks", b"old_price_ticks", "old_rested_lots", b"old_rested_lots", "order_id", b"order_id", "price_ticks", b"price_ticks", "quantity_lots", b"quantity_lots", "rested_lots", b"rested_lots", "side", b"side", "trigger_price_ticks", b"trigger_price_ticks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1709,7 +1717,7 @@ class OrderTriggered(_message.Message):
     price_ticks: _builtins.int
     """Price it rests at or may trade to: its limit, or its protection price."""
     rested_lots: _builtins.int
-    """What of it rests in the book when the command has ended (0: nothing)."""
+    """What of it rests in the book once it has traded what it could (0: nothing), as in OrderPlaced."""
     hold_delta: _builtins.int
     """Change of the hold."""
     hold_asset_id: _builtins.int
