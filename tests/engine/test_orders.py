@@ -212,8 +212,59 @@ async def test_what_is_not_offered_says_so(engine: EngineRig) -> None:
     positions = position_pb2_grpc.PositionServiceStub(engine.public)
     call = positions.ListPositions(position_pb2.ListPositionsRequest(), metadata=alice.metadata)
     assert (await refusal(call)).reason is Reason.UNSUPPORTED
-    stop = alice.place(type=t.ORDER_TYPE_STOP_LIMIT, trigger_price="90")
-    assert (await refusal(stop)).reason is Reason.ORDER_TYPE_NOT_SUPPORTED
+
+
+async def test_a_stop_waits_in_the_open_orders_and_fires(engine: EngineRig) -> None:
+    alice, bob = await engine.funded(1), await engine.funded(2)
+    await alice.place(side="sell", price="100")
+    await bob.place(side="buy", price="100")
+    await bob.place(side="buy", price="95")
+    stop = (
+        await alice.place(
+            side="sell",
+            type=t.ORDER_TYPE_STOP_MARKET,
+            price="",
+            trigger_price="95",
+            quantity="0.05",
+        )
+    ).order
+    assert (stop.status, stop.trigger_price) == (t.ORDER_STATUS_UNTRIGGERED, "95")
+    assert stop.trigger_source == t.TRIGGER_SOURCE_LAST
+    listed = await alice.stub.ListOpenOrders(
+        order_pb2.ListOpenOrdersRequest(), metadata=alice.metadata
+    )
+    assert [order.order_id for order in listed.orders] == [stop.order_id]
+    await alice.place(side="sell", price="95", quantity="0.05")
+    fired = await alice.stub.GetOrder(
+        order_pb2.GetOrderRequest(order_id=stop.order_id), metadata=alice.metadata
+    )
+    assert (fired.order.status, fired.order.filled_quantity) == (t.ORDER_STATUS_FILLED, "0.05")
+
+
+async def test_one_of_a_pair_cancels_the_other(engine: EngineRig) -> None:
+    alice, bob = await engine.funded(1), await engine.funded(2)
+    first = limit("sell", price="110", client_order_id="profit")
+    second = limit("sell", price="", type=t.ORDER_TYPE_STOP_MARKET, trigger_price="90")
+    pair = order_pb2.PlaceOcoRequest(first=first, second=second)
+    placed = await alice.stub.PlaceOco(pair, metadata=alice.metadata)
+    assert placed.first.status == t.ORDER_STATUS_OPEN
+    assert placed.second.status == t.ORDER_STATUS_UNTRIGGERED
+    assert placed.first.oco_order_id == placed.second.order_id
+    assert placed.second.oco_order_id == placed.first.order_id
+    again = await alice.stub.PlaceOco(pair, metadata=alice.metadata)
+    assert again.repeated and again.second == placed.second
+    await bob.place(side="buy", price="110", quantity="0.01")
+    other = await alice.stub.GetOrder(
+        order_pb2.GetOrderRequest(order_id=placed.second.order_id), metadata=alice.metadata
+    )
+    assert other.order.close_reason == reason_pb2.REASON_OCO_CANCELLED
+    pair.second.trigger_price = "120"
+    pair.first.client_order_id = ""
+    refused = await refusal(alice.stub.PlaceOco(pair, metadata=alice.metadata))
+    assert (refused.reason, refused.field) == (
+        Reason.TRIGGER_ON_WRONG_SIDE,
+        "second.trigger_price",
+    )
 
 
 async def test_markets_say_their_rules_and_follow_a_halt(engine: EngineRig) -> None:
