@@ -16,8 +16,6 @@ import json
 import os
 import platform
 import shutil
-import statistics
-import sys
 import tempfile
 import time
 from collections import deque
@@ -27,6 +25,7 @@ from pathlib import Path
 from tidebook.engine.v1 import log_pb2, order_pb2
 from tidebook.engine.v1 import types_pb2 as t
 
+from bench.support.report import emit, milliseconds, say
 from mesh.log import LogReader, LogRecord
 from mesh.redis import open_redis
 from ops.embedded import EmbeddedValkey
@@ -43,16 +42,6 @@ from tests.support.engine import EngineRig, Trader, engine_rig
 MARKETS = ("BTC_USDC", "ETH_USDC", "SOL_USDC", "BNB_USDC")
 BATCH = 100
 RESTING, CANCELS = 45, 45
-
-
-def say(text: str) -> None:
-    """A line for the person who waits."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def emit(**values: object) -> None:
-    """A result for the machine that compares."""
-    print(json.dumps(values), flush=True)
 
 
 def build_messages(stream: int, count: int) -> list[order_pb2.TradeStreamRequest]:
@@ -154,10 +143,10 @@ async def measure_streams(rig: EngineRig, streams: int, commands: int, window: i
         refused=sum(refused for _, refused in answers),
         streams=streams,
         window_messages=window,
-        ack_ms_p50=_ms(took, 50),
-        ack_ms_p99=_ms(took, 99),
-        log_append_ms_p50=_ms(appends, 50),
-        log_append_ms_p99=_ms(appends, 99),
+        ack_ms_p50=milliseconds(took, 50),
+        ack_ms_p99=milliseconds(took, 99),
+        log_append_ms_p50=milliseconds(appends, 50),
+        log_append_ms_p99=milliseconds(appends, 99),
         log_append_share=round(sum(appends) / seconds, 3),
         engine_cpu_us_per_command=round(cpu / total * 1e6, 1),
         load_average=os.getloadavg()[0],
@@ -190,8 +179,8 @@ async def measure_unary(rig: EngineRig, orders: int, clients: int) -> None:
         bench="durable_unary",
         orders_per_second=round(len(took) / (time.perf_counter() - began)),
         clients=clients,
-        ack_ms_p50=_ms(took, 50),
-        ack_ms_p99=_ms(took, 99),
+        ack_ms_p50=milliseconds(took, 50),
+        ack_ms_p99=milliseconds(took, 99),
     )
 
 
@@ -290,12 +279,6 @@ def _request_decode_seconds(texts: MarketTexts, count: int) -> float:
     for payload in payloads:
         trade_items(order_pb2.TradeStreamRequest.FromString(payload).commands, texts, 1)
     return (time.process_time() - began) / (len(payloads) * BATCH) * count
-
-
-def _ms(seconds: list[float], percentile: int) -> float:
-    if len(seconds) < 2:
-        return round(sum(seconds) * 1000, 2)
-    return round(statistics.quantiles(seconds, n=100)[percentile - 1] * 1000, 2)
 
 
 async def run(arguments: argparse.Namespace) -> None:

@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import shutil
-import statistics
 import sys
 import tempfile
 import time
@@ -23,12 +22,13 @@ from pathlib import Path
 
 from tidebook.engine.v1 import log_pb2
 
+from bench.support.report import emit, milliseconds, say
 from kernel.markets import DEFAULT_ASSETS, default_markets
 from mesh.config import environment_of
 from mesh.log import LogWriter
 from mesh.redis import open_redis
 from ops.embedded import EmbeddedValkey
-from services.engine import logcodec
+from services.engine import compiled, logcodec
 from services.engine.domain import commands as c
 from services.engine.domain import constants as k
 from services.engine.domain.configuration import configuration
@@ -39,16 +39,6 @@ from tests.support.engine import EngineRig, Trader, engine_rig
 ACCOUNTS = 10_000
 ENTRY = 1000
 PACE_SECONDS = 0.005
-
-
-def say(text: str) -> None:
-    """A line for the person who waits."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def emit(**values: object) -> None:
-    """A result for the machine that compares."""
-    print(json.dumps(values), flush=True)
 
 
 async def write_log(rig: EngineRig, orders: int) -> None:
@@ -70,7 +60,8 @@ async def write_log(rig: EngineRig, orders: int) -> None:
     await append([c.BeginEpoch(epoch=1, writer="bench"), setup])
     accounts = min(ACCOUNTS, orders)
     await append([c.Transfer(n, 1_000_000 + n, 1, 10**14, 1) for n in range(1, accounts + 1)])
-    markets = [market.config for market in exchange.markets()]
+    views = exchange.markets()
+    markets = [view.config for view in views if view.config.kind == k.MARKET_KIND_SPOT]
     for first in range(0, orders, ENTRY):
         batch: list[c.Command] = []
         for number in range(first, min(first + ENTRY, orders)):
@@ -178,16 +169,12 @@ async def measure_pause(rig: EngineRig, orders: int) -> None:
         open_orders=orders,
         snapshot_seconds=round(seconds, 2),
         acknowledged=len(took),
-        ack_ms_p50=_ms(took, 50),
-        ack_ms_p99=_ms(took, 99),
-        ack_ms_p50_without=_ms(without, 50),
-        ack_ms_p99_without=_ms(without, 99),
-        pause_ms_p99=round(_ms(took, 99) - _ms(without, 99), 2),
+        ack_ms_p50=milliseconds(took, 50),
+        ack_ms_p99=milliseconds(took, 99),
+        ack_ms_p50_without=milliseconds(without, 50),
+        ack_ms_p99_without=milliseconds(without, 99),
+        pause_ms_p99=round(milliseconds(took, 99) - milliseconds(without, 99), 2),
     )
-
-
-def _ms(seconds: list[float], percentile: int) -> float:
-    return round(statistics.quantiles(seconds, n=100)[percentile - 1] * 1000, 2)
 
 
 def main() -> None:
@@ -200,6 +187,7 @@ def main() -> None:
         python=platform.python_version(),
         cpus=os.cpu_count(),
         load=os.getloadavg()[0],
+        core_compiled=compiled.is_compiled(),
     )
     for orders in arguments.orders:
         data_dir = Path(tempfile.mkdtemp(prefix="tb-", dir="/tmp"))

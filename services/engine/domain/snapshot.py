@@ -421,27 +421,46 @@ class _Reader:
             condition.partner = state.orders[partner_id]
 
     def _request(self, account_id: int) -> PlaceOrder:
-        fields = self._take(_REQUEST)
-        market_id, side, kind, time_in_force, flags, prevention, source, size = fields[:8]
-        slippage, trailing, price, quantity, amount, display, expire, trigger, stream = fields[8:]
+        # By position, and without `_take` and `_text`: there are millions of these.
+        (
+            market_id,
+            side,
+            kind,
+            time_in_force,
+            flags,
+            prevention,
+            source,
+            size,
+            slippage,
+            trailing,
+            price,
+            quantity,
+            amount,
+            display,
+            expire,
+            trigger,
+            stream,
+        ) = _REQUEST.unpack_from(self._body, self._at)
+        start = self._at + _REQUEST.size
+        self._at = end = start + size
         return PlaceOrder(
-            account_id=account_id,
-            market_id=market_id,
-            client_order_id=self._text(size),
-            side=side,
-            type=kind,
-            time_in_force=time_in_force,
-            price_ticks=price,
-            quantity_lots=quantity,
-            quote_amount_units=amount,
-            post_only=bool(flags & 1),
-            reduce_only=bool(flags & 2),
-            display_quantity_lots=display,
-            self_trade_prevention=prevention,
-            max_slippage_bps=slippage,
-            expire_ns=expire,
-            trigger_price_ticks=trigger,
-            trigger_source=source,
-            trailing_bps=trailing,
-            stream_id=stream,
+            account_id,
+            market_id,
+            self._body[start:end].decode(),
+            side,
+            kind,
+            time_in_force,
+            price,
+            quantity,
+            amount,
+            (flags & 1) != 0,
+            (flags & 2) != 0,
+            display,
+            prevention,
+            slippage,
+            expire,
+            trigger,
+            source,
+            trailing,
+            stream,
         )
