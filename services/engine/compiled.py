@@ -10,6 +10,7 @@ import hashlib
 import os
 import sys
 import sysconfig
+from functools import cache
 from pathlib import Path
 
 # `Settings.engine_core_dir`, which is read too late: importing the engine imports its core.
@@ -20,6 +21,7 @@ DOMAIN = "services/engine/domain"
 HOT = (
     "services/engine/cfd_model.py",
     "services/engine/projection.py",
+    "services/engine/wire.py",
     "bench/support/bare_book.py",
 )
 
@@ -60,6 +62,7 @@ def use_if_told() -> None:
     sys.path.append(str(build))
 
 
+@cache
 def is_compiled() -> bool:
     """Whether the core that this process runs is a compiled one."""
     from services.engine.domain import exchange

@@ -8,11 +8,12 @@ cause are written field by field, which is faster than the loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from google.protobuf.message import Message
 from tidebook.engine.v1 import log_pb2
 
+from services.engine import compiled
 from services.engine.domain import commands as c
 from services.engine.domain import events as e
 from services.engine.domain import position_commands as pc
@@ -108,6 +109,93 @@ def add_command(
         logged.span_id = span_id
     _write_command(logged, command)
     add_events(logged, events)
+
+
+class Commands(Protocol):
+    """The commands of one log entry, on their way to be bytes."""
+
+    def __len__(self) -> int: ...
+
+    def add(
+        self,
+        command: c.Command,
+        events: Sequence[e.Event],
+        command_seq: int,
+        received_ns: int,
+        trace_id: bytes,
+        span_id: bytes,
+    ) -> None:
+        """Append a command and what it caused."""
+        ...
+
+    def getvalue(self) -> bytes:
+        """The field `commands` of a LogEntry, to stand behind its other fields."""
+        ...
+
+
+class MessageCommands:
+    """`Commands` as protobuf messages."""
+
+    def __init__(self) -> None:
+        self._entry = log_pb2.LogEntry()
+
+    def __len__(self) -> int:
+        return len(self._entry.commands)
+
+    def add(
+        self,
+        command: c.Command,
+        events: Sequence[e.Event],
+        command_seq: int,
+        received_ns: int,
+        trace_id: bytes,
+        span_id: bytes,
+    ) -> None:
+        """Append a command and what it caused."""
+        add_command(
+            self._entry,
+            command,
+            events,
+            command_seq=command_seq,
+            received_ns=received_ns,
+            trace_id=trace_id,
+            span_id=span_id,
+        )
+
+    def getvalue(self) -> bytes:
+        """The bytes of all of them."""
+        return self._entry.SerializeToString(deterministic=True)
+
+
+def open_commands() -> Commands:
+    """No commands yet; the quicker kind where the core is compiled."""
+    if compiled.is_compiled():
+        from services.engine.wire import WireCommands
+
+        return WireCommands(logged_command_bytes)
+    return MessageCommands()
+
+
+def logged_command_bytes(
+    command: c.Command,
+    events: Sequence[e.Event],
+    command_seq: int,
+    received_ns: int,
+    trace_id: bytes,
+    span_id: bytes,
+) -> bytes:
+    """One LoggedCommand."""
+    commands = log_pb2.LogEntry()
+    add_command(
+        commands,
+        command,
+        events,
+        command_seq=command_seq,
+        received_ns=received_ns,
+        trace_id=trace_id,
+        span_id=span_id,
+    )
+    return commands.commands[0].SerializeToString(deterministic=True)
 
 
 def encode_command(command: c.Command) -> log_pb2.LoggedCommand:

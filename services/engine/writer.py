@@ -315,13 +315,14 @@ class Writer:
                 time_ns=time_ns,
                 taken_ns=taken_ns,
             )
-            self._apply(batch, entry, time_ns)
-            if not entry.commands:
+            commands = logcodec.open_commands()
+            self._apply(batch, commands, time_ns)
+            if not len(commands):
                 for submission in batch:
                     _answer_refused(submission)
                 return
             entry.applied_ns = applied_ns = self._clock.now_ns()
-            payload = entry.SerializeToString(deterministic=True)
+            payload = entry.SerializeToString(deterministic=True) + commands.getvalue()
             self._append_began_ns = applied_ns
             try:
                 record = await self._log.append(payload)
@@ -336,9 +337,11 @@ class Writer:
             submission.resolve()
         self._in_flight = ()
 
-    def _apply(self, batch: list[Submission[Any]], entry: log_pb2.LogEntry, time_ns: int) -> None:
-        """Run the batch through the core and write commands and events into `entry`."""
-        exchange = self._exchange
+    def _apply(
+        self, batch: list[Submission[Any]], commands: logcodec.Commands, time_ns: int
+    ) -> None:
+        """Run the batch through the core and write commands and events into `commands`."""
+        exchange, add = self._exchange, commands.add
         for submission in batch:
             items, outcomes = submission.items, submission.outcomes
             span = submission.span
@@ -356,14 +359,13 @@ class Writer:
                     command = resolved
                 events = exchange.apply(command, time_ns)
                 outcomes.append(events)
-                logcodec.add_command(
-                    entry,
+                add(
                     command,
                     events,
-                    command_seq=exchange.last_command_seq,
-                    received_ns=submission.received_ns,
-                    trace_id=trace_id,
-                    span_id=span_id,
+                    exchange.last_command_seq,
+                    submission.received_ns,
+                    trace_id,
+                    span_id,
                 )
 
     def _follow(

@@ -15,7 +15,8 @@ from services.engine.domain import constants as k
 from services.engine.domain import events as e
 from services.engine.domain import position_events as pe
 from services.engine.domain.record import Record, field_names
-from tests.engine_core.world import configure
+from services.engine.wire import WireCommands
+from tests.engine_core.world import ALICE, BOB, World, configure, place
 
 MESSAGES = log_pb2.DESCRIPTOR.message_types_by_name
 COMMANDS = c.Command.__subclasses__()
@@ -91,6 +92,50 @@ def test_every_command_comes_back_from_the_log(kind: type[c.Command]) -> None:
         assert (again.trace_id, again.span_id) == (b"t" * 16, b"s" * 8)
 
     round_trip()
+
+
+HOT_COMMANDS = (c.PlaceOrder, c.CancelOrder)
+HOT_EVENTS = (e.OrderPlaced, e.Trade, e.OrderClosed, e.CommandRefused)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    command=st.one_of(*map(records, HOT_COMMANDS)),
+    events=st.lists(st.one_of(*map(records, HOT_EVENTS)), max_size=4),
+    command_seq=st.integers(0, 2**63 - 1),
+    trace_id=st.sampled_from([b"", b"t" * 16]),
+)
+def test_what_is_written_without_messages_is_what_messages_give(
+    command: c.Command, events: list[e.Event], command_seq: int, trace_id: bytes
+) -> None:
+    arguments = (command, events, command_seq, 1_700_000_000_000_000_000, trace_id, trace_id[:8])
+    slow, quick = logcodec.MessageCommands(), WireCommands(logcodec.logged_command_bytes)
+    for commands in (slow, quick):
+        commands.add(*arguments)
+        commands.add(*arguments)
+    assert quick.getvalue() == slow.getvalue()
+    assert len(quick) == len(slow) == 2
+
+
+def test_an_order_and_its_events_need_no_messages() -> None:
+    def refuse(*_: object) -> bytes:
+        raise AssertionError("it was left to messages")
+
+    world = World()
+    quick = WireCommands(refuse)
+    sell = place(BOB, "sell", 2, 1_000, client_order_id="a")
+    for command in (sell, place(ALICE, "buy", 1, 1_000), c.CancelOrder(BOB, 1), c.CancelOrder(9)):
+        quick.add(command, world.do(command), 1, 2, b"t" * 16, b"s" * 8)
+    assert len(log_pb2.LogEntry.FromString(quick.getvalue()).commands) == len(quick) == 4
+
+
+def test_what_cannot_be_written_without_messages_is_left_to_them() -> None:
+    slow, quick = logcodec.MessageCommands(), WireCommands(logcodec.logged_command_bytes)
+    for commands in (slow, quick):
+        commands.add(c.Tick(), [e.TimePassed(3)], 1, 2, b"", b"")
+        commands.add(c.CancelOrder(1, 2), [e.OrdersCancelled(3)], 2, 2, b"", b"")
+        commands.add(c.CancelOrder(2**64 - 1, 2**64 - 1), [], 3, 2, b"", b"")
+    assert quick.getvalue() == slow.getvalue()
 
 
 @pytest.mark.parametrize("kind", EVENTS)
