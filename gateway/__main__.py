@@ -63,7 +63,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             proxies = ProxyRules(settings.trusted_proxies)
         except ValueError as error:
             raise SystemExit(f"gateway: {error}") from None
-        trace, dev = TraceServicer(redis, settings.shard), DevServicer(settings, http)
+        trace, dev = TraceServicer(redis), DevServicer(settings, http)
         router = Router(build_routes(ALL_SERVICES))
         api = Api(router, upstreams, LocalServices(trace, dev), callers)
         door = Door(upstreams, callers, recorder)

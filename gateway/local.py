@@ -26,18 +26,15 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class TraceServicer(gateway_pb2_grpc.TraceServiceServicer):
     """Traces of the caller's own orders, from the built-in store."""
 
-    def __init__(self, redis: Redis, shard: int) -> None:
+    def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._shard = shard
 
     async def GetOrderTrace(
         self, request: gateway_pb2.GetOrderTraceRequest, context: Context | None
     ) -> gateway_pb2.GetOrderTraceResponse:
         caller = require("read")
         try:
-            account_id, spans = await read_order_trace(
-                self._redis, request.order_id, shard=self._shard
-            )
+            account_id, spans = await read_order_trace(self._redis, request.order_id)
         except (RedisError, OSError) as error:
             raise Refused(Reason.UNAVAILABLE, "traces cannot be read now; try again") from error
         if account_id != caller.account_id:

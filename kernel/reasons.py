@@ -30,6 +30,7 @@ class Reason(IntEnum):
     LOG_UNAVAILABLE = 13
     FENCED = 14
     IDEMPOTENCY_CONFLICT = 15
+    WRONG_SHARD = 16
 
     # Who is asking.
     UNAUTHENTICATED = 20

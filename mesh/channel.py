@@ -42,12 +42,15 @@ _RETRY = {
 CallT = TypeVar("CallT", bound=grpc.aio.Call)
 
 
-def open_channel(settings: Settings, service: str, *, caller: str) -> grpc.aio.Channel:
+def open_channel(
+    settings: Settings, service: str, *, caller: str, address: str | None = None
+) -> grpc.aio.Channel:
     """A channel to the internal listeners of `service`, with the certificate of `caller`.
 
-    Unary calls get a deadline (`min(rpc_timeout_ms, what the current call has left - 50 ms)`); all
-    calls take the trace, the request id and the user's token of the current call along. Metadata
-    given explicitly wins. A call whose deadline has passed raises `Refused(DEADLINE_PASSED)`.
+    `address` stands for that of the settings. Unary calls get a deadline (`min(rpc_timeout_ms, what
+    the current call has left - 50 ms)`); all calls take the trace, the request id and the user's
+    token of the current call along. Metadata given explicitly wins. A call whose deadline has
+    passed raises `Refused(DEADLINE_PASSED)`.
     """
     files = CertificateAuthority(settings.certificates_dir).issue(caller)
     credentials = grpc.ssl_channel_credentials(
@@ -71,7 +74,8 @@ def open_channel(settings: Settings, service: str, *, caller: str) -> grpc.aio.C
         # Two channels of one process must not share a connection with another identity.
         ("grpc.use_local_subchannel_pool", 1),
     ]
-    inner = grpc.aio.secure_channel(target_of(settings.address_of(service)), credentials, options)
+    target = target_of(address or settings.address_of(service))
+    inner = grpc.aio.secure_channel(target, credentials, options)
     return MeshChannel(inner, settings.rpc_timeout_ms / 1000)
 
 

@@ -10,22 +10,43 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from mesh.shards import ShardMap, by_shard
 
 ENV_PREFIX = "TIDEBOOK_"
 INTERNAL_PORT_OFFSET = 100
+SHARD_PORT_OFFSET = 200
+FOLLOWER_PORT_OFFSET = 10
 # Health of what every engine does; the whole service is healthy only where orders are taken.
 ENGINE_READS = "tidebook.engine.reads"
 # Health of the ledger of settlement, which may stand still while all else is served.
 LEDGER_PART = "tidebook.settlement.ledger"
+# Each shard has its own; all others serve every shard.
+SHARDED_SERVICES = ("engine", "marketdata")
 SERVICES: tuple[str, ...] = ("auth", "engine", "marketdata", "settlement")
 
 _URL_PASSWORD = re.compile(r"(?<=:)[^:@/]+(?=@)")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineProcess:
+    """One engine of a shard; number 0 starts as leader. `port` is that of its public listener."""
+
+    shard: int
+    number: int
+    port: int
+
+    @property
+    def name(self) -> str:
+        """engine, engine-2; of other shards engine-shard1, engine-shard1-2."""
+        of_shard = f"engine-shard{self.shard}" if self.shard else "engine"
+        return f"{of_shard}-{self.number + 1}" if self.number else of_shard
 
 
 class Settings(BaseSettings):
@@ -79,8 +100,17 @@ class Settings(BaseSettings):
     auth_address: str | None = Field(
         None, description="auth's internal listeners: host:port, a comma list, or dns:///name:port."
     )
-    engine_address: str | None = Field(None, description="engine's internal listeners.")
-    marketdata_address: str | None = Field(None, description="marketdata's internal listeners.")
+    engine_address: str | None = Field(
+        None, description="engine's internal listeners; with several shards 0=...;1=... and so on."
+    )
+    engine_endpoints: str | None = Field(
+        None,
+        description="engine's public listeners as bots reach them, host:port, by shard like"
+        " engine_address; default: those of engine_address, a hundred ports lower.",
+    )
+    marketdata_address: str | None = Field(
+        None, description="marketdata's internal listeners, by shard like engine_address."
+    )
     settlement_address: str | None = Field(None, description="settlement's internal listeners.")
     grpc_max_message_bytes: int = Field(
         8 << 20, ge=1 << 16, description="Largest gRPC message taken or sent, in bytes."
@@ -105,7 +135,12 @@ class Settings(BaseSettings):
     )
 
     # The log and the engine.
-    shard: int = Field(0, ge=0, description="Number of this engine shard; names its log.")
+    shard: int = Field(0, ge=0, lt=32, description="Number of this engine shard; names its log.")
+    shards: str = Field(
+        "",
+        description="Which engine shard has which markets: 0=BTC_*,ETH_USDC;1=* (the longest name"
+        " that fits a market has it); empty: one shard with all of them.",
+    )
     log_batch_max: int = Field(
         1000, ge=1, description="Most commands written as one log entry (group commit)."
     )
@@ -129,8 +164,8 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=4,
-        description="Engines that follow the leader and take over; number n listens 10 * n ports"
-        " higher than the engine.",
+        description="Engines of each shard that follow its leader and take over; number n listens"
+        " 10 * n ports higher than the engine.",
     )
 
     engine_core_dir: Path | None = Field(
@@ -230,6 +265,25 @@ class Settings(BaseSettings):
         86_400, gt=0, description="How long the built-in store keeps spans."
     )
 
+    @field_validator("shards")
+    @classmethod
+    def _check_shards(cls, text: str) -> str:
+        ShardMap.parse(text)
+        return text
+
+    @property
+    def shard_map(self) -> ShardMap:
+        """The shards, and where bots find them."""
+        shards = ShardMap.parse(self.shards)
+        found: dict[int, tuple[str, ...]] = {}
+        for number in shards.numbers:
+            if self.engine_endpoints is not None:
+                found[number] = _list(_of_shard(self.engine_endpoints, number))
+            else:
+                addresses = map(_public_address, _list(self.address_of("engine", number)))
+                found[number] = tuple(address for address in addresses if address)
+        return replace(shards, endpoints=found)
+
     @property
     def certificates_dir(self) -> Path:
         """Where the mTLS certificates live."""
@@ -259,14 +313,37 @@ class Settings(BaseSettings):
         port = self.public_port(service)
         return port + INTERNAL_PORT_OFFSET if port else 0
 
-    def follower_port(self, number: int) -> int:
-        """Port of the public listener of an engine that follows, counted from 1."""
-        return self.engine_port + 10 * number
+    def engines(self) -> list[EngineProcess]:
+        """All engines of this system: of each shard the one that starts as leader, then those that
+        follow it.
+        """
+        return [
+            EngineProcess(
+                shard,
+                number,
+                self.engine_port + SHARD_PORT_OFFSET * shard + FOLLOWER_PORT_OFFSET * number,
+            )
+            for shard in self.shard_map.numbers
+            for number in range(self.engine_followers + 1)
+        ]
 
-    def address_of(self, service: str) -> str:
-        """Internal address of a service as `open_channel` takes it."""
+    def marketdata_ports(self) -> dict[int, int]:
+        """Shard -> port of the public listener of its market data service."""
+        return {
+            shard: self.marketdata_port + SHARD_PORT_OFFSET * shard
+            for shard in self.shard_map.numbers
+        }
+
+    def address_of(self, service: str, shard: int = 0) -> str:
+        """Internal address of a service as `open_channel` takes it; `shard` is for those that each
+        shard has of its own.
+        """
         address: str | None = getattr(self, f"{service}_address")
-        return address or f"127.0.0.1:{self.internal_port(service)}"
+        if service not in SHARDED_SERVICES:
+            return address or f"127.0.0.1:{self.internal_port(service)}"
+        if address:
+            return _of_shard(address, shard)
+        return f"127.0.0.1:{self.internal_port(service) + SHARD_PORT_OFFSET * shard}"
 
     def faucet_limits(self) -> tuple[dict[str, str], dict[str, str]]:
         """(per deposit, per day), each asset code -> decimal string."""
@@ -322,6 +399,23 @@ def environment_of(settings: Settings, names: Mapping[str, Any]) -> dict[str, st
 def _variable(name: str) -> str:
     """`http_port` -> `TIDEBOOK_HTTP_PORT`."""
     return (ENV_PREFIX + name).upper()
+
+
+def _of_shard(text: str, shard: int) -> str:
+    """The addresses of one shard; those of a system with one shard need no number."""
+    return by_shard(text).get(shard, "") if "=" in text else text
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _public_address(internal: str) -> str:
+    """The public listener beside an internal one; empty when it has no port to tell by."""
+    host, _, port = internal.rpartition(":")
+    if "//" in internal or not port.isdecimal():
+        return ""
+    return f"{host}:{int(port) - INTERNAL_PORT_OFFSET}"
 
 
 def _amounts(text: str) -> dict[str, str]:

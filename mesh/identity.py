@@ -32,7 +32,8 @@ _CA_DAYS = 3650
 ALLOWED_CALLERS: dict[str, frozenset[str]] = {
     # Everyone who verifies tokens fetches the signing keys.
     "auth": frozenset({"gateway", "engine", "settlement", "marketdata", "ops"}),
-    "engine": frozenset({"gateway", "marketdata", "settlement", "ops"}),
+    # Engines get snapshots from one another.
+    "engine": frozenset({"gateway", "marketdata", "settlement", "engine", "ops"}),
     "marketdata": frozenset({"gateway", "engine", "ops"}),
     "settlement": frozenset({"gateway", "engine", "marketdata", "ops"}),
 }

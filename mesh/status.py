@@ -98,6 +98,7 @@ _BY_STATUS: dict[grpc.StatusCode, tuple[Reason, ...]] = {
     grpc.StatusCode.INTERNAL: (Reason.INTERNAL, Reason.UNSPECIFIED),
     # Right request, wrong moment: the state of the market, order, account or code says no.
     grpc.StatusCode.FAILED_PRECONDITION: (
+        Reason.WRONG_SHARD,
         Reason.OTP_EXPIRED,
         Reason.MARKET_HALTED,
         Reason.MARKET_CANCEL_ONLY,

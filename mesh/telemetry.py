@@ -25,6 +25,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from kernel.reasons import Reason, Refused
+from kernel.shards import shard_of
 from mesh.aio import cancel_and_wait, supervise
 from mesh.config import Settings
 
@@ -159,7 +160,6 @@ class SpanRecorder:
         self._service = service
         self._redis = redis
         self._keep_seconds = settings.trace_keep_seconds
-        self._shard = settings.shard
         self._spans: deque[RecordedSpan] = deque()
         self._links: deque[tuple[int, int, bytes]] = deque()
         self._flusher: asyncio.Task[Any] | None = None
@@ -218,7 +218,7 @@ class SpanRecorder:
             pipeline.ltrim(key, -SPANS_PER_TRACE_MAX, -1)
             pipeline.expire(key, self._keep_seconds)
         # One hash takes a thousand orders: a key each would cost more than placing them.
-        for key, fields in _by_bucket(links, self._shard).items():
+        for key, fields in _by_bucket(links).items():
             pipeline.hset(key, items=fields)
             pipeline.expire(key, self._keep_seconds)
         if self._otlp is not None:
@@ -257,15 +257,13 @@ class SpanRecorder:
             log.warning("spans_dropped", total=self.dropped, error=error)
 
 
-async def read_order_trace(
-    redis: Redis, order_id: int, *, shard: int = 0
-) -> tuple[int, list[RecordedSpan]]:
+async def read_order_trace(redis: Redis, order_id: int) -> tuple[int, list[RecordedSpan]]:
     """(account id, spans by start time) of an order; each span once.
 
     Raises `Refused(ORDER_NOT_FOUND)` when the order is not known or its trace no longer kept. The
     caller compares the account with the one that asks.
     """
-    key = _links_key(shard, order_id)
+    key = _links_key(order_id)
     # redis-py types this as sync or async at once.
     answer: Any = redis.hget(key, str(order_id))
     link: bytes | None = await answer
@@ -295,15 +293,15 @@ def _trace_key(trace_id: bytes) -> str:
     return f"trace:{trace_id.hex()}"
 
 
-def _by_bucket(links: Iterable[tuple[int, int, bytes]], shard: int) -> dict[str, list[str]]:
+def _by_bucket(links: Iterable[tuple[int, int, bytes]]) -> dict[str, list[str]]:
     """Key -> field, value, field, value, ..."""
     buckets: dict[str, list[str]] = {}
     for order_id, account_id, trace_id in links:
-        fields = buckets.setdefault(_links_key(shard, order_id), [])
+        fields = buckets.setdefault(_links_key(order_id), [])
         fields.append(str(order_id))
         fields.append(f"{account_id}:{trace_id.hex()}")
     return buckets
 
 
-def _links_key(shard: int, order_id: int) -> str:
-    return f"order-traces:{shard}:{order_id // ORDERS_PER_BUCKET}"
+def _links_key(order_id: int) -> str:
+    return f"order-traces:{shard_of(order_id)}:{order_id // ORDERS_PER_BUCKET}"

@@ -62,7 +62,7 @@ def make_plan(settings: Settings) -> Plan:
     """Everything that `settings` ask for."""
     settings = settings.model_copy(update={"data_dir": settings.data_dir.resolve()})
     stores, urls = embedded_stores(settings)
-    settings = settings.model_copy(update=urls | _engine_addresses(settings))
+    settings = settings.model_copy(update=urls | _addresses_by_shard(settings))
     first: list[ChildSpec] = []
     mailbox = local_mailbox(settings)
     if mailbox is not None:
@@ -70,7 +70,7 @@ def make_plan(settings: Settings) -> Plan:
         first.append(_service(settings, "mailbox", settings.mailbox_url, probe))
     first += [_grpc_service(settings, name) for name in ("auth", "settlement")]
     first += _engines(settings)
-    first.append(_grpc_service(settings, "marketdata"))
+    first += _marketdata(settings)
     url = http_url(settings)
     gateway = _service(settings, "gateway", url, Probe("http", f"{url}/readyz"))
     bots, notes = _bots(settings)
@@ -120,27 +120,55 @@ def child_environment(settings: Settings) -> dict[str, str]:
     return others | environment_of(settings, {})
 
 
-def _engine_addresses(settings: Settings) -> dict[str, Any]:
-    """Where the engine and its followers are, for those who call whichever of them leads."""
-    if not settings.engine_followers or settings.engine_address is not None:
-        return {}
-    ports = [settings.engine_port]
-    ports += [settings.follower_port(n + 1) for n in range(settings.engine_followers)]
+def _addresses_by_shard(settings: Settings) -> dict[str, Any]:
+    """Where the engines of each shard are, for those who call whichever of them leads, and where
+    each shard's market data is.
+    """
     host = reach(settings.internal_host)
-    return {"engine_address": ",".join(f"{host}:{port + INTERNAL_PORT_OFFSET}" for port in ports)}
+    engines, marketdata = settings.engines(), settings.marketdata_ports()
+    found: dict[str, Any] = {}
+    if len(engines) > 1 and settings.engine_address is None:
+        ports: dict[int, list[int]] = {}
+        for engine in engines:
+            ports.setdefault(engine.shard, []).append(engine.port)
+        found["engine_address"] = _by_shard(host, ports)
+    if len(marketdata) > 1 and settings.marketdata_address is None:
+        ports = {shard: [port] for shard, port in marketdata.items()}
+        found["marketdata_address"] = _by_shard(host, ports)
+    return found
+
+
+def _by_shard(host: str, ports: dict[int, list[int]]) -> str:
+    """The internal addresses beside public ports, as the settings have them."""
+    lists = {
+        shard: ",".join(f"{host}:{port + INTERNAL_PORT_OFFSET}" for port in of_shard)
+        for shard, of_shard in ports.items()
+    }
+    if len(lists) == 1:
+        return lists[0]
+    return ";".join(f"{shard}={text}" for shard, text in lists.items())
+
+
+def _marketdata(settings: Settings) -> list[ChildSpec]:
+    """The market data service of each shard."""
+    found = []
+    for shard, port in settings.marketdata_ports().items():
+        own = settings.model_copy(update={"marketdata_port": port, "shard": shard})
+        name = f"marketdata-shard{shard}" if shard else "marketdata"
+        log_path = settings.data_dir / "logs" / f"{name}.log"
+        found.append(replace(_grpc_service(own, "marketdata"), name=name, log_path=log_path))
+    return found
 
 
 def _engines(settings: Settings) -> list[ChildSpec]:
-    """The engine and its followers; they start alike, and the lease says who leads."""
-    engine = _grpc_service(settings, "engine")
+    """The engines of each shard; they start alike, and the shard's lease says who leads."""
+    engines = []
+    for engine in settings.engines():
+        own = settings.model_copy(update={"engine_port": engine.port, "shard": engine.shard})
+        log_path = settings.data_dir / "logs" / f"{engine.name}.log"
+        engines.append(replace(_grpc_service(own, "engine"), name=engine.name, log_path=log_path))
     if not settings.engine_followers:
-        return [engine]
-    engines = [engine]
-    for number in range(1, settings.engine_followers + 1):
-        own = settings.model_copy(update={"engine_port": settings.follower_port(number)})
-        name = f"engine-{number + 1}"
-        log_path = settings.data_dir / "logs" / f"{name}.log"
-        engines.append(replace(_grpc_service(own, "engine"), name=name, log_path=log_path))
+        return engines
     # One that follows is well, and not healthy as a whole: that is for the one that leads.
     return [
         replace(spec, probe=replace(spec.probe, part=ENGINE_READS) if spec.probe else None)

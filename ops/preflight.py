@@ -38,12 +38,17 @@ def listeners(settings: Settings) -> list[Listener]:
         public, internal = settings.public_port(name), settings.internal_port(name)
         found.append(Listener(settings.public_host, public, name, variable))
         found.append(Listener(settings.internal_host, internal, f"{name}, internal", variable))
-    for number in range(settings.engine_followers):
-        what, variable = f"engine follower {number + 1}", "TIDEBOOK_ENGINE_PORT"
-        port = settings.follower_port(number + 1)
-        found.append(Listener(settings.public_host, port, what, variable))
-        internal = port + INTERNAL_PORT_OFFSET
+    variable = "TIDEBOOK_ENGINE_PORT"
+    for engine in settings.engines()[1:]:
+        what, internal = engine.name, engine.port + INTERNAL_PORT_OFFSET
+        found.append(Listener(settings.public_host, engine.port, what, variable))
         found.append(Listener(settings.internal_host, internal, f"{what}, internal", variable))
+    for shard, port in settings.marketdata_ports().items():
+        if shard:
+            what, variable = f"marketdata of shard {shard}", "TIDEBOOK_MARKETDATA_PORT"
+            found.append(Listener(settings.public_host, port, what, variable))
+            internal = port + INTERNAL_PORT_OFFSET
+            found.append(Listener(settings.internal_host, internal, f"{what}, internal", variable))
     mailbox = local_mailbox(settings)
     if mailbox is not None:
         host = settings.internal_host

@@ -206,10 +206,8 @@ class Supervisor:
         """Stop what was started, in order, each within its limit; nothing is left running."""
         if self._children or self._stores:
             self._print("Stopping")
-        rest = [name for name in self._children if name not in STOP_ORDER]
-        for name in (*rest, *STOP_ORDER):
-            if name in self._children:
-                await self._children[name].stop(self._settings.drain_seconds)
+        for name in sorted(self._children, key=_stop_rank):
+            await self._children[name].stop(self._settings.drain_seconds)
         await asyncio.gather(*(store.stop() for store in self._stores))
         if self._children or self._stores:
             self._print("[green]✓[/] everything has stopped")
@@ -324,6 +322,14 @@ async def _together(works: Iterable[Coroutine[Any, Any, object]]) -> None:
                 group.create_task(work)
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
+
+
+def _stop_rank(name: str) -> int:
+    """Who stops before whom; the engines after the first are called engine-..., and who is in no
+    order goes first.
+    """
+    kind = name.partition("-")[0]
+    return STOP_ORDER.index(kind) if kind in STOP_ORDER else -1
 
 
 def _has(stores: Iterable[Store], name: str) -> bool:

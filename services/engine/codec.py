@@ -17,6 +17,8 @@ from tidebook.engine.v1 import order_pb2, position_pb2
 
 from kernel.markets import Market
 from kernel.reasons import Reason, Refused
+from kernel.shards import shard_of
+from mesh.shards import ShardMap
 from services.engine.domain import commands as c
 from services.engine.domain import position_commands as pc
 from services.engine.domain.exchange import Exchange
@@ -93,9 +95,11 @@ class MarketText:
 
 
 class MarketTexts:
-    """The texts of all markets, by name and by id."""
+    """The texts of all markets of shard number `shard`, by name and by id."""
 
-    def __init__(self) -> None:
+    def __init__(self, shards: ShardMap | None = None, shard: int = 0) -> None:
+        self.shards = shards or ShardMap.parse("")
+        self.shard = shard
         self.by_id: dict[int, MarketText] = {}
         self.by_name: dict[str, MarketText] = {}
 
@@ -105,14 +109,22 @@ class MarketTexts:
         self.by_name = {text.market.name: text for text in self.by_id.values()}
 
     def named(self, name: str, *, field: str = "market") -> MarketText:
-        """The market of a request. Raises `Refused(MARKET_NOT_FOUND)`."""
+        """The market of a request. Raises `Refused`: MARKET_NOT_FOUND, WRONG_SHARD."""
         text = self.by_name.get(name)
         if text is None:
+            if (shard := self.shards.of_market(name)) != self.shard:
+                raise self.shards.elsewhere(shard, field)
             raise Refused(Reason.MARKET_NOT_FOUND, "no such market", field=field)
         return text
 
+    def not_found(self, order_id: int, message: str = "") -> Refused:
+        """The refusal of an order id that nothing is known of."""
+        if (shard := shard_of(order_id)) != self.shard and shard in self.shards.numbers:
+            return self.shards.elsewhere(shard, "order_id")
+        return Refused(Reason.ORDER_NOT_FOUND, message, field="order_id")
+
     def id_of(self, name: str) -> int:
-        """Id of a market a request may name; 0 for all. Raises `Refused(MARKET_NOT_FOUND)`."""
+        """Id of a market a request may name; 0 for all. Raises what `named` does."""
         return self.named(name).market.market_id if name else 0
 
 

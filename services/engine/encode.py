@@ -185,6 +185,8 @@ class Encoder:
             max_exposure=quote.format(market.max_exposure_units)
             if market.max_exposure_units
             else "",
+            shard=self._texts.shard,
+            endpoints=self._texts.shards.endpoints.get(self._texts.shard, ()),
         )
 
     @staticmethod
@@ -204,6 +206,10 @@ class Encoder:
         if not isinstance(first, e.CommandRefused):
             return None
         refused = _refusal(first)
+        if refused.reason is Reason.ORDER_NOT_FOUND and isinstance(
+            command, c.CancelOrder | c.AmendOrder
+        ):
+            return self._texts.not_found(command.order_id) if command.order_id else refused
         limit = _LIMITS.get(refused.reason)
         order = command.first if isinstance(command, c.PlaceOco) else command
         market_id = order.market_id if isinstance(order, (c.PlaceOrder, pc.OpenCfd)) else 0

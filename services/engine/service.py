@@ -33,6 +33,7 @@ from services.engine.domain.configuration import configuration
 from services.engine.domain.exchange import Exchange
 from services.engine.encode import Encoder, accepted
 from services.engine.lease import Lease
+from services.engine.peers import fetch_snapshot
 from services.engine.projection import Projection
 from services.engine.recovery import Recovered, Replayer
 from services.engine.snapshot import Snapshotter
@@ -48,6 +49,10 @@ _LAST_SNAPSHOT_ORDERS = 20_000
 _SECOND = 1_000_000_000
 
 log = structlog.get_logger()
+
+
+class MarketMoved(Exception):
+    """The settings give a market to another shard than the one whose log has it."""
 
 
 class Engine:
@@ -67,13 +72,14 @@ class Engine:
         self.clock = clock
         self.settings = settings
         self._projection = Projection()
-        self._texts = MarketTexts()
+        self._texts = MarketTexts(settings.shard_map, settings.shard)
         self.encoder = Encoder(self._projection, self._texts)
         self._feeds = AccountFeeds(self._projection, self.encoder)
         self.log_reader = LogReader(redis, settings.shard)
         self.epoch = 0
         self._redis = redis
-        self._configuration = configuration(assets, markets or default_markets())
+        listed = settings.shard_map.markets_of(settings.shard, markets or default_markets())
+        self._configuration = configuration(assets, listed)
         self._exchange = Exchange()
         self._replayer = Replayer(self._exchange, self._projection, self._feeds)
         self._texts_of: dict[int, Market] = {}
@@ -108,6 +114,7 @@ class Engine:
 
         Raises `mesh.log.LogError` and `recovery.ReplayMismatch`; then the log must not be written.
         """
+        await fetch_snapshot(self.settings, self._snapshots)
         recovered = await self._replayer.replay(
             self.log_reader, self._snapshots, archive=self._archive
         )
@@ -302,6 +309,11 @@ class Engine:
             raise outcome
         accepted(outcome)
 
+    @property
+    def snapshots(self) -> SnapshotStore:
+        """The snapshot files of this engine."""
+        return self._snapshots
+
     def new_stream_id(self) -> int:
         """A number for an order stream that no stream of this log ever had."""
         self._streams += 1
@@ -371,7 +383,8 @@ class Engine:
         """The first entry of this writer: its epoch, the configuration if that changed, and the
         end of all order streams that the process before had open.
         """
-        items: list[Item] = [c.BeginEpoch(epoch=self.epoch, writer=self._name)]
+        shard = self.settings.shard
+        items: list[Item] = [c.BeginEpoch(epoch=self.epoch, writer=self._name, shard=shard)]
         configure = self._configure()
         if configure is not None:
             items.append(configure)
@@ -402,6 +415,11 @@ class Engine:
         """
         known_assets = {asset.asset_id: asset for asset in self._exchange.assets()}
         known_markets = {v.config.market_id: v.config for v in self._exchange.markets()}
+        shards, shard = self._texts.shards, self._texts.shard
+        moved = [m.name for m in known_markets.values() if shards.of_market(m.name) != shard]
+        if moved:
+            # Its orders, balances and trade ids are in this log: two shards must not have it.
+            raise MarketMoved(f"the log of shard {shard} has markets of other shards: {moved}")
         assets = known_assets | {a.asset_id: a for a in self._configuration.assets}
         markets = known_markets | {m.market_id: m for m in self._configuration.markets}
         if assets == known_assets and markets == known_markets:

@@ -117,7 +117,9 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         account_id = require("read").account_id
         order = self._engine.projection.order_of(account_id, request.order_id)
         if order is None:
-            raise Refused(Reason.ORDER_NOT_FOUND, "no such order of yours, or it closed long ago")
+            raise self._engine.texts.not_found(
+                request.order_id, "no such order of yours, or it closed long ago"
+            )
         return order_pb2.GetOrderResponse(order=self._encoder.order(order))
 
     async def ListOpenOrders(

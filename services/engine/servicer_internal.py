@@ -20,6 +20,7 @@ from services.engine.domain import commands as c
 from services.engine.domain import events as e
 from services.engine.domain.exchange import Exchange
 from services.engine.domain.views import LevelView, MarketView
+from services.engine.peers import pieces_of_newest
 from services.engine.prices import take_prices
 from services.engine.service import Engine
 from services.engine.trade_stream import InFlight, Pipeline, check_size
@@ -83,6 +84,7 @@ class InternalServicer(internal_pb2_grpc.EngineInternalServiceServicer):
         self, request: internal_pb2.ApplyTransferRequest, context: Context
     ) -> internal_pb2.ApplyTransferResponse:
         require_service("settlement", "ops")
+        self._check_shard(request.shard)
         engine = self._engine
         command = c.Transfer(
             _uint63(request.account_id, "account_id"),
@@ -123,6 +125,7 @@ class InternalServicer(internal_pb2_grpc.EngineInternalServiceServicer):
     async def ReadLog(
         self, request: internal_pb2.ReadLogRequest, context: Context
     ) -> AsyncIterator[internal_pb2.ReadLogResponse]:
+        self._check_shard(request.shard)
         reader = self._engine.log_reader
         seq = request.after_seq
         try:
@@ -137,9 +140,19 @@ class InternalServicer(internal_pb2_grpc.EngineInternalServiceServicer):
         except LogTrimmed as error:
             raise Refused(Reason.SEQUENCE_TOO_OLD, str(error), field="after_seq") from error
 
+    async def ReadSnapshot(
+        self, request: internal_pb2.ReadSnapshotRequest, context: Context
+    ) -> AsyncIterator[internal_pb2.ReadSnapshotResponse]:
+        require_service("engine", "ops")
+        self._check_shard(request.shard)
+        async with aclosing(pieces_of_newest(self._engine.snapshots)) as pieces:
+            async for piece in pieces:
+                yield piece
+
     async def GetBookSnapshot(
         self, request: internal_pb2.GetBookSnapshotRequest, context: Context
     ) -> internal_pb2.GetBookSnapshotResponse:
+        self._check_shard(request.shard)
         engine = self._engine
 
         def read(exchange: Exchange) -> internal_pb2.GetBookSnapshotResponse:
@@ -160,6 +173,7 @@ class InternalServicer(internal_pb2_grpc.EngineInternalServiceServicer):
     async def GetEngineState(
         self, request: internal_pb2.GetEngineStateRequest, context: Context
     ) -> internal_pb2.GetEngineStateResponse:
+        self._check_shard(request.shard)
         engine = self._engine
         error = engine.log_error()
 
@@ -186,6 +200,11 @@ class InternalServicer(internal_pb2_grpc.EngineInternalServiceServicer):
         if error is not None:
             codec.write_error(response.log_error, error)
         return response
+
+    def _check_shard(self, shard: int) -> None:
+        texts = self._engine.texts
+        if shard != texts.shard:
+            raise texts.shards.elsewhere(shard, "shard")
 
     def _asset_id(self, code: str) -> int:
         for asset in self._engine.projection.assets.values():

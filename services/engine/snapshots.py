@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
-from typing import Final
+from typing import IO, Final
 
 import structlog
 
@@ -74,17 +74,37 @@ class SnapshotStore:
 
         The file appears whole or not at all, whenever the power goes.
         """
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         position = _POSITION.pack(
             snapshot.seq, snapshot.epoch, snapshot.log_hash, len(snapshot.core)
         )
         seal = _SEAL.pack(_MAGIC, _VERSION, _digest(position, snapshot.core, snapshot.readers))
         path = self.path(snapshot.seq)
+        with self._making(path) as file:
+            for part in (seal, position, snapshot.core, snapshot.readers):
+                file.write(part)
+        self._forget_old()
+        return path
+
+    @contextlib.contextmanager
+    def receiving(self, seq: int) -> Iterator[IO[bytes]]:
+        """A file for the bytes of another engine's snapshot; it is kept once they are all there.
+
+        Raises `OSError`, and `ValueError` when they are not what that engine wrote.
+        """
+        with self._making(self.path(seq)) as file:
+            yield file
+            file.flush()
+            _parse(Path(file.name).read_bytes(), seq)
+
+    @contextlib.contextmanager
+    def _making(self, path: Path) -> Iterator[IO[bytes]]:
+        """A new file at `path`, durable; nothing is there after a failure."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, name = tempfile.mkstemp(dir=self._folder, suffix=".part")
+        os.close(handle)
         try:
-            with open(handle, "wb") as file:
-                for part in (seal, position, snapshot.core, snapshot.readers):
-                    file.write(part)
+            with open(name, "wb") as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(name, path)
@@ -92,24 +112,10 @@ class SnapshotStore:
             os.unlink(name)
             raise
         _fsync(self._folder)
-        self._forget_old()
-        return path
 
     def read(self, seq: int) -> Snapshot:
         """The snapshot of a position. Raises `OSError`, and `ValueError` for a bad one."""
-        data = self.path(seq).read_bytes()
-        if len(data) < _SEAL.size + _POSITION.size:
-            raise ValueError("it is too short")
-        magic, version, digest = _SEAL.unpack_from(data)
-        if magic != _MAGIC or version != _VERSION:
-            raise ValueError("it is not of this version of the program")
-        if _digest(memoryview(data)[_SEAL.size :]) != digest:
-            raise ValueError("its checksum is wrong")
-        found, epoch, log_hash, size = _POSITION.unpack_from(data, _SEAL.size)
-        if found != seq:
-            raise ValueError(f"it is the one of position {found}")
-        at = _SEAL.size + _POSITION.size
-        return Snapshot(seq, epoch, log_hash, data[at : at + size], data[at + size :])
+        return _parse(self.path(seq).read_bytes(), seq)
 
     def newest_first(self) -> Iterator[Snapshot]:
         """Good snapshots; a bad one is said in the log and skipped."""
@@ -169,6 +175,22 @@ def restore(snapshot: Snapshot, projection: Projection, feeds: AccountFeeds) -> 
         if collects:
             gc.enable()
     return exchange
+
+
+def _parse(data: bytes, seq: int) -> Snapshot:
+    """The snapshot in a file of that position. Raises `ValueError` for a bad one."""
+    if len(data) < _SEAL.size + _POSITION.size:
+        raise ValueError("it is too short")
+    magic, version, digest = _SEAL.unpack_from(data)
+    if magic != _MAGIC or version != _VERSION:
+        raise ValueError("it is not of this version of the program")
+    if _digest(memoryview(data)[_SEAL.size :]) != digest:
+        raise ValueError("its checksum is wrong")
+    found, epoch, log_hash, size = _POSITION.unpack_from(data, _SEAL.size)
+    if found != seq:
+        raise ValueError(f"it is the one of position {found}")
+    at = _SEAL.size + _POSITION.size
+    return Snapshot(seq, epoch, log_hash, data[at : at + size], data[at + size :])
 
 
 def _digest(*parts: bytes | memoryview) -> bytes:

@@ -50,7 +50,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     pool = await open_pool_or_exit(settings, SERVICE)
     store = PostgresHistory(pool, settings.shard)
     spans = SpanRecorder(SERVICE, redis, settings)
-    channel = open_channel(settings, "engine", caller=SERVICE)
+    channel = open_channel(
+        settings, "engine", caller=SERVICE, address=settings.address_of("engine", settings.shard)
+    )
     settlement = open_channel(settings, "settlement", caller=SERVICE)
     board = PriceBoard()
     projection = Projection()
@@ -76,7 +78,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         stale_ms=settings.price_stale_ms,
     )
     engine = internal_pb2_grpc.EngineInternalServiceStub(channel)
-    sender = PriceSender(engine, board, markets, interval_ms=settings.price_interval_ms)
+    own_markets = settings.shard_map.markets_of(settings.shard, markets)
+    sender = PriceSender(engine, board, own_markets, interval_ms=settings.price_interval_ms)
     follower = LogFollower(
         engine,
         LogReader(redis, settings.shard),

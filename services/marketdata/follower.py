@@ -98,9 +98,10 @@ class LogFollower:
     async def _snapshot(self) -> internal_pb2.GetBookSnapshotResponse:
         """The engine's books; waits until it answers."""
         backoff = Backoff(first_seconds=0.2, most_seconds=3.0)
+        request = internal_pb2.GetBookSnapshotRequest(shard=self._store.shard)
         while True:
             try:
-                return await self._engine.GetBookSnapshot(internal_pb2.GetBookSnapshotRequest())
+                return await self._engine.GetBookSnapshot(request)
             except grpc.aio.AioRpcError as error:
                 log.info("engine_awaited", code=error.code().name, why=error.details())
                 await backoff.wait()

@@ -83,12 +83,12 @@ class PostgresHistory:
 
     def __init__(self, pool: asyncpg.Pool, shard: int) -> None:
         self._pool = pool
-        self._shard = shard
+        self.shard = shard
 
     async def position(self) -> Position | None:
         """Where trades and CLOB candles end; None before the first write."""
         row = await self._pool.fetchrow(
-            "select log_seq, log_hash from positions where shard = $1", self._shard
+            "select log_seq, log_hash from positions where shard = $1", self.shard
         )
         return Position(row["log_seq"], row["log_hash"]) if row else None
 
@@ -99,6 +99,9 @@ class PostgresHistory:
         position: Position | None,
     ) -> None:
         """Write all of it, or nothing."""
+        if self.shard:
+            # Index candles are of pairs, which know no shard: that of shard 0 writes them.
+            candles = [row for row in candles if row[1] is not CandleSource.INDEX]
         async with self._pool.acquire() as connection, connection.transaction():
             if candles:
                 await connection.execute(_UPSERT_CANDLES, *_columns(candles))
@@ -118,7 +121,7 @@ class PostgresHistory:
                 ]
                 await connection.execute(_INSERT_TRADES, *_columns(rows))
             if position is not None:
-                await connection.execute(_ADVANCE, self._shard, position.seq, position.hash)
+                await connection.execute(_ADVANCE, self.shard, position.seq, position.hash)
 
     async def newest_candles(self, source: CandleSource) -> list[Candle]:
         """The newest candle of every market and interval."""

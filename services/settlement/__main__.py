@@ -14,20 +14,17 @@ from kernel.clock import SystemClock
 from mesh.aio import Backoff, cancel_and_wait, supervise
 from mesh.channel import open_channel
 from mesh.config import LEDGER_PART, Settings
-from mesh.log import LogReader
 from mesh.redis import open_redis
 from mesh.server import ServiceHost, run_service
 from mesh.telemetry import SpanRecorder
 from mesh.tokens import TokenVerifier, signing_keys_from
 from services.settlement.catalog import Catalog
-from services.settlement.engine_client import EngineClient
-from services.settlement.follower import Applier, Archiver
-from services.settlement.halts import Halts
-from services.settlement.reconciler import Reconciler
+from services.settlement.engine_client import EngineClient, EngineClients
 from services.settlement.reconciliation import Reconciliation
 from services.settlement.servicer_history import HistoryServicer
 from services.settlement.servicer_internal import InternalServicer
 from services.settlement.servicer_ledger import LedgerServicer
+from services.settlement.shards import ShardBooks
 from services.settlement.store.database import is_passing, text_of
 from services.settlement.store.sessions import open_store
 from services.settlement.transfers import Transfers, TransferWorker
@@ -37,33 +34,38 @@ log = structlog.get_logger()
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set, then finish the batch under way and close."""
-    pool = await _pool(settings, stop)
+    pool = await _pool(_with_connections(settings), stop)
     if pool is None:
         return
     clock = SystemClock()
     redis = open_redis(settings)
-    reader = LogReader(redis, settings.shard)
     recorder = SpanRecorder("settlement", redis, settings)
     auth = open_channel(settings, "auth", caller="settlement")
-    engine = open_channel(settings, "engine", caller="settlement")
+    shards = settings.shard_map.numbers
+    channels = {
+        shard: open_channel(
+            settings, "engine", caller="settlement", address=settings.address_of("engine", shard)
+        )
+        for shard in shards
+    }
     catalog = Catalog(pool)
     transfers = Transfers(pool, catalog, settings, clock)
-    client = EngineClient(engine)
-    worker = TransferWorker(pool, catalog, client, settings, clock, transfers.written)
-    reconciler = Reconciler(pool, client, settings, clock)
+    clients = {shard: EngineClient(channel, shard) for shard, channel in channels.items()}
+    engines = EngineClients(clients)
+    worker = TransferWorker(pool, catalog, engines, settings, clock, transfers.written)
     halted = asyncio.Event()
-    halts = Halts(halted.set)
-    applier = Applier(pool, reader, settings.shard, halts, recorder=recorder, clock=clock)
-    archiver = Archiver(pool, reader, settings.shard, halts)
-    tasks = [
-        supervise(archiver.run(), "archiver"),
-        supervise(applier.run(), "applier"),
-        supervise(worker.run(), "transfer worker"),
-        supervise(reconciler.run(), "reconciler"),
+    books = [
+        ShardBooks.build(
+            *(shard, pool, redis, clients[shard], settings, recorder, clock, halted.set)
+        )
+        for shard in shards
     ]
+    tasks = [supervise(job, name) for shard in books for name, job in shard.jobs().items()]
+    tasks.append(supervise(worker.run(), "transfer worker"))
     host = None
     try:
-        await _first(applier.ready.wait(), stop.wait())
+        for shard_books in books:
+            await _first(shard_books.applier.ready.wait(), stop.wait())
         if not stop.is_set():
             host = await ServiceHost.start(
                 settings,
@@ -75,30 +77,27 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                             pool,
                             catalog,
                             transfers,
-                            Reconciliation(pool, settings.shard),
-                            reconciler,
-                            halts,
-                            reader,
-                            settings.shard,
+                            Reconciliation(pool, shards),
+                            books,
                         ),
                     ),
                     (
                         history_pb2_grpc.add_HistoryServiceServicer_to_server,
-                        HistoryServicer(pool, catalog, settings.shard),
+                        HistoryServicer(pool, catalog),
                     ),
                 ],
                 internal=[
                     (
                         internal_pb2_grpc.add_SettlementInternalServiceServicer_to_server,
-                        InternalServicer(pool, halts),
+                        InternalServicer(pool, {one.shard: one.halts for one in books}),
                     )
                 ],
                 verifier=TokenVerifier(signing_keys_from(auth)),
             )
             await host.set_serving(True)
-            await host.set_serving(not halts, LEDGER_PART)
+            await host.set_serving(not halted.is_set(), LEDGER_PART)
             await _first(halted.wait(), stop.wait())
-            if halts:
+            if halted.is_set():
                 # Reads go on being answered, so the service as a whole stays in service.
                 await host.set_serving(False, LEDGER_PART)
             await stop.wait()
@@ -108,9 +107,15 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         await cancel_and_wait(*tasks)
         await recorder.close()
         await auth.close()
-        await engine.close()
+        await asyncio.gather(*(channel.close() for channel in channels.values()))
         await redis.aclose()
         await pool.close()
+
+
+def _with_connections(settings: Settings) -> Settings:
+    """Archiver and applier of each shard keep a connection; calls must find some beside them."""
+    more = 2 * (len(settings.shard_map) - 1)
+    return settings.model_copy(update={"postgres_pool_max": settings.postgres_pool_max + more})
 
 
 async def _pool(settings: Settings, stop: asyncio.Event) -> asyncpg.Pool | None:

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import grpc
 from tidebook.engine.v1 import internal_pb2, internal_pb2_grpc, types_pb2
 
-from kernel.reasons import Refused
+from kernel.reasons import Reason, Refused
 from mesh.status import refused_from
 from services.settlement.reconciler import EngineView
 from services.settlement.store.transfers import OutboxMessage
 
 
-class EngineClient:
-    """`EnginePort` and `EngineStatePort` over gRPC."""
+class EngineClients:
+    """`EnginePort` over the engines of all shards."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, by_shard: Mapping[int, EngineClient]) -> None:
+        self._by_shard = by_shard
+
+    async def apply_transfer(self, message: OutboxMessage, asset: str) -> None:
+        """See `EnginePort.apply_transfer`."""
+        client = self._by_shard.get(message.shard)
+        if client is None:
+            raise Refused(Reason.UNAVAILABLE, f"shard {message.shard} is not configured")
+        await client.apply_transfer(message, asset)
+
+
+class EngineClient:
+    """`EnginePort` and `EngineStatePort` of one shard over gRPC."""
+
+    def __init__(self, channel: grpc.aio.Channel, shard: int) -> None:
         self._stub = internal_pb2_grpc.EngineInternalServiceStub(channel)
+        self._shard = shard
 
     async def apply_transfer(self, message: OutboxMessage, asset: str) -> None:
         """See `EnginePort.apply_transfer`."""
@@ -26,6 +43,7 @@ class EngineClient:
             amount_units=message.amount_units,
             kind=types_pb2.TransferKind.ValueType(message.kind),
             traceparent=message.traceparent,
+            shard=message.shard,
         )
         try:
             await self._stub.ApplyTransfer(request)
@@ -37,6 +55,7 @@ class EngineClient:
         """See `EngineStatePort.accounts_after`."""
         return await self._state(
             internal_pb2.GetEngineStateRequest(
+                shard=self._shard,
                 with_balances=True,
                 without_state_hash=True,
                 after_account_id=account_id,
@@ -48,7 +67,10 @@ class EngineClient:
         """See `EngineStatePort.account`."""
         return await self._state(
             internal_pb2.GetEngineStateRequest(
-                with_balances=True, without_state_hash=True, account_id=account_id
+                shard=self._shard,
+                with_balances=True,
+                without_state_hash=True,
+                account_id=account_id,
             )
         )
 

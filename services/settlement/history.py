@@ -113,6 +113,7 @@ async def entry_to_proto(catalog: Catalog, row: asyncpg.Record) -> ledger_pb2.Le
         order_id=row["order_id"],
         log_seq=row["log_seq"],
         time=timestamp(row["time_ns"]),
+        shard=row["shard"],
     )
 
 
@@ -131,6 +132,8 @@ async def transfer_to_proto(catalog: Catalog, row: asyncpg.Record) -> ledger_pb2
         update_time=timestamp(row["updated_ns"]),
         log_seq=row["log_seq"],
         simulated=row["simulated"],
+        shard=row["shard"],
+        to_shard=row["to_shard"],
     )
 
 

@@ -106,13 +106,14 @@ class Reconciler:
         engine: EngineStatePort,
         settings: Settings,
         clock: Clock,
+        shard: int = 0,
     ) -> None:
         self.newest: Outcome | None = None
         self.waiting = "not compared yet"
         self.totals = Pass()
         self._pool = pool
         self._engine = engine
-        self._shard = settings.shard
+        self._shard = shard
         self._every_seconds = settings.reconcile_seconds
         self._clock = clock
         self._after = 0

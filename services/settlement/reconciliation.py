@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import asyncpg
@@ -39,9 +41,11 @@ class AssetBooks:
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """All assets at one log position, and when (Unix ns) that was worked out."""
+    """All assets over all shards, each at one position of its log (`log_seqs`), and when (Unix ns)
+    that was worked out.
+    """
 
-    log_seq: int
+    log_seqs: dict[int, int]
     time_ns: int
     assets: tuple[AssetBooks, ...]
 
@@ -50,7 +54,7 @@ class Books:
         return not any(asset.difference for asset in self.assets)
 
 
-def books_of(asset_id: int, sums: dict[LedgerKind, int]) -> AssetBooks:
+def books_of(asset_id: int, sums: Mapping[LedgerKind, int]) -> AssetBooks:
     """The books of an asset from the sum of balances of each kind."""
     return AssetBooks(
         asset_id=asset_id,
@@ -68,9 +72,9 @@ def books_of(asset_id: int, sums: dict[LedgerKind, int]) -> AssetBooks:
 class Reconciliation:
     """Adds the books up, at most once a second."""
 
-    def __init__(self, pool: asyncpg.Pool, shard: int) -> None:
+    def __init__(self, pool: asyncpg.Pool, shards: Sequence[int]) -> None:
         self._pool = pool
-        self._shard = shard
+        self._shards = shards
         self._adding = asyncio.Lock()
         self._books: Books | None = None
         self._expires = 0.0
@@ -79,9 +83,16 @@ class Reconciliation:
         """The books, at most a second old."""
         async with self._adding:
             if self._books is None or time.monotonic() >= self._expires:
+                log_seqs: dict[int, int] = {}
+                sums: dict[int, Counter[LedgerKind]] = {}
                 async with for_a_call(self._pool) as connection:
-                    log_seq, sums = await totals(connection, self._shard)
-                assets = tuple(books_of(asset_id, kinds) for asset_id, kinds in sums.items())
-                self._books = Books(log_seq, time.time_ns(), assets)
+                    # What is under way between two shards is in the books of neither, and each
+                    # shard's books add up by themselves: their sum does whatever the moment.
+                    for shard in self._shards:
+                        log_seqs[shard], found = await totals(connection, shard)
+                        for asset_id, kinds in found.items():
+                            sums.setdefault(asset_id, Counter()).update(kinds)
+                assets = tuple(books_of(asset_id, sums[asset_id]) for asset_id in sorted(sums))
+                self._books = Books(log_seqs, time.time_ns(), assets)
                 self._expires = time.monotonic() + _KEEP_SECONDS
             return self._books

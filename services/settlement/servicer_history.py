@@ -12,6 +12,7 @@ from tidebook.settlement.v1 import history_pb2, history_pb2_grpc
 
 from kernel.money import INT64_MAX
 from kernel.reasons import Reason, Refused
+from kernel.shards import SHARDS_MAX, shard_of
 from mesh.identity import require
 from services.settlement import history as h
 from services.settlement.catalog import Catalog
@@ -34,10 +35,9 @@ PagedRequest: TypeAlias = (
 class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
     """What the caller's account did."""
 
-    def __init__(self, pool: asyncpg.Pool, catalog: Catalog, shard: int) -> None:
+    def __init__(self, pool: asyncpg.Pool, catalog: Catalog) -> None:
         self._pool = pool
         self._catalog = catalog
-        self._shard = shard
 
     async def ListOrders(
         self, request: history_pb2.ListOrdersRequest, context: Context
@@ -57,9 +57,11 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
     ) -> history_pb2.GetOrderResponse:
         account_id = require("read").account_id
         order_id = min(request.order_id, INT64_MAX)
+        # No shard is that large; nor is any order of it.
+        shard = min(shard_of(order_id), SHARDS_MAX)
         async with for_a_call(self._pool) as connection:
-            row = await reading.get_order(connection, self._shard, account_id, order_id)
-            fills = await reading.fills_of_order(connection, self._shard, account_id, order_id)
+            row = await reading.get_order(connection, shard, account_id, order_id)
+            fills = await reading.fills_of_order(connection, shard, account_id, order_id)
         if row is None:
             raise Refused(Reason.ORDER_NOT_FOUND, field="order_id")
         return history_pb2.GetOrderResponse(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import asyncpg
@@ -24,7 +24,7 @@ _READ_ENTRIES = 64
 class InternalServicer(internal_pb2_grpc.SettlementInternalServiceServicer):
     """For other services of the mesh; the listener lets nobody else in."""
 
-    def __init__(self, pool: asyncpg.Pool, halts: Halts) -> None:
+    def __init__(self, pool: asyncpg.Pool, halts: Mapping[int, Halts]) -> None:
         self._pool = pool
         self._halts = halts
 
@@ -38,7 +38,7 @@ class InternalServicer(internal_pb2_grpc.SettlementInternalServiceServicer):
             archived_seq=archived_seq,
             applied_seq=progress.seq,
             applied_hash=progress.hash,
-            halted=self._halts.summary(),
+            halted=halts.summary() if (halts := self._halts.get(request.shard)) else "",
         )
 
     async def ReadArchive(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -17,11 +19,11 @@ from mesh.log import GENESIS_HASH, LogReader
 from services.settlement.catalog import Catalog
 from services.settlement.domain.ledger import LedgerKind
 from services.settlement.follower import APPLY
-from services.settlement.halts import Halts
 from services.settlement.history import entry_key, entry_to_proto, timestamp, transfer_to_proto
 from services.settlement.paging import make_token, page_size, read_token
 from services.settlement.reconciler import Reconciler
 from services.settlement.reconciliation import Reconciliation
+from services.settlement.shards import ShardBooks
 from services.settlement.store.archive import Link, archive_end, read_links
 from services.settlement.store.database import text_of
 from services.settlement.store.reading import Span, list_balances, list_entries
@@ -41,28 +43,38 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         catalog: Catalog,
         transfers: Transfers,
         reconciliation: Reconciliation,
-        reconciler: Reconciler,
-        halts: Halts,
-        reader: LogReader,
-        shard: int,
+        shards: Sequence[ShardBooks],
     ) -> None:
         self._pool = pool
         self._catalog = catalog
         self._transfers = transfers
         self._reconciliation = reconciliation
-        self._reconciler = reconciler
-        self._halts = halts
-        self._reader = reader
-        self._shard = shard
+        self._shards = shards
 
     async def CreateDeposit(
         self, request: ledger_pb2.CreateDepositRequest, context: Context
     ) -> ledger_pb2.CreateDepositResponse:
         account_id = require("trade").account_id
         row = await self._transfers.deposit(
-            account_id, request.request_id, request.asset, request.amount
+            account_id, request.request_id, request.asset, request.amount, shard=request.shard
         )
         return ledger_pb2.CreateDepositResponse(
+            transfer=await transfer_to_proto(self._catalog, row)
+        )
+
+    async def CreateShardTransfer(
+        self, request: ledger_pb2.CreateShardTransferRequest, context: Context
+    ) -> ledger_pb2.CreateShardTransferResponse:
+        account_id = require("trade").account_id
+        row = await self._transfers.between_shards(
+            account_id,
+            request.request_id,
+            request.asset,
+            request.amount,
+            from_shard=request.from_shard,
+            to_shard=request.to_shard,
+        )
+        return ledger_pb2.CreateShardTransferResponse(
             transfer=await transfer_to_proto(self._catalog, row)
         )
 
@@ -71,7 +83,12 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     ) -> ledger_pb2.CreateWithdrawalResponse:
         account_id = require("withdraw").account_id
         row = await self._transfers.withdraw(
-            account_id, request.request_id, request.asset, request.amount, request.address
+            account_id,
+            request.request_id,
+            request.asset,
+            request.amount,
+            request.address,
+            shard=request.shard,
         )
         return ledger_pb2.CreateWithdrawalResponse(
             transfer=await transfer_to_proto(self._catalog, row)
@@ -105,17 +122,36 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         self, request: ledger_pb2.ListBalancesRequest, context: Context
     ) -> ledger_pb2.ListBalancesResponse:
         account_id = require("read").account_id
+        response = ledger_pb2.ListBalancesResponse()
+        sums: dict[int, Counter[LedgerKind]] = {}
         async with for_a_call(self._pool) as connection:
-            log_seq, balances = await list_balances(connection, self._shard, account_id)
-        response = ledger_pb2.ListBalancesResponse(log_seq=log_seq)
-        for asset_id, kinds in balances.items():
-            asset = await self._catalog.asset(asset_id)
-            response.balances.add(
-                asset=asset.code,
-                free=asset.format(kinds.get(LedgerKind.CLIENT_FREE, 0)),
-                held=asset.format(kinds.get(LedgerKind.CLIENT_HELD, 0)),
-            )
+            for books in self._shards:
+                log_seq, found = await list_balances(connection, books.shard, account_id)
+                for asset_id, kinds in found.items():
+                    sums.setdefault(asset_id, Counter()).update(kinds)
+                if books.shard == 0:
+                    response.log_seq = log_seq
+                if len(self._shards) > 1:
+                    response.shards.add(
+                        shard=books.shard, log_seq=log_seq, balances=await self._balances(found)
+                    )
+        response.balances.extend(await self._balances(sums))
         return response
+
+    async def _balances(
+        self, balances: Mapping[int, Mapping[LedgerKind, int]]
+    ) -> list[ledger_pb2.LedgerBalance]:
+        found = []
+        for asset_id, kinds in sorted(balances.items()):
+            asset = await self._catalog.asset(asset_id)
+            found.append(
+                ledger_pb2.LedgerBalance(
+                    asset=asset.code,
+                    free=asset.format(kinds.get(LedgerKind.CLIENT_FREE, 0)),
+                    held=asset.format(kinds.get(LedgerKind.CLIENT_HELD, 0)),
+                )
+            )
+        return found
 
     async def ListLedgerEntries(
         self, request: ledger_pb2.ListLedgerEntriesRequest, context: Context
@@ -147,23 +183,28 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     ) -> ledger_pb2.GetReconciliationResponse:
         books = await self._reconciliation.books()
         response = ledger_pb2.GetReconciliationResponse(
-            log_seq=books.log_seq,
-            newest_log_seq=max(books.log_seq, await self._newest_seq()),
-            balanced=books.balanced,
-            time=timestamp(books.time_ns),
+            balanced=books.balanced, time=timestamp(books.time_ns)
         )
-        totals, outcome = self._reconciler.totals, self._reconciler.newest
-        response.compared, response.differing = totals.compared, totals.differing
-        response.state = ledger_pb2.RECONCILIATION_STATE_WAITING
-        if outcome is not None:
-            response.compared_log_seq = outcome.log_seq
-            response.compared_time.CopyFrom(timestamp(outcome.time_ns))
-            if totals.differing or not outcome.matched:
-                response.state = ledger_pb2.RECONCILIATION_STATE_DIFFERS
-            elif not self._reconciler.waiting:
-                response.state = ledger_pb2.RECONCILIATION_STATE_MATCHED
-        if halt := self._halts.of(APPLY):
-            response.stopped_log_seq = halt.log_seq
+        engine_more: Counter[int] = Counter()
+        states = []
+        for shard in self._shards:
+            log_seq = books.log_seqs[shard.shard]
+            newest_seq = max(log_seq, await _newest_seq(shard.reader))
+            totals, outcome = shard.reconciler.totals, shard.reconciler.newest
+            response.compared += totals.compared
+            response.differing += totals.differing
+            engine_more.update(totals.engine_more)
+            states.append(_state(shard.reconciler))
+            if shard.shard == 0:
+                response.log_seq, response.newest_log_seq = log_seq, newest_seq
+                if outcome is not None:
+                    response.compared_log_seq = outcome.log_seq
+                    response.compared_time.CopyFrom(timestamp(outcome.time_ns))
+            if len(self._shards) > 1:
+                response.shards.add(shard=shard.shard, log_seq=log_seq, newest_log_seq=newest_seq)
+            if halt := shard.halts.of(APPLY):
+                response.stopped_log_seq = halt.log_seq
+        response.state = next(state for state in _WORST_FIRST if state in states)
         for sums in books.assets:
             asset = await self._catalog.asset(sums.asset_id)
             response.assets.add(
@@ -177,7 +218,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
                 deposits=asset.format(sums.deposits),
                 withdrawals=asset.format(sums.withdrawals),
                 difference=asset.format(sums.difference),
-                engine_difference=asset.format(totals.engine_more.get(sums.asset_id, 0)),
+                engine_difference=asset.format(engine_more.get(sums.asset_id, 0)),
             )
         return response
 
@@ -185,7 +226,8 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         self, request: ledger_pb2.GetAccountReconciliationRequest, context: Context
     ) -> ledger_pb2.GetAccountReconciliationResponse:
         account_id = require("read").account_id
-        outcome, engine, ledger = await self._reconciler.account(account_id)
+        reconciler = self._shard_books(request.shard).reconciler
+        outcome, engine, ledger = await reconciler.account(account_id)
         response = ledger_pb2.GetAccountReconciliationResponse(
             log_seq=outcome.log_seq, time=timestamp(outcome.time_ns), matched=outcome.matched
         )
@@ -212,12 +254,13 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     async def GetProof(
         self, request: ledger_pb2.GetProofRequest, context: Context
     ) -> ledger_pb2.GetProofResponse:
+        shard = self._shard_books(request.shard).shard
         first = min(request.from_seq, INT64_MAX)
         # One more in front: its hash is what the range continues.
         count = page_size(request.count) + (1 if first > 1 else 0)
         async with for_a_call(self._pool) as connection:
-            links = await read_links(connection, self._shard, max(1, first - 1), count)
-            newest = await archive_end(connection, self._shard)
+            links = await read_links(connection, shard, max(1, first - 1), count)
+            newest = await archive_end(connection, shard)
         if not links or links[-1].seq < first:
             raise Refused(
                 Reason.NOT_FOUND, "the archive does not reach that far yet", field="from_seq"
@@ -232,10 +275,33 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             links=[ledger_pb2.ProofLink(**link._asdict()) for link in links],
         )
 
-    async def _newest_seq(self) -> int:
-        try:
-            return await self._reader.last_seq()
-        except (RedisError, OSError) as error:
-            # The books are what was asked for; how far behind they are is an extra.
-            log.warning("log_end_unknown", error=text_of(error))
-            return 0
+    def _shard_books(self, shard: int) -> ShardBooks:
+        for books in self._shards:
+            if books.shard == shard:
+                return books
+        raise Refused(Reason.NOT_FOUND, f"there is no shard {shard}", field="shard")
+
+
+_WORST_FIRST = (
+    ledger_pb2.RECONCILIATION_STATE_DIFFERS,
+    ledger_pb2.RECONCILIATION_STATE_WAITING,
+    ledger_pb2.RECONCILIATION_STATE_MATCHED,
+)
+
+
+def _state(reconciler: Reconciler) -> ledger_pb2.ReconciliationState.ValueType:
+    outcome = reconciler.newest
+    if outcome is not None and (reconciler.totals.differing or not outcome.matched):
+        return ledger_pb2.RECONCILIATION_STATE_DIFFERS
+    if outcome is None or reconciler.waiting:
+        return ledger_pb2.RECONCILIATION_STATE_WAITING
+    return ledger_pb2.RECONCILIATION_STATE_MATCHED
+
+
+async def _newest_seq(reader: LogReader) -> int:
+    try:
+        return await reader.last_seq()
+    except (RedisError, OSError) as error:
+        # The books are what was asked for; how far behind they are is an extra.
+        log.warning("log_end_unknown", error=text_of(error))
+        return 0

@@ -68,27 +68,73 @@ class Transfers:
         self.written = asyncio.Event()
         self._pool = pool
         self._catalog = catalog
+        self._shards = settings.shard_map
         self._simulated = settings.faucet_enabled
         self._per_deposit, self._per_day = settings.faucet_limits()
         self._clock = clock
 
     async def deposit(
-        self, account_id: int, request_id: str, asset: str, amount: str
+        self, account_id: int, request_id: str, asset: str, amount: str, *, shard: int = 0
     ) -> asyncpg.Record:
         """Bring money in from the faucet; the transfer, completed if the log is quick.
 
-        Raises `Refused`: ASSET_NOT_FOUND, AMOUNT_INVALID, AMOUNT_TOO_PRECISE,
+        Raises `Refused`: NOT_FOUND (shard), ASSET_NOT_FOUND, AMOUNT_INVALID, AMOUNT_TOO_PRECISE,
         FAUCET_LIMIT_REACHED, IDEMPOTENCY_CONFLICT, UNSUPPORTED outside demo and dev mode.
         """
         self._check_simulated("deposits need an on-ramp, and none is connected")
+        self._shards.check(shard)
         of = await self._catalog.asset_named(asset)
+        units = _parse_amount(of, amount)
         request = TransferRequest(
-            account_id, request_id, Direction.DEPOSIT, of.asset_id, _parse_amount(of, amount)
+            account_id, request_id, Direction.DEPOSIT, of.asset_id, units, shard=shard
+        )
+        return await self._request(request, of)
+
+    async def between_shards(
+        self,
+        account_id: int,
+        request_id: str,
+        asset: str,
+        amount: str,
+        *,
+        from_shard: int,
+        to_shard: int,
+    ) -> asyncpg.Record:
+        """Move a trading balance: debited on the one shard, then credited on the other.
+
+        Raises `Refused`: NOT_FOUND for a shard, INVALID_ARGUMENT for the same one twice,
+        ASSET_NOT_FOUND, AMOUNT_INVALID, AMOUNT_TOO_PRECISE, IDEMPOTENCY_CONFLICT. Too little money
+        makes a FAILED transfer.
+        """
+        self._shards.check(from_shard, "from_shard")
+        self._shards.check(to_shard, "to_shard")
+        if from_shard == to_shard:
+            raise Refused(Reason.INVALID_ARGUMENT, "it is there already", field="to_shard")
+        of = await self._catalog.asset_named(asset)
+        # It stays in the house: the engine's precision, not that of money in and out.
+        units = of.parse(amount)
+        if not units:
+            raise Refused(Reason.AMOUNT_INVALID, "must be more than zero", field="amount")
+        request = TransferRequest(
+            account_id,
+            request_id,
+            Direction.SHARD,
+            of.asset_id,
+            units,
+            shard=from_shard,
+            to_shard=to_shard,
         )
         return await self._request(request, of)
 
     async def withdraw(
-        self, account_id: int, request_id: str, asset: str, amount: str, address: str
+        self,
+        account_id: int,
+        request_id: str,
+        asset: str,
+        amount: str,
+        address: str,
+        *,
+        shard: int = 0,
     ) -> asyncpg.Record:
         """Take money out, after a while in which it can be called back. The payout is simulated.
 
@@ -96,10 +142,11 @@ class Transfers:
         UNSUPPORTED outside demo and dev mode. Too little money makes a FAILED transfer.
         """
         self._check_simulated("withdrawals need a payout provider, and none is connected")
+        self._shards.check(shard)
         of = await self._catalog.asset_named(asset)
         units = _parse_amount(of, amount)
         request = TransferRequest(
-            account_id, request_id, Direction.WITHDRAWAL, of.asset_id, units, address
+            account_id, request_id, Direction.WITHDRAWAL, of.asset_id, units, address, shard
         )
         return await self._request(request, of)
 
@@ -150,7 +197,10 @@ class Transfers:
                     now_ns=now_ns,
                 )
         self.written.set()
-        return await self._confirmed(row, {TransferStatus.PENDING})
+        waiting = {TransferStatus.PENDING}
+        if request.direction is Direction.SHARD:
+            waiting.add(TransferStatus.HELD)
+        return await self._confirmed(row, waiting)
 
     def _check_faucet(self, asset: Asset, units: int, taken: int) -> None:
         most = asset.parse(self._per_deposit.get(asset.code, "0"))
@@ -272,9 +322,8 @@ def _parse_amount(asset: Asset, amount: str) -> int:
 
 
 def _check_same(row: asyncpg.Record, request: TransferRequest) -> None:
-    before = (row["direction"], row["asset_id"], row["amount_units"], row["address"])
-    asked = (request.direction, request.asset_id, request.amount_units, request.address)
-    if before != asked:
+    names = ("direction", "asset_id", "amount_units", "address", "shard", "to_shard")
+    if any(row[name] != getattr(request, name) for name in names):
         raise Refused(
             Reason.IDEMPOTENCY_CONFLICT,
             "this request_id was used for another transfer",

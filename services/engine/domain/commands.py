@@ -149,15 +149,21 @@ class Configure(Command):
 class BeginEpoch(Command):
     """The first command of a writer."""
 
-    __slots__ = ("epoch", "writer")
+    __slots__ = ("epoch", "writer", "shard")
 
     def __init__(
-        self, account_id: int = 0, epoch: int = 0, writer: str = "", deadline_ns: int = 0
+        self,
+        account_id: int = 0,
+        epoch: int = 0,
+        writer: str = "",
+        deadline_ns: int = 0,
+        shard: int = 0,
     ) -> None:
         self.account_id = account_id
         self.deadline_ns = deadline_ns
         self.epoch = epoch
         self.writer = writer
+        self.shard = shard
 
 
 class Transfer(Command):

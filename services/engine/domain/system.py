@@ -6,6 +6,7 @@ from typing import Final
 
 from kernel.money import INT64_MAX
 from kernel.reasons import Reason, Refused
+from kernel.shards import SHARDS_MAX, ids_before, shard_of
 from services.engine.domain import cfds
 from services.engine.domain.book import Book
 from services.engine.domain.commands import (
@@ -85,10 +86,19 @@ def transfer(state: State, command: Transfer, now_ns: int) -> list[Event]:
 
 
 def begin_epoch(state: State, command: BeginEpoch) -> list[Event]:
-    """A new writer. Raises `Refused(FENCED)` unless its epoch is newer than all before."""
+    """A new writer. Raises `Refused`: FENCED unless its epoch is newer than all before, WRONG_SHARD
+    unless the ids of this log are its shard's.
+    """
     _check_system(command)
     if command.epoch <= state.epoch:
         raise Refused(Reason.FENCED, field="epoch")
+    if not 0 <= command.shard < SHARDS_MAX:
+        raise Refused(Reason.INVALID_ARGUMENT, field="shard")
+    if shard_of(state.last_order_id) != command.shard:
+        if state.epoch:
+            raise Refused(Reason.WRONG_SHARD, field="shard")
+        first = ids_before(command.shard)
+        state.last_order_id = state.house.last_cfd_id = state.last_liquidation_id = first
     state.epoch = command.epoch
     return [EpochBegan(command.epoch)]
 

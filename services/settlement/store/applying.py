@@ -96,7 +96,7 @@ async def apply_batch(
         after = replace(await _write_ledger(connection, shard, batch, before), seq=seq)
         await write_history(connection, shard, batch)
         await write_positions(connection, shard, batch)
-        await write_outcomes(connection, batch.transfers)
+        await write_outcomes(connection, shard, batch.transfers)
         after = replace(after, hash=log_hash, last_command_seq=last_command_seq)
         await connection.execute(
             "update progress set applied_seq = $2, applied_hash = $3, applied_ns = $4,"

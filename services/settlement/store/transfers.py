@@ -1,4 +1,4 @@
-"""Deposits and withdrawals, and the outbox that tells the engine of them.
+"""Deposits, withdrawals, transfers between shards, and the outbox that tells the engines of them.
 
 Nothing here decides that money has moved: the log does, when the applier meets the transfer in it.
 A row of the outbox is sent again and again until then; the engine applies its id at most once.
@@ -37,11 +37,22 @@ class Direction(IntEnum):
 
     DEPOSIT = 1
     WITHDRAWAL = 2
+    SHARD = 3
+
+
+# What the first message of a transfer is to the engine; only deposits begin with a credit.
+_FIRST_KIND = {
+    Direction.DEPOSIT: TransferKind.DEPOSIT,
+    Direction.WITHDRAWAL: TransferKind.WITHDRAWAL,
+    Direction.SHARD: TransferKind.SHARD,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class TransferRequest:
-    """What a client asked for. `address` is empty for deposits."""
+    """What a client asked for. `address` is empty for all but withdrawals; the money is of `shard`,
+    and goes to `to_shard` with direction SHARD.
+    """
 
     account_id: int
     request_id: str
@@ -49,13 +60,16 @@ class TransferRequest:
     asset_id: int
     amount_units: int
     address: str = ""
+    shard: int = 0
+    to_shard: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxMessage:
-    """What the engine has to be told."""
+    """What the engine of a shard has to be told."""
 
     engine_transfer_id: int
+    shard: int
     account_id: int
     asset_id: int
     amount_units: int
@@ -104,8 +118,8 @@ async def add_transfer(
     """Write the transfer and its message to the engine; call it inside a transaction."""
     row = await connection.fetchrow(
         "insert into transfers (account_id, request_id, direction, asset_id, amount_units,"
-        " address, status, simulated, created_ns, updated_ns)"
-        " values ($1, $2, $3, $4, $5, $6, $7, true, $8, $8) returning *",
+        " address, status, simulated, created_ns, updated_ns, shard, to_shard)"
+        " values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $10, $11) returning *",
         request.account_id,
         request.request_id,
         request.direction,
@@ -113,18 +127,22 @@ async def add_transfer(
         request.amount_units,
         request.address,
         TransferStatus.PENDING,
+        request.direction is not Direction.SHARD,
         now_ns,
+        request.shard,
+        request.to_shard,
     )
     assert row is not None  # `returning` always does
     deposit = request.direction is Direction.DEPOSIT
     await connection.execute(
         "insert into outbox (engine_transfer_id, transfer_id, kind, amount_units, traceparent,"
-        " next_attempt_ns) values ($1, $1, $2, $3, $4, $5)",
+        " next_attempt_ns, shard) values ($1, $1, $2, $3, $4, $5, $6)",
         row["transfer_id"],
-        TransferKind.DEPOSIT if deposit else TransferKind.WITHDRAWAL,
+        _FIRST_KIND[request.direction],
         request.amount_units if deposit else -request.amount_units,
         traceparent,
         now_ns,
+        request.shard,
     )
     return row
 
@@ -196,8 +214,9 @@ async def reverse_called_back(connection: Connection, now_ns: int) -> int:
     """Write the message that gives back each held withdrawal that was called back; how many."""
     answer = await connection.execute(
         "insert into outbox (engine_transfer_id, transfer_id, kind, amount_units, traceparent,"
-        " next_attempt_ns) select nextval('transfer_ids'), t.transfer_id, $1, t.amount_units,"
-        " '', $2 from transfers t where t.status = $3 and t.cancelling and not exists"
+        " next_attempt_ns, shard) select nextval('transfer_ids'), t.transfer_id, $1,"
+        " t.amount_units, '', $2, t.shard from transfers t"
+        " where t.status = $3 and t.cancelling and not exists"
         " (select from outbox o where o.transfer_id = t.transfer_id and o.kind = $1)"
         " on conflict do nothing",
         TransferKind.WITHDRAWAL_CANCELLED,
@@ -211,11 +230,12 @@ async def pay_out(connection: Connection, held_before_ns: int, now_ns: int) -> i
     """Pay the withdrawals held since before a time (simulated: they are only marked); how many."""
     answer = await connection.execute(
         "update transfers set status = $1, updated_ns = $2"
-        " where status = $3 and not cancelling and updated_ns <= $4",
+        " where status = $3 and not cancelling and updated_ns <= $4 and direction = $5",
         TransferStatus.COMPLETED,
         now_ns,
         TransferStatus.HELD,
         held_before_ns,
+        Direction.WITHDRAWAL,
     )
     return _count(answer)
 
@@ -233,8 +253,8 @@ async def claim_messages(connection: Connection, now_ns: int, limit: int) -> lis
         "  next_attempt_ns = $1 + least(30 * $3::bigint, ($3::bigint / 2) << least(o.attempts, 10))"
         " from due, transfers t where o.engine_transfer_id = due.engine_transfer_id"
         "  and t.transfer_id = o.transfer_id"
-        " returning o.engine_transfer_id, t.account_id, t.asset_id, o.amount_units, o.kind,"
-        "  o.traceparent, o.attempts",
+        " returning o.engine_transfer_id, o.shard, t.account_id, t.asset_id, o.amount_units,"
+        "  o.kind, o.traceparent, o.attempts",
         now_ns,
         limit,
         NS_PER_SECOND,
@@ -242,6 +262,7 @@ async def claim_messages(connection: Connection, now_ns: int, limit: int) -> lis
     return [
         OutboxMessage(
             engine_transfer_id=row["engine_transfer_id"],
+            shard=row["shard"],
             account_id=row["account_id"],
             asset_id=row["asset_id"],
             amount_units=row["amount_units"],

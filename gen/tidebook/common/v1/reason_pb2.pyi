@@ -54,6 +54,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """Another writer owns the log."""
     REASON_IDEMPOTENCY_CONFLICT: _Reason.ValueType  # 15
     """The same key came with another payload before."""
+    REASON_WRONG_SHARD: _Reason.ValueType  # 16
+    """Another engine shard has this market, order or balance; the details say which, and where it is."""
     REASON_UNAUTHENTICATED: _Reason.ValueType  # 20
     """No valid token or session."""
     REASON_TOKEN_EXPIRED: _Reason.ValueType  # 21
@@ -238,6 +240,8 @@ REASON_FENCED: Reason.ValueType  # 14
 """Another writer owns the log."""
 REASON_IDEMPOTENCY_CONFLICT: Reason.ValueType  # 15
 """The same key came with another payload before."""
+REASON_WRONG_SHARD: Reason.ValueType  # 16
+"""Another engine shard has this market, order or balance; the details say which, and where it is."""
 REASON_UNAUTHENTICATED: Reason.ValueType  # 20
 """No valid token or session."""
 REASON_TOKEN_EXPIRED: Reason.ValueType  # 21

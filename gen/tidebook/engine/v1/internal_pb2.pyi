@@ -114,6 +114,7 @@ class ApplyTransferRequest(_message.Message):
     AMOUNT_UNITS_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
     transfer_id: _builtins.int
     """Settlement's id."""
     account_id: _builtins.int
@@ -126,6 +127,8 @@ class ApplyTransferRequest(_message.Message):
     """Why."""
     traceparent: _builtins.str
     """W3C traceparent of the request that caused it; may be empty."""
+    shard: _builtins.int
+    """The shard whose balance it is; refused with WRONG_SHARD by the others."""
     def __init__(
         self,
         *,
@@ -135,10 +138,11 @@ class ApplyTransferRequest(_message.Message):
         amount_units: _builtins.int = ...,
         kind: _types_pb2.TransferKind.ValueType = ...,
         traceparent: _builtins.str = ...,
+        shard: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "amount_units", b"amount_units", "asset", b"asset", "kind", b"kind", "traceparent", b"traceparent", "transfer_id", b"transfer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "amount_units", b"amount_units", "asset", b"asset", "kind", b"kind", "shard", b"shard", "traceparent", b"traceparent", "transfer_id", b"transfer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -305,19 +309,23 @@ class ReadLogRequest(_message.Message):
 
     AFTER_SEQ_FIELD_NUMBER: _builtins.int
     STOP_AT_END_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
     after_seq: _builtins.int
     """Entries after this one."""
     stop_at_end: _builtins.bool
     """Stop at the newest entry in place of waiting for more."""
+    shard: _builtins.int
+    """The shard whose log it is."""
     def __init__(
         self,
         *,
         after_seq: _builtins.int = ...,
         stop_at_end: _builtins.bool = ...,
+        shard: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_seq", b"after_seq", "stop_at_end", b"stop_at_end"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_seq", b"after_seq", "shard", b"shard", "stop_at_end", b"stop_at_end"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -379,16 +387,21 @@ Global___RawLogEntry: _TypeAlias = RawLogEntry  # noqa: Y015
 
 @_typing.final
 class GetBookSnapshotRequest(_message.Message):
-    """Nothing to say."""
+    """Of which shard."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    SHARD_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    """The shard."""
     def __init__(
         self,
+        *,
+        shard: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -509,6 +522,54 @@ class RestingOrder(_message.Message):
 Global___RestingOrder: _TypeAlias = RestingOrder  # noqa: Y015
 
 @_typing.final
+class ReadSnapshotRequest(_message.Message):
+    """Of which shard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    """The shard."""
+    def __init__(
+        self,
+        *,
+        shard: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shard", b"shard"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadSnapshotRequest: _TypeAlias = ReadSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class ReadSnapshotResponse(_message.Message):
+    """A piece of the file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_SEQ_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    log_seq: _builtins.int
+    """Log position of the snapshot; the same in every piece."""
+    data: _builtins.bytes
+    """The bytes that follow those before; the file carries its own checksum."""
+    def __init__(
+        self,
+        *,
+        log_seq: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "log_seq", b"log_seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadSnapshotResponse: _TypeAlias = ReadSnapshotResponse  # noqa: Y015
+
+@_typing.final
 class GetEngineStateRequest(_message.Message):
     """What to include."""
 
@@ -519,6 +580,7 @@ class GetEngineStateRequest(_message.Message):
     AFTER_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     MAX_ACCOUNTS_FIELD_NUMBER: _builtins.int
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
     with_balances: _builtins.bool
     """Every account's balances too."""
     without_state_hash: _builtins.bool
@@ -529,6 +591,8 @@ class GetEngineStateRequest(_message.Message):
     """With balances: of at most this many accounts, by id; 0 for all."""
     account_id: _builtins.int
     """With balances: only of this account; 0 for all."""
+    shard: _builtins.int
+    """The shard."""
     def __init__(
         self,
         *,
@@ -537,10 +601,11 @@ class GetEngineStateRequest(_message.Message):
         after_account_id: _builtins.int = ...,
         max_accounts: _builtins.int = ...,
         account_id: _builtins.int = ...,
+        shard: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "after_account_id", b"after_account_id", "max_accounts", b"max_accounts", "with_balances", b"with_balances", "without_state_hash", b"without_state_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "after_account_id", b"after_account_id", "max_accounts", b"max_accounts", "shard", b"shard", "with_balances", b"with_balances", "without_state_hash", b"without_state_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -65,6 +65,11 @@ class EngineInternalServiceStub:
                 request_serializer=tidebook_dot_engine_dot_v1_dot_internal__pb2.GetBookSnapshotRequest.SerializeToString,
                 response_deserializer=tidebook_dot_engine_dot_v1_dot_internal__pb2.GetBookSnapshotResponse.FromString,
                 _registered_method=True)
+        self.ReadSnapshot = channel.unary_stream(
+                '/tidebook.engine.v1.EngineInternalService/ReadSnapshot',
+                request_serializer=tidebook_dot_engine_dot_v1_dot_internal__pb2.ReadSnapshotRequest.SerializeToString,
+                response_deserializer=tidebook_dot_engine_dot_v1_dot_internal__pb2.ReadSnapshotResponse.FromString,
+                _registered_method=True)
         self.GetEngineState = channel.unary_unary(
                 '/tidebook.engine.v1.EngineInternalService/GetEngineState',
                 request_serializer=tidebook_dot_engine_dot_v1_dot_internal__pb2.GetEngineStateRequest.SerializeToString,
@@ -118,6 +123,13 @@ class EngineInternalServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadSnapshot(self, request, context):
+        """The newest snapshot file, for an engine of the same shard that has none. Refused with NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetEngineState(self, request, context):
         """Where the engine stands: position, epoch, hashes and totals.
         """
@@ -157,6 +169,11 @@ def add_EngineInternalServiceServicer_to_server(servicer, server):
                     servicer.GetBookSnapshot,
                     request_deserializer=tidebook_dot_engine_dot_v1_dot_internal__pb2.GetBookSnapshotRequest.FromString,
                     response_serializer=tidebook_dot_engine_dot_v1_dot_internal__pb2.GetBookSnapshotResponse.SerializeToString,
+            ),
+            'ReadSnapshot': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadSnapshot,
+                    request_deserializer=tidebook_dot_engine_dot_v1_dot_internal__pb2.ReadSnapshotRequest.FromString,
+                    response_serializer=tidebook_dot_engine_dot_v1_dot_internal__pb2.ReadSnapshotResponse.SerializeToString,
             ),
             'GetEngineState': grpc.unary_unary_rpc_method_handler(
                     servicer.GetEngineState,
@@ -327,6 +344,33 @@ class EngineInternalService:
             '/tidebook.engine.v1.EngineInternalService/GetBookSnapshot',
             tidebook_dot_engine_dot_v1_dot_internal__pb2.GetBookSnapshotRequest.SerializeToString,
             tidebook_dot_engine_dot_v1_dot_internal__pb2.GetBookSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tidebook.engine.v1.EngineInternalService/ReadSnapshot',
+            tidebook_dot_engine_dot_v1_dot_internal__pb2.ReadSnapshotRequest.SerializeToString,
+            tidebook_dot_engine_dot_v1_dot_internal__pb2.ReadSnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,8 @@ class EngineInternalServiceStub:
     """Entries of the log, then those to come."""
     GetBookSnapshot: _grpc.UnaryUnaryMultiCallable[_internal_pb2.GetBookSnapshotRequest, _internal_pb2.GetBookSnapshotResponse]
     """Every resting order of the books at one log position, and the counters that go with them."""
+    ReadSnapshot: _grpc.UnaryStreamMultiCallable[_internal_pb2.ReadSnapshotRequest, _internal_pb2.ReadSnapshotResponse]
+    """The newest snapshot file, for an engine of the same shard that has none. Refused with NOT_FOUND."""
     GetEngineState: _grpc.UnaryUnaryMultiCallable[_internal_pb2.GetEngineStateRequest, _internal_pb2.GetEngineStateResponse]
     """Where the engine stands: position, epoch, hashes and totals."""
 
@@ -65,6 +67,8 @@ class EngineInternalServiceAsyncStub(EngineInternalServiceStub):
     """Entries of the log, then those to come."""
     GetBookSnapshot: _aio.UnaryUnaryMultiCallable[_internal_pb2.GetBookSnapshotRequest, _internal_pb2.GetBookSnapshotResponse]  # type: ignore[assignment]
     """Every resting order of the books at one log position, and the counters that go with them."""
+    ReadSnapshot: _aio.UnaryStreamMultiCallable[_internal_pb2.ReadSnapshotRequest, _internal_pb2.ReadSnapshotResponse]  # type: ignore[assignment]
+    """The newest snapshot file, for an engine of the same shard that has none. Refused with NOT_FOUND."""
     GetEngineState: _aio.UnaryUnaryMultiCallable[_internal_pb2.GetEngineStateRequest, _internal_pb2.GetEngineStateResponse]  # type: ignore[assignment]
     """Where the engine stands: position, epoch, hashes and totals."""
 
@@ -118,6 +122,14 @@ class EngineInternalServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_internal_pb2.GetBookSnapshotResponse, _abc.Awaitable[_internal_pb2.GetBookSnapshotResponse]]:
         """Every resting order of the books at one log position, and the counters that go with them."""
+
+    @_abc_1.abstractmethod
+    def ReadSnapshot(
+        self,
+        request: _internal_pb2.ReadSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_internal_pb2.ReadSnapshotResponse], _abc.AsyncIterator[_internal_pb2.ReadSnapshotResponse]]:
+        """The newest snapshot file, for an engine of the same shard that has none. Refused with NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def GetEngineState(

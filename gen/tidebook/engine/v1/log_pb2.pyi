@@ -473,19 +473,23 @@ class BeginEpochCommand(_message.Message):
 
     EPOCH_FIELD_NUMBER: _builtins.int
     WRITER_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """The writer's epoch."""
     writer: _builtins.str
     """Name of the process, for people."""
+    shard: _builtins.int
+    """The shard whose log this is; its ids carry the number from bit 48 up."""
     def __init__(
         self,
         *,
         epoch: _builtins.int = ...,
         writer: _builtins.str = ...,
+        shard: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "writer", b"writer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "shard", b"shard", "writer", b"writer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

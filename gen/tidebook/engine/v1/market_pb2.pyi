@@ -77,6 +77,8 @@ class Market(_message.Message):
     PRICE_STALE_MS_FIELD_NUMBER: _builtins.int
     PRICE_BAND_BPS_FIELD_NUMBER: _builtins.int
     MAX_EXPOSURE_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
+    ENDPOINTS_FIELD_NUMBER: _builtins.int
     market: _builtins.str
     """Name such as "BTC_USDC"."""
     kind: _types_pb2.MarketKind.ValueType
@@ -117,9 +119,17 @@ class Market(_message.Message):
     """How far from the index the price of an order may be, in basis points; 0 for anywhere."""
     max_exposure: _builtins.str
     """CFD: most net notional the house carries, in the quote asset; empty for any."""
+    shard: _builtins.int
+    """The engine shard that has it; balances are of a shard."""
     @_builtins.property
     def margin_tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___MarginTier]:
         """Maintenance tiers by notional; empty for spot."""
+
+    @_builtins.property
+    def endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Public gRPC addresses (host:port) of that shard's engines, for bots that go there directly; one of
+        them leads. Empty when they are not known to the engine.
+        """
 
     def __init__(
         self,
@@ -145,10 +155,12 @@ class Market(_message.Message):
         price_stale_ms: _builtins.int = ...,
         price_band_bps: _builtins.int = ...,
         max_exposure: _builtins.str = ...,
+        shard: _builtins.int = ...,
+        endpoints: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_asset", b"base_asset", "kind", b"kind", "liquidation_fee_bps", b"liquidation_fee_bps", "lot_size", b"lot_size", "maker_fee_bps", b"maker_fee_bps", "margin_tiers", b"margin_tiers", "market", b"market", "max_exposure", b"max_exposure", "max_leverage", b"max_leverage", "max_notional", b"max_notional", "max_open_orders", b"max_open_orders", "max_price", b"max_price", "max_quantity", b"max_quantity", "min_notional", b"min_notional", "min_quantity", b"min_quantity", "price_band_bps", b"price_band_bps", "price_stale_ms", b"price_stale_ms", "quote_asset", b"quote_asset", "status", b"status", "taker_fee_bps", b"taker_fee_bps", "tick_size", b"tick_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_asset", b"base_asset", "endpoints", b"endpoints", "kind", b"kind", "liquidation_fee_bps", b"liquidation_fee_bps", "lot_size", b"lot_size", "maker_fee_bps", b"maker_fee_bps", "margin_tiers", b"margin_tiers", "market", b"market", "max_exposure", b"max_exposure", "max_leverage", b"max_leverage", "max_notional", b"max_notional", "max_open_orders", b"max_open_orders", "max_price", b"max_price", "max_quantity", b"max_quantity", "min_notional", b"min_notional", "min_quantity", b"min_quantity", "price_band_bps", b"price_band_bps", "price_stale_ms", b"price_stale_ms", "quote_asset", b"quote_asset", "shard", b"shard", "status", b"status", "taker_fee_bps", b"taker_fee_bps", "tick_size", b"tick_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1051,13 +1051,18 @@ class GetAccountResponse(_message.Message):
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     BALANCES_FIELD_NUMBER: _builtins.int
     LOG_SEQ_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
     account_id: _builtins.int
     """Its number."""
     log_seq: _builtins.int
-    """The log position this is true at."""
+    """The log position this is true at; that of shard 0 where there are several."""
     @_builtins.property
     def balances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Balance]:
-        """Every asset it has or had."""
+        """Every asset it has or had: the sum over the shards."""
+
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardBalances]:
+        """What of it is where, one per shard; empty where there is only one shard."""
 
     def __init__(
         self,
@@ -1065,14 +1070,47 @@ class GetAccountResponse(_message.Message):
         account_id: _builtins.int = ...,
         balances: _abc.Iterable[Global___Balance] | None = ...,
         log_seq: _builtins.int = ...,
+        shards: _abc.Iterable[Global___ShardBalances] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "balances", b"balances", "log_seq", b"log_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "balances", b"balances", "log_seq", b"log_seq", "shards", b"shards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetAccountResponse: _TypeAlias = GetAccountResponse  # noqa: Y015
+
+@_typing.final
+class ShardBalances(_message.Message):
+    """The trading balance on one engine shard: only markets of that shard can use it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    BALANCES_FIELD_NUMBER: _builtins.int
+    LOG_SEQ_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    """The shard."""
+    log_seq: _builtins.int
+    """The position in its log that this is true at."""
+    @_builtins.property
+    def balances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Balance]:
+        """Every asset the account has or had there."""
+
+    def __init__(
+        self,
+        *,
+        shard: _builtins.int = ...,
+        balances: _abc.Iterable[Global___Balance] | None = ...,
+        log_seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balances", b"balances", "log_seq", b"log_seq", "shard", b"shard"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShardBalances: _TypeAlias = ShardBalances  # noqa: Y015
 
 @_typing.final
 class TradeStreamRequest(_message.Message):
@@ -1141,16 +1179,24 @@ class WatchAccountRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RESUME_FROM_SEQ_FIELD_NUMBER: _builtins.int
+    RESUME_FROM_SHARDS_FIELD_NUMBER: _builtins.int
     resume_from_seq: _builtins.int
-    """Changes after this seq; 0 starts with a snapshot. Too old: a snapshot again."""
+    """Changes after this seq; 0 starts with a snapshot. Too old: a snapshot again. With several shards
+    that of shard 0.
+    """
+    @_builtins.property
+    def resume_from_shards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """With several shards: the same for shards 1, 2 and so on; a shard left out starts with a snapshot."""
+
     def __init__(
         self,
         *,
         resume_from_seq: _builtins.int = ...,
+        resume_from_shards: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["resume_from_seq", b"resume_from_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resume_from_seq", b"resume_from_seq", "resume_from_shards", b"resume_from_shards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1171,6 +1217,7 @@ class WatchAccountResponse(_message.Message):
     BALANCES_FIELD_NUMBER: _builtins.int
     POSITIONS_FIELD_NUMBER: _builtins.int
     CFDS_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """Log position of this message."""
     prev_seq: _builtins.int
@@ -1179,6 +1226,8 @@ class WatchAccountResponse(_message.Message):
     """
     snapshot: _builtins.bool
     """This message replaces everything known before."""
+    shard: _builtins.int
+    """The shard whose message this is: seq, prev_seq, snapshot and balances are of that shard."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When."""
@@ -1215,10 +1264,11 @@ class WatchAccountResponse(_message.Message):
         balances: _abc.Iterable[Global___Balance] | None = ...,
         positions: _abc.Iterable[_position_pb2.Position] | None = ...,
         cfds: _abc.Iterable[_position_pb2.Cfd] | None = ...,
+        shard: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balances", b"balances", "cfds", b"cfds", "fills", b"fills", "orders", b"orders", "positions", b"positions", "prev_seq", b"prev_seq", "seq", b"seq", "snapshot", b"snapshot", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balances", b"balances", "cfds", b"cfds", "fills", b"fills", "orders", b"orders", "positions", b"positions", "prev_seq", b"prev_seq", "seq", b"seq", "shard", b"shard", "snapshot", b"snapshot", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -371,6 +371,7 @@ class Subscription(_message.Message):
     INTERVAL_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     RESUME_FROM_SEQ_FIELD_NUMBER: _builtins.int
+    RESUME_FROM_SHARDS_FIELD_NUMBER: _builtins.int
     channel: Global___Channel.ValueType
     """Which channel."""
     depth: _builtins.int
@@ -387,6 +388,10 @@ class Subscription(_message.Message):
     def markets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """For which markets; empty means all for prices and ticker, and is refused for the others."""
 
+    @_builtins.property
+    def resume_from_shards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """account, with several engine shards: the same for shards 1, 2 and so on."""
+
     def __init__(
         self,
         *,
@@ -397,10 +402,11 @@ class Subscription(_message.Message):
         interval: _marketdata_pb2.CandleInterval.ValueType = ...,
         source: _marketdata_pb2.CandleSource.ValueType = ...,
         resume_from_seq: _builtins.int = ...,
+        resume_from_shards: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "depth", b"depth", "interval", b"interval", "markets", b"markets", "rate", b"rate", "resume_from_seq", b"resume_from_seq", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "depth", b"depth", "interval", b"interval", "markets", b"markets", "rate", b"rate", "resume_from_seq", b"resume_from_seq", "resume_from_shards", b"resume_from_shards", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

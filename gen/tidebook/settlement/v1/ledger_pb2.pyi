@@ -68,6 +68,8 @@ class _TransferDirectionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tra
     """Deposit."""
     TRANSFER_DIRECTION_WITHDRAWAL: _TransferDirection.ValueType  # 2
     """Withdrawal."""
+    TRANSFER_DIRECTION_SHARD: _TransferDirection.ValueType  # 3
+    """From one engine shard to another."""
 
 class TransferDirection(_TransferDirection, metaclass=_TransferDirectionEnumTypeWrapper):
     """In or out."""
@@ -78,6 +80,8 @@ TRANSFER_DIRECTION_DEPOSIT: TransferDirection.ValueType  # 1
 """Deposit."""
 TRANSFER_DIRECTION_WITHDRAWAL: TransferDirection.ValueType  # 2
 """Withdrawal."""
+TRANSFER_DIRECTION_SHARD: TransferDirection.ValueType  # 3
+"""From one engine shard to another."""
 Global___TransferDirection: _TypeAlias = TransferDirection  # noqa: Y015
 
 class _ReconciliationState:
@@ -125,6 +129,8 @@ class Transfer(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     LOG_SEQ_FIELD_NUMBER: _builtins.int
     SIMULATED_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
+    TO_SHARD_FIELD_NUMBER: _builtins.int
     transfer_id: _builtins.int
     """Id."""
     request_id: _builtins.str
@@ -143,6 +149,10 @@ class Transfer(_message.Message):
     """Log entry that applied it; 0 before."""
     simulated: _builtins.bool
     """The money comes from a demo faucet, not from outside."""
+    shard: _builtins.int
+    """The engine shard whose balance it is; of a SHARD transfer the one debited."""
+    to_shard: _builtins.int
+    """SHARD: the shard credited."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was asked for."""
@@ -165,10 +175,12 @@ class Transfer(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         log_seq: _builtins.int = ...,
         simulated: _builtins.bool = ...,
+        shard: _builtins.int = ...,
+        to_shard: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "asset", b"asset", "create_time", b"create_time", "direction", b"direction", "failure", b"failure", "log_seq", b"log_seq", "request_id", b"request_id", "simulated", b"simulated", "status", b"status", "transfer_id", b"transfer_id", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "asset", b"asset", "create_time", b"create_time", "direction", b"direction", "failure", b"failure", "log_seq", b"log_seq", "request_id", b"request_id", "shard", b"shard", "simulated", b"simulated", "status", b"status", "to_shard", b"to_shard", "transfer_id", b"transfer_id", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -219,6 +231,7 @@ class LedgerEntry(_message.Message):
     BALANCE_AFTER_FIELD_NUMBER: _builtins.int
     ORDER_ID_FIELD_NUMBER: _builtins.int
     LOG_SEQ_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     entry_id: _builtins.int
     """Id of the entry."""
@@ -238,6 +251,8 @@ class LedgerEntry(_message.Message):
     """Order that it belongs to; 0 if none."""
     log_seq: _builtins.int
     """Log entry that caused it."""
+    shard: _builtins.int
+    """The engine shard whose balance and log it is."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When."""
@@ -254,11 +269,12 @@ class LedgerEntry(_message.Message):
         balance_after: _builtins.str = ...,
         order_id: _builtins.int = ...,
         log_seq: _builtins.int = ...,
+        shard: _builtins.int = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "asset", b"asset", "balance_after", b"balance_after", "entry_id", b"entry_id", "kind", b"kind", "ledger_account", b"ledger_account", "log_seq", b"log_seq", "order_id", b"order_id", "time", b"time", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "asset", b"asset", "balance_after", b"balance_after", "entry_id", b"entry_id", "kind", b"kind", "ledger_account", b"ledger_account", "log_seq", b"log_seq", "order_id", b"order_id", "shard", b"shard", "time", b"time", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -273,22 +289,26 @@ class CreateDepositRequest(_message.Message):
     ASSET_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
     asset: _builtins.str
     """Asset code."""
     amount: _builtins.str
     """Amount, with no more decimals than the asset's transfers have."""
     request_id: _builtins.str
     """Your id of the request; makes the call safe to repeat."""
+    shard: _builtins.int
+    """The engine shard to bring it to."""
     def __init__(
         self,
         *,
         asset: _builtins.str = ...,
         amount: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        shard: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "asset", b"asset", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "asset", b"asset", "request_id", b"request_id", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -328,6 +348,7 @@ class CreateWithdrawalRequest(_message.Message):
     AMOUNT_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
     asset: _builtins.str
     """Asset code."""
     amount: _builtins.str
@@ -336,6 +357,8 @@ class CreateWithdrawalRequest(_message.Message):
     """Where to."""
     request_id: _builtins.str
     """Your id of the request; makes the call safe to repeat."""
+    shard: _builtins.int
+    """The engine shard to take it from."""
     def __init__(
         self,
         *,
@@ -343,10 +366,11 @@ class CreateWithdrawalRequest(_message.Message):
         amount: _builtins.str = ...,
         address: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        shard: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "amount", b"amount", "asset", b"asset", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "amount", b"amount", "asset", b"asset", "request_id", b"request_id", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -375,6 +399,68 @@ class CreateWithdrawalResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateWithdrawalResponse: _TypeAlias = CreateWithdrawalResponse  # noqa: Y015
+
+@_typing.final
+class CreateShardTransferRequest(_message.Message):
+    """Money to move between two shards of the engine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSET_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FROM_SHARD_FIELD_NUMBER: _builtins.int
+    TO_SHARD_FIELD_NUMBER: _builtins.int
+    asset: _builtins.str
+    """Asset code."""
+    amount: _builtins.str
+    """Amount."""
+    request_id: _builtins.str
+    """Your id of the request; makes the call safe to repeat."""
+    from_shard: _builtins.int
+    """The shard it is on."""
+    to_shard: _builtins.int
+    """The shard it is to be on."""
+    def __init__(
+        self,
+        *,
+        asset: _builtins.str = ...,
+        amount: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        from_shard: _builtins.int = ...,
+        to_shard: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "asset", b"asset", "from_shard", b"from_shard", "request_id", b"request_id", "to_shard", b"to_shard"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateShardTransferRequest: _TypeAlias = CreateShardTransferRequest  # noqa: Y015
+
+@_typing.final
+class CreateShardTransferResponse(_message.Message):
+    """The transfer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSFER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def transfer(self) -> Global___Transfer:
+        """COMPLETED when both shards have answered in time; else PENDING, or HELD when it is debited."""
+
+    def __init__(
+        self,
+        *,
+        transfer: Global___Transfer | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["transfer", b"transfer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["transfer", b"transfer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateShardTransferResponse: _TypeAlias = CreateShardTransferResponse  # noqa: Y015
 
 @_typing.final
 class CancelWithdrawalRequest(_message.Message):
@@ -501,8 +587,45 @@ class ListBalancesResponse(_message.Message):
 
     BALANCES_FIELD_NUMBER: _builtins.int
     LOG_SEQ_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
     log_seq: _builtins.int
-    """The log position they are true at."""
+    """The log position they are true at; that of shard 0 where there are several."""
+    @_builtins.property
+    def balances(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerBalance]:
+        """By asset: the sum over the shards."""
+
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardLedgerBalances]:
+        """What of it is where, one per shard; empty where there is only one shard."""
+
+    def __init__(
+        self,
+        *,
+        balances: _abc.Iterable[Global___LedgerBalance] | None = ...,
+        log_seq: _builtins.int = ...,
+        shards: _abc.Iterable[Global___ShardLedgerBalances] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balances", b"balances", "log_seq", b"log_seq", "shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBalancesResponse: _TypeAlias = ListBalancesResponse  # noqa: Y015
+
+@_typing.final
+class ShardLedgerBalances(_message.Message):
+    """Balances on one shard of the engine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    BALANCES_FIELD_NUMBER: _builtins.int
+    LOG_SEQ_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    """The shard."""
+    log_seq: _builtins.int
+    """The position in its log that they are true at."""
     @_builtins.property
     def balances(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerBalance]:
         """By asset."""
@@ -510,16 +633,17 @@ class ListBalancesResponse(_message.Message):
     def __init__(
         self,
         *,
+        shard: _builtins.int = ...,
         balances: _abc.Iterable[Global___LedgerBalance] | None = ...,
         log_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balances", b"balances", "log_seq", b"log_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balances", b"balances", "log_seq", b"log_seq", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListBalancesResponse: _TypeAlias = ListBalancesResponse  # noqa: Y015
+Global___ShardLedgerBalances: _TypeAlias = ShardLedgerBalances  # noqa: Y015
 
 @_typing.final
 class ListLedgerEntriesRequest(_message.Message):
@@ -613,6 +737,7 @@ class GetReconciliationResponse(_message.Message):
     COMPARED_FIELD_NUMBER: _builtins.int
     DIFFERING_FIELD_NUMBER: _builtins.int
     STOPPED_LOG_SEQ_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
     log_seq: _builtins.int
     """The log position they are at."""
     newest_log_seq: _builtins.int
@@ -641,6 +766,10 @@ class GetReconciliationResponse(_message.Message):
     def compared_time(self) -> _timestamp_pb2.Timestamp:
         """When."""
 
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardPosition]:
+        """Where there are several shards: how far each is; log_seq and newest_log_seq are then of shard 0."""
+
     def __init__(
         self,
         *,
@@ -655,10 +784,11 @@ class GetReconciliationResponse(_message.Message):
         compared: _builtins.int = ...,
         differing: _builtins.int = ...,
         stopped_log_seq: _builtins.int = ...,
+        shards: _abc.Iterable[Global___ShardPosition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["compared_time", b"compared_time", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assets", b"assets", "balanced", b"balanced", "compared", b"compared", "compared_log_seq", b"compared_log_seq", "compared_time", b"compared_time", "differing", b"differing", "log_seq", b"log_seq", "newest_log_seq", b"newest_log_seq", "state", b"state", "stopped_log_seq", b"stopped_log_seq", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assets", b"assets", "balanced", b"balanced", "compared", b"compared", "compared_log_seq", b"compared_log_seq", "compared_time", b"compared_time", "differing", b"differing", "log_seq", b"log_seq", "newest_log_seq", b"newest_log_seq", "shards", b"shards", "state", b"state", "stopped_log_seq", b"stopped_log_seq", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -666,16 +796,21 @@ Global___GetReconciliationResponse: _TypeAlias = GetReconciliationResponse  # no
 
 @_typing.final
 class GetAccountReconciliationRequest(_message.Message):
-    """Nothing to say."""
+    """Of which shard."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    SHARD_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    """The engine shard."""
     def __init__(
         self,
+        *,
+        shard: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -770,6 +905,36 @@ class AccountReconciliation(_message.Message):
 Global___AccountReconciliation: _TypeAlias = AccountReconciliation  # noqa: Y015
 
 @_typing.final
+class ShardPosition(_message.Message):
+    """How far the books of a shard are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    LOG_SEQ_FIELD_NUMBER: _builtins.int
+    NEWEST_LOG_SEQ_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    """The shard."""
+    log_seq: _builtins.int
+    """The position in its log that the books are at."""
+    newest_log_seq: _builtins.int
+    """Newest position in its log."""
+    def __init__(
+        self,
+        *,
+        shard: _builtins.int = ...,
+        log_seq: _builtins.int = ...,
+        newest_log_seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_seq", b"log_seq", "newest_log_seq", b"newest_log_seq", "shard", b"shard"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShardPosition: _TypeAlias = ShardPosition  # noqa: Y015
+
+@_typing.final
 class AssetReconciliation(_message.Message):
     """One asset's books."""
 
@@ -839,19 +1004,23 @@ class GetProofRequest(_message.Message):
 
     FROM_SEQ_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
     from_seq: _builtins.int
     """First entry."""
     count: _builtins.int
     """How many; at most 1000, default 100."""
+    shard: _builtins.int
+    """The shard whose log it is."""
     def __init__(
         self,
         *,
         from_seq: _builtins.int = ...,
         count: _builtins.int = ...,
+        shard: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "from_seq", b"from_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "from_seq", b"from_seq", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -51,6 +51,11 @@ class LedgerServiceStub:
                 request_serializer=tidebook_dot_settlement_dot_v1_dot_ledger__pb2.CancelWithdrawalRequest.SerializeToString,
                 response_deserializer=tidebook_dot_settlement_dot_v1_dot_ledger__pb2.CancelWithdrawalResponse.FromString,
                 _registered_method=True)
+        self.CreateShardTransfer = channel.unary_unary(
+                '/tidebook.settlement.v1.LedgerService/CreateShardTransfer',
+                request_serializer=tidebook_dot_settlement_dot_v1_dot_ledger__pb2.CreateShardTransferRequest.SerializeToString,
+                response_deserializer=tidebook_dot_settlement_dot_v1_dot_ledger__pb2.CreateShardTransferResponse.FromString,
+                _registered_method=True)
         self.ListTransfers = channel.unary_unary(
                 '/tidebook.settlement.v1.LedgerService/ListTransfers',
                 request_serializer=tidebook_dot_settlement_dot_v1_dot_ledger__pb2.ListTransfersRequest.SerializeToString,
@@ -110,8 +115,17 @@ class LedgerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateShardTransfer(self, request, context):
+        """Move a trading balance from one engine shard to another: debited there first, then credited here.
+        Repeating a request_id gives the first answer again. Refused with AMOUNT_INVALID, ASSET_NOT_FOUND,
+        NOT_FOUND (no such shard); too little money makes a FAILED transfer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListTransfers(self, request, context):
-        """Deposits and withdrawals of the account, newest first.
+        """Deposits, withdrawals and transfers between shards of the account, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,6 +185,11 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.CancelWithdrawal,
                     request_deserializer=tidebook_dot_settlement_dot_v1_dot_ledger__pb2.CancelWithdrawalRequest.FromString,
                     response_serializer=tidebook_dot_settlement_dot_v1_dot_ledger__pb2.CancelWithdrawalResponse.SerializeToString,
+            ),
+            'CreateShardTransfer': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateShardTransfer,
+                    request_deserializer=tidebook_dot_settlement_dot_v1_dot_ledger__pb2.CreateShardTransferRequest.FromString,
+                    response_serializer=tidebook_dot_settlement_dot_v1_dot_ledger__pb2.CreateShardTransferResponse.SerializeToString,
             ),
             'ListTransfers': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTransfers,
@@ -286,6 +305,33 @@ class LedgerService:
             '/tidebook.settlement.v1.LedgerService/CancelWithdrawal',
             tidebook_dot_settlement_dot_v1_dot_ledger__pb2.CancelWithdrawalRequest.SerializeToString,
             tidebook_dot_settlement_dot_v1_dot_ledger__pb2.CancelWithdrawalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateShardTransfer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidebook.settlement.v1.LedgerService/CreateShardTransfer',
+            tidebook_dot_settlement_dot_v1_dot_ledger__pb2.CreateShardTransferRequest.SerializeToString,
+            tidebook_dot_settlement_dot_v1_dot_ledger__pb2.CreateShardTransferResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,8 +43,13 @@ class LedgerServiceStub:
     """Take money out: held first, then paid."""
     CancelWithdrawal: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.CancelWithdrawalRequest, _ledger_pb2.CancelWithdrawalResponse]
     """Call a withdrawal back. Refused with TRANSFER_NOT_CANCELLABLE once it is sent."""
+    CreateShardTransfer: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.CreateShardTransferRequest, _ledger_pb2.CreateShardTransferResponse]
+    """Move a trading balance from one engine shard to another: debited there first, then credited here.
+    Repeating a request_id gives the first answer again. Refused with AMOUNT_INVALID, ASSET_NOT_FOUND,
+    NOT_FOUND (no such shard); too little money makes a FAILED transfer.
+    """
     ListTransfers: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListTransfersRequest, _ledger_pb2.ListTransfersResponse]
-    """Deposits and withdrawals of the account, newest first."""
+    """Deposits, withdrawals and transfers between shards of the account, newest first."""
     ListBalances: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListBalancesRequest, _ledger_pb2.ListBalancesResponse]
     """Balances of the account as the ledger has them."""
     ListLedgerEntries: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListLedgerEntriesRequest, _ledger_pb2.ListLedgerEntriesResponse]
@@ -75,8 +80,13 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """Take money out: held first, then paid."""
     CancelWithdrawal: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CancelWithdrawalRequest, _ledger_pb2.CancelWithdrawalResponse]  # type: ignore[assignment]
     """Call a withdrawal back. Refused with TRANSFER_NOT_CANCELLABLE once it is sent."""
+    CreateShardTransfer: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CreateShardTransferRequest, _ledger_pb2.CreateShardTransferResponse]  # type: ignore[assignment]
+    """Move a trading balance from one engine shard to another: debited there first, then credited here.
+    Repeating a request_id gives the first answer again. Refused with AMOUNT_INVALID, ASSET_NOT_FOUND,
+    NOT_FOUND (no such shard); too little money makes a FAILED transfer.
+    """
     ListTransfers: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListTransfersRequest, _ledger_pb2.ListTransfersResponse]  # type: ignore[assignment]
-    """Deposits and withdrawals of the account, newest first."""
+    """Deposits, withdrawals and transfers between shards of the account, newest first."""
     ListBalances: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListBalancesRequest, _ledger_pb2.ListBalancesResponse]  # type: ignore[assignment]
     """Balances of the account as the ledger has them."""
     ListLedgerEntries: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListLedgerEntriesRequest, _ledger_pb2.ListLedgerEntriesResponse]  # type: ignore[assignment]
@@ -124,12 +134,23 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Call a withdrawal back. Refused with TRANSFER_NOT_CANCELLABLE once it is sent."""
 
     @_abc_1.abstractmethod
+    def CreateShardTransfer(
+        self,
+        request: _ledger_pb2.CreateShardTransferRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.CreateShardTransferResponse, _abc.Awaitable[_ledger_pb2.CreateShardTransferResponse]]:
+        """Move a trading balance from one engine shard to another: debited there first, then credited here.
+        Repeating a request_id gives the first answer again. Refused with AMOUNT_INVALID, ASSET_NOT_FOUND,
+        NOT_FOUND (no such shard); too little money makes a FAILED transfer.
+        """
+
+    @_abc_1.abstractmethod
     def ListTransfers(
         self,
         request: _ledger_pb2.ListTransfersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListTransfersResponse, _abc.Awaitable[_ledger_pb2.ListTransfersResponse]]:
-        """Deposits and withdrawals of the account, newest first."""
+        """Deposits, withdrawals and transfers between shards of the account, newest first."""
 
     @_abc_1.abstractmethod
     def ListBalances(

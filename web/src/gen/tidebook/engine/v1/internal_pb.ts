@@ -19,7 +19,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tidebook/engine/v1/internal.proto.
  */
 export const file_tidebook_engine_v1_internal: GenFile = /*@__PURE__*/
-  fileDesc("CiF0aWRlYm9vay9lbmdpbmUvdjEvaW50ZXJuYWwucHJvdG8SEnRpZGVib29rLmVuZ2luZS52MSJaChVTdWJtaXRDb21tYW5kc1JlcXVlc3QSQQoIY29tbWFuZHMYASADKAsyJC50aWRlYm9vay5lbmdpbmUudjEuU3VibWl0dGVkQ29tbWFuZEIJukgGkgEDEOgHInAKEFN1Ym1pdHRlZENvbW1hbmQSFAoMYWNjZXNzX3Rva2VuGAEgASgJEhMKC3RyYWNlcGFyZW50GAIgASgJEjEKB2NvbW1hbmQYAyABKAsyIC50aWRlYm9vay5lbmdpbmUudjEuVHJhZGVDb21tYW5kIkoKFlN1Ym1pdENvbW1hbmRzUmVzcG9uc2USMAoHcmVzdWx0cxgBIAMoCzIfLnRpZGVib29rLmVuZ2luZS52MS5UcmFkZVJlc3VsdCLNAQoUQXBwbHlUcmFuc2ZlclJlcXVlc3QSHAoLdHJhbnNmZXJfaWQYASABKARCB7pIBDICIAASGwoKYWNjb3VudF9pZBgCIAEoBEIHukgEMgIgABIWCgVhc3NldBgDIAEoCUIHukgEcgIQARIdCgxhbW91bnRfdW5pdHMYBCABKBJCB7pIBEICOAASLgoEa2luZBgFIAEoDjIgLnRpZGVib29rLmVuZ2luZS52MS5UcmFuc2ZlcktpbmQSEwoLdHJhY2VwYXJlbnQYBiABKAkiOgoVQXBwbHlUcmFuc2ZlclJlc3BvbnNlEg8KB2xvZ19zZXEYASABKAQSEAoIcmVwZWF0ZWQYAiABKAgiUAoQU2V0UHJpY2VzUmVxdWVzdBI8CgZwcmljZXMYASADKAsyIS50aWRlYm9vay5lbmdpbmUudjEuRXh0ZXJuYWxQcmljZUIJukgGkgEDEOgHIpgBCg1FeHRlcm5hbFByaWNlEhcKBm1hcmtldBgBIAEoCUIHukgEcgIQARIaCgliaWRfdGlja3MYAiABKANCB7pIBCICKAASGgoJYXNrX3RpY2tzGAMgASgDQge6SAQiAigAEhwKC2luZGV4X3RpY2tzGAQgASgDQge6SAQiAiAAEhgKB3RpbWVfbnMYBSABKANCB7pIBCICIAAiEwoRU2V0UHJpY2VzUmVzcG9uc2UibwoWU2V0TWFya2V0U3RhdHVzUmVxdWVzdBIXCgZtYXJrZXQYASABKAlCB7pIBHICEAESPAoGc3RhdHVzGAIgASgOMiAudGlkZWJvb2suZW5naW5lLnYxLk1hcmtldFN0YXR1c0IKukgHggEEEAEgACIqChdTZXRNYXJrZXRTdGF0dXNSZXNwb25zZRIPCgdsb2dfc2VxGAEgASgEIjgKDlJlYWRMb2dSZXF1ZXN0EhEKCWFmdGVyX3NlcRgBIAEoBBITCgtzdG9wX2F0X2VuZBgCIAEoCCJDCg9SZWFkTG9nUmVzcG9uc2USMAoHZW50cmllcxgBIAMoCzIfLnRpZGVib29rLmVuZ2luZS52MS5SYXdMb2dFbnRyeSI5CgtSYXdMb2dFbnRyeRILCgNzZXEYASABKAQSDwoHcGF5bG9hZBgCIAEoDBIMCgRoYXNoGAMgASgMIhgKFkdldEJvb2tTbmFwc2hvdFJlcXVlc3QiqAEKF0dldEJvb2tTbmFwc2hvdFJlc3BvbnNlEg8KB2xvZ19zZXEYASABKAQSEAoIbG9nX2hhc2gYAiABKAwSOwoNY29uZmlndXJhdGlvbhgDIAEoCzIkLnRpZGVib29rLmVuZ2luZS52MS5Db25maWd1cmVDb21tYW5kEi0KBWJvb2tzGAQgAygLMh4udGlkZWJvb2suZW5naW5lLnYxLk1hcmtldEJvb2si4gEKCk1hcmtldEJvb2sSEQoJbWFya2V0X2lkGAEgASgNEjAKBnN0YXR1cxgCIAEoDjIgLnRpZGVib29rLmVuZ2luZS52MS5NYXJrZXRTdGF0dXMSFQoNbGFzdF90cmFkZV9pZBgDIAEoBBIYChBsYXN0X3ByaWNlX3RpY2tzGAQgASgDEi4KBGJpZHMYBSADKAsyIC50aWRlYm9vay5lbmdpbmUudjEuUmVzdGluZ09yZGVyEi4KBGFza3MYBiADKAsyIC50aWRlYm9vay5lbmdpbmUudjEuUmVzdGluZ09yZGVyIkwKDFJlc3RpbmdPcmRlchIQCghvcmRlcl9pZBgBIAEoBBITCgtwcmljZV90aWNrcxgCIAEoAxIVCg1xdWFudGl0eV9sb3RzGAMgASgDIo4BChVHZXRFbmdpbmVTdGF0ZVJlcXVlc3QSFQoNd2l0aF9iYWxhbmNlcxgBIAEoCBIaChJ3aXRob3V0X3N0YXRlX2hhc2gYAiABKAgSGAoQYWZ0ZXJfYWNjb3VudF9pZBgDIAEoBBIUCgxtYXhfYWNjb3VudHMYBCABKA0SEgoKYWNjb3VudF9pZBgFIAEoBCK/AgoWR2V0RW5naW5lU3RhdGVSZXNwb25zZRINCgVzaGFyZBgBIAEoDRINCgVlcG9jaBgCIAEoBBIPCgdsb2dfc2VxGAMgASgEEhAKCGxvZ19oYXNoGAQgASgMEhIKCnN0YXRlX2hhc2gYBSABKAwSEwoLb3Blbl9vcmRlcnMYBiABKAQSEAoIYWNjb3VudHMYByABKAQSNAoIYmFsYW5jZXMYCCADKAsyIi50aWRlYm9vay5lbmdpbmUudjEuQWNjb3VudEJhbGFuY2USLAoEZmVlcxgJIAMoCzIeLnRpZGVib29rLmVuZ2luZS52MS5Bc3NldFRvdGFsEiwKCWxvZ19lcnJvchgKIAEoCzIZLnRpZGVib29rLmNvbW1vbi52MS5FcnJvchIXCg9sYXN0X2FjY291bnRfaWQYCyABKAQiXgoOQWNjb3VudEJhbGFuY2USEgoKYWNjb3VudF9pZBgBIAEoBBIQCghhc3NldF9pZBgCIAEoDRISCgpmcmVlX3VuaXRzGAMgASgDEhIKCmhlbGRfdW5pdHMYBCABKAMiLQoKQXNzZXRUb3RhbBIQCghhc3NldF9pZBgBIAEoDRINCgV1bml0cxgCIAEoEjLxBQoVRW5naW5lSW50ZXJuYWxTZXJ2aWNlEmsKDlN1Ym1pdENvbW1hbmRzEikudGlkZWJvb2suZW5naW5lLnYxLlN1Ym1pdENvbW1hbmRzUmVxdWVzdBoqLnRpZGVib29rLmVuZ2luZS52MS5TdWJtaXRDb21tYW5kc1Jlc3BvbnNlKAEwARJpCg1BcHBseVRyYW5zZmVyEigudGlkZWJvb2suZW5naW5lLnYxLkFwcGx5VHJhbnNmZXJSZXF1ZXN0GikudGlkZWJvb2suZW5naW5lLnYxLkFwcGx5VHJhbnNmZXJSZXNwb25zZSIDkAICEloKCVNldFByaWNlcxIkLnRpZGVib29rLmVuZ2luZS52MS5TZXRQcmljZXNSZXF1ZXN0GiUudGlkZWJvb2suZW5naW5lLnYxLlNldFByaWNlc1Jlc3BvbnNlKAESbwoPU2V0TWFya2V0U3RhdHVzEioudGlkZWJvb2suZW5naW5lLnYxLlNldE1hcmtldFN0YXR1c1JlcXVlc3QaKy50aWRlYm9vay5lbmdpbmUudjEuU2V0TWFya2V0U3RhdHVzUmVzcG9uc2UiA5ACAhJUCgdSZWFkTG9nEiIudGlkZWJvb2suZW5naW5lLnYxLlJlYWRMb2dSZXF1ZXN0GiMudGlkZWJvb2suZW5naW5lLnYxLlJlYWRMb2dSZXNwb25zZTABEm8KD0dldEJvb2tTbmFwc2hvdBIqLnRpZGVib29rLmVuZ2luZS52MS5HZXRCb29rU25hcHNob3RSZXF1ZXN0GisudGlkZWJvb2suZW5naW5lLnYxLkdldEJvb2tTbmFwc2hvdFJlc3BvbnNlIgOQAgESbAoOR2V0RW5naW5lU3RhdGUSKS50aWRlYm9vay5lbmdpbmUudjEuR2V0RW5naW5lU3RhdGVSZXF1ZXN0GioudGlkZWJvb2suZW5naW5lLnYxLkdldEVuZ2luZVN0YXRlUmVzcG9uc2UiA5ACAWIGcHJvdG8z", [file_buf_validate_validate, file_tidebook_common_v1_error, file_tidebook_engine_v1_log, file_tidebook_engine_v1_order, file_tidebook_engine_v1_types]);
+  fileDesc("CiF0aWRlYm9vay9lbmdpbmUvdjEvaW50ZXJuYWwucHJvdG8SEnRpZGVib29rLmVuZ2luZS52MSJaChVTdWJtaXRDb21tYW5kc1JlcXVlc3QSQQoIY29tbWFuZHMYASADKAsyJC50aWRlYm9vay5lbmdpbmUudjEuU3VibWl0dGVkQ29tbWFuZEIJukgGkgEDEOgHInAKEFN1Ym1pdHRlZENvbW1hbmQSFAoMYWNjZXNzX3Rva2VuGAEgASgJEhMKC3RyYWNlcGFyZW50GAIgASgJEjEKB2NvbW1hbmQYAyABKAsyIC50aWRlYm9vay5lbmdpbmUudjEuVHJhZGVDb21tYW5kIkoKFlN1Ym1pdENvbW1hbmRzUmVzcG9uc2USMAoHcmVzdWx0cxgBIAMoCzIfLnRpZGVib29rLmVuZ2luZS52MS5UcmFkZVJlc3VsdCLcAQoUQXBwbHlUcmFuc2ZlclJlcXVlc3QSHAoLdHJhbnNmZXJfaWQYASABKARCB7pIBDICIAASGwoKYWNjb3VudF9pZBgCIAEoBEIHukgEMgIgABIWCgVhc3NldBgDIAEoCUIHukgEcgIQARIdCgxhbW91bnRfdW5pdHMYBCABKBJCB7pIBEICOAASLgoEa2luZBgFIAEoDjIgLnRpZGVib29rLmVuZ2luZS52MS5UcmFuc2ZlcktpbmQSEwoLdHJhY2VwYXJlbnQYBiABKAkSDQoFc2hhcmQYHiABKA0iOgoVQXBwbHlUcmFuc2ZlclJlc3BvbnNlEg8KB2xvZ19zZXEYASABKAQSEAoIcmVwZWF0ZWQYAiABKAgiUAoQU2V0UHJpY2VzUmVxdWVzdBI8CgZwcmljZXMYASADKAsyIS50aWRlYm9vay5lbmdpbmUudjEuRXh0ZXJuYWxQcmljZUIJukgGkgEDEOgHIpgBCg1FeHRlcm5hbFByaWNlEhcKBm1hcmtldBgBIAEoCUIHukgEcgIQARIaCgliaWRfdGlja3MYAiABKANCB7pIBCICKAASGgoJYXNrX3RpY2tzGAMgASgDQge6SAQiAigAEhwKC2luZGV4X3RpY2tzGAQgASgDQge6SAQiAiAAEhgKB3RpbWVfbnMYBSABKANCB7pIBCICIAAiEwoRU2V0UHJpY2VzUmVzcG9uc2UibwoWU2V0TWFya2V0U3RhdHVzUmVxdWVzdBIXCgZtYXJrZXQYASABKAlCB7pIBHICEAESPAoGc3RhdHVzGAIgASgOMiAudGlkZWJvb2suZW5naW5lLnYxLk1hcmtldFN0YXR1c0IKukgHggEEEAEgACIqChdTZXRNYXJrZXRTdGF0dXNSZXNwb25zZRIPCgdsb2dfc2VxGAEgASgEIkcKDlJlYWRMb2dSZXF1ZXN0EhEKCWFmdGVyX3NlcRgBIAEoBBITCgtzdG9wX2F0X2VuZBgCIAEoCBINCgVzaGFyZBgeIAEoDSJDCg9SZWFkTG9nUmVzcG9uc2USMAoHZW50cmllcxgBIAMoCzIfLnRpZGVib29rLmVuZ2luZS52MS5SYXdMb2dFbnRyeSI5CgtSYXdMb2dFbnRyeRILCgNzZXEYASABKAQSDwoHcGF5bG9hZBgCIAEoDBIMCgRoYXNoGAMgASgMIicKFkdldEJvb2tTbmFwc2hvdFJlcXVlc3QSDQoFc2hhcmQYHiABKA0iqAEKF0dldEJvb2tTbmFwc2hvdFJlc3BvbnNlEg8KB2xvZ19zZXEYASABKAQSEAoIbG9nX2hhc2gYAiABKAwSOwoNY29uZmlndXJhdGlvbhgDIAEoCzIkLnRpZGVib29rLmVuZ2luZS52MS5Db25maWd1cmVDb21tYW5kEi0KBWJvb2tzGAQgAygLMh4udGlkZWJvb2suZW5naW5lLnYxLk1hcmtldEJvb2si4gEKCk1hcmtldEJvb2sSEQoJbWFya2V0X2lkGAEgASgNEjAKBnN0YXR1cxgCIAEoDjIgLnRpZGVib29rLmVuZ2luZS52MS5NYXJrZXRTdGF0dXMSFQoNbGFzdF90cmFkZV9pZBgDIAEoBBIYChBsYXN0X3ByaWNlX3RpY2tzGAQgASgDEi4KBGJpZHMYBSADKAsyIC50aWRlYm9vay5lbmdpbmUudjEuUmVzdGluZ09yZGVyEi4KBGFza3MYBiADKAsyIC50aWRlYm9vay5lbmdpbmUudjEuUmVzdGluZ09yZGVyIkwKDFJlc3RpbmdPcmRlchIQCghvcmRlcl9pZBgBIAEoBBITCgtwcmljZV90aWNrcxgCIAEoAxIVCg1xdWFudGl0eV9sb3RzGAMgASgDIiQKE1JlYWRTbmFwc2hvdFJlcXVlc3QSDQoFc2hhcmQYHiABKA0iNQoUUmVhZFNuYXBzaG90UmVzcG9uc2USDwoHbG9nX3NlcRgBIAEoBBIMCgRkYXRhGAIgASgMIp0BChVHZXRFbmdpbmVTdGF0ZVJlcXVlc3QSFQoNd2l0aF9iYWxhbmNlcxgBIAEoCBIaChJ3aXRob3V0X3N0YXRlX2hhc2gYAiABKAgSGAoQYWZ0ZXJfYWNjb3VudF9pZBgDIAEoBBIUCgxtYXhfYWNjb3VudHMYBCABKA0SEgoKYWNjb3VudF9pZBgFIAEoBBINCgVzaGFyZBgeIAEoDSK/AgoWR2V0RW5naW5lU3RhdGVSZXNwb25zZRINCgVzaGFyZBgBIAEoDRINCgVlcG9jaBgCIAEoBBIPCgdsb2dfc2VxGAMgASgEEhAKCGxvZ19oYXNoGAQgASgMEhIKCnN0YXRlX2hhc2gYBSABKAwSEwoLb3Blbl9vcmRlcnMYBiABKAQSEAoIYWNjb3VudHMYByABKAQSNAoIYmFsYW5jZXMYCCADKAsyIi50aWRlYm9vay5lbmdpbmUudjEuQWNjb3VudEJhbGFuY2USLAoEZmVlcxgJIAMoCzIeLnRpZGVib29rLmVuZ2luZS52MS5Bc3NldFRvdGFsEiwKCWxvZ19lcnJvchgKIAEoCzIZLnRpZGVib29rLmNvbW1vbi52MS5FcnJvchIXCg9sYXN0X2FjY291bnRfaWQYCyABKAQiXgoOQWNjb3VudEJhbGFuY2USEgoKYWNjb3VudF9pZBgBIAEoBBIQCghhc3NldF9pZBgCIAEoDRISCgpmcmVlX3VuaXRzGAMgASgDEhIKCmhlbGRfdW5pdHMYBCABKAMiLQoKQXNzZXRUb3RhbBIQCghhc3NldF9pZBgBIAEoDRINCgV1bml0cxgCIAEoEjLWBgoVRW5naW5lSW50ZXJuYWxTZXJ2aWNlEmsKDlN1Ym1pdENvbW1hbmRzEikudGlkZWJvb2suZW5naW5lLnYxLlN1Ym1pdENvbW1hbmRzUmVxdWVzdBoqLnRpZGVib29rLmVuZ2luZS52MS5TdWJtaXRDb21tYW5kc1Jlc3BvbnNlKAEwARJpCg1BcHBseVRyYW5zZmVyEigudGlkZWJvb2suZW5naW5lLnYxLkFwcGx5VHJhbnNmZXJSZXF1ZXN0GikudGlkZWJvb2suZW5naW5lLnYxLkFwcGx5VHJhbnNmZXJSZXNwb25zZSIDkAICEloKCVNldFByaWNlcxIkLnRpZGVib29rLmVuZ2luZS52MS5TZXRQcmljZXNSZXF1ZXN0GiUudGlkZWJvb2suZW5naW5lLnYxLlNldFByaWNlc1Jlc3BvbnNlKAESbwoPU2V0TWFya2V0U3RhdHVzEioudGlkZWJvb2suZW5naW5lLnYxLlNldE1hcmtldFN0YXR1c1JlcXVlc3QaKy50aWRlYm9vay5lbmdpbmUudjEuU2V0TWFya2V0U3RhdHVzUmVzcG9uc2UiA5ACAhJUCgdSZWFkTG9nEiIudGlkZWJvb2suZW5naW5lLnYxLlJlYWRMb2dSZXF1ZXN0GiMudGlkZWJvb2suZW5naW5lLnYxLlJlYWRMb2dSZXNwb25zZTABEm8KD0dldEJvb2tTbmFwc2hvdBIqLnRpZGVib29rLmVuZ2luZS52MS5HZXRCb29rU25hcHNob3RSZXF1ZXN0GisudGlkZWJvb2suZW5naW5lLnYxLkdldEJvb2tTbmFwc2hvdFJlc3BvbnNlIgOQAgESYwoMUmVhZFNuYXBzaG90EicudGlkZWJvb2suZW5naW5lLnYxLlJlYWRTbmFwc2hvdFJlcXVlc3QaKC50aWRlYm9vay5lbmdpbmUudjEuUmVhZFNuYXBzaG90UmVzcG9uc2UwARJsCg5HZXRFbmdpbmVTdGF0ZRIpLnRpZGVib29rLmVuZ2luZS52MS5HZXRFbmdpbmVTdGF0ZVJlcXVlc3QaKi50aWRlYm9vay5lbmdpbmUudjEuR2V0RW5naW5lU3RhdGVSZXNwb25zZSIDkAIBYgZwcm90bzM", [file_buf_validate_validate, file_tidebook_common_v1_error, file_tidebook_engine_v1_log, file_tidebook_engine_v1_order, file_tidebook_engine_v1_types]);
 
 /**
  * Commands of several accounts.
@@ -201,6 +201,13 @@ export type ApplyTransferRequest = Message<"tidebook.engine.v1.ApplyTransferRequ
    * @generated from field: string traceparent = 6;
    */
   traceparent: string;
+
+  /**
+   * The shard whose balance it is; refused with WRONG_SHARD by the others.
+   *
+   * @generated from field: uint32 shard = 30;
+   */
+  shard: number;
 };
 
 /**
@@ -250,6 +257,13 @@ export type ApplyTransferRequestJson = {
    * @generated from field: string traceparent = 6;
    */
   traceparent?: string;
+
+  /**
+   * The shard whose balance it is; refused with WRONG_SHARD by the others.
+   *
+   * @generated from field: uint32 shard = 30;
+   */
+  shard?: number;
 };
 
 /**
@@ -560,6 +574,13 @@ export type ReadLogRequest = Message<"tidebook.engine.v1.ReadLogRequest"> & {
    * @generated from field: bool stop_at_end = 2;
    */
   stopAtEnd: boolean;
+
+  /**
+   * The shard whose log it is.
+   *
+   * @generated from field: uint32 shard = 30;
+   */
+  shard: number;
 };
 
 /**
@@ -581,6 +602,13 @@ export type ReadLogRequestJson = {
    * @generated from field: bool stop_at_end = 2;
    */
   stopAtEnd?: boolean;
+
+  /**
+   * The shard whose log it is.
+   *
+   * @generated from field: uint32 shard = 30;
+   */
+  shard?: number;
 };
 
 /**
@@ -689,19 +717,31 @@ export const RawLogEntrySchema: GenMessage<RawLogEntry, {jsonType: RawLogEntryJs
   messageDesc(file_tidebook_engine_v1_internal, 12);
 
 /**
- * Nothing to say.
+ * Of which shard.
  *
  * @generated from message tidebook.engine.v1.GetBookSnapshotRequest
  */
 export type GetBookSnapshotRequest = Message<"tidebook.engine.v1.GetBookSnapshotRequest"> & {
+  /**
+   * The shard.
+   *
+   * @generated from field: uint32 shard = 30;
+   */
+  shard: number;
 };
 
 /**
- * Nothing to say.
+ * Of which shard.
  *
  * @generated from message tidebook.engine.v1.GetBookSnapshotRequest
  */
 export type GetBookSnapshotRequestJson = {
+  /**
+   * The shard.
+   *
+   * @generated from field: uint32 shard = 30;
+   */
+  shard?: number;
 };
 
 /**
@@ -957,6 +997,90 @@ export const RestingOrderSchema: GenMessage<RestingOrder, {jsonType: RestingOrde
   messageDesc(file_tidebook_engine_v1_internal, 16);
 
 /**
+ * Of which shard.
+ *
+ * @generated from message tidebook.engine.v1.ReadSnapshotRequest
+ */
+export type ReadSnapshotRequest = Message<"tidebook.engine.v1.ReadSnapshotRequest"> & {
+  /**
+   * The shard.
+   *
+   * @generated from field: uint32 shard = 30;
+   */
+  shard: number;
+};
+
+/**
+ * Of which shard.
+ *
+ * @generated from message tidebook.engine.v1.ReadSnapshotRequest
+ */
+export type ReadSnapshotRequestJson = {
+  /**
+   * The shard.
+   *
+   * @generated from field: uint32 shard = 30;
+   */
+  shard?: number;
+};
+
+/**
+ * Describes the message tidebook.engine.v1.ReadSnapshotRequest.
+ * Use `create(ReadSnapshotRequestSchema)` to create a new message.
+ */
+export const ReadSnapshotRequestSchema: GenMessage<ReadSnapshotRequest, {jsonType: ReadSnapshotRequestJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_engine_v1_internal, 17);
+
+/**
+ * A piece of the file.
+ *
+ * @generated from message tidebook.engine.v1.ReadSnapshotResponse
+ */
+export type ReadSnapshotResponse = Message<"tidebook.engine.v1.ReadSnapshotResponse"> & {
+  /**
+   * Log position of the snapshot; the same in every piece.
+   *
+   * @generated from field: uint64 log_seq = 1;
+   */
+  logSeq: bigint;
+
+  /**
+   * The bytes that follow those before; the file carries its own checksum.
+   *
+   * @generated from field: bytes data = 2;
+   */
+  data: Uint8Array;
+};
+
+/**
+ * A piece of the file.
+ *
+ * @generated from message tidebook.engine.v1.ReadSnapshotResponse
+ */
+export type ReadSnapshotResponseJson = {
+  /**
+   * Log position of the snapshot; the same in every piece.
+   *
+   * @generated from field: uint64 log_seq = 1;
+   */
+  logSeq?: string;
+
+  /**
+   * The bytes that follow those before; the file carries its own checksum.
+   *
+   * @generated from field: bytes data = 2;
+   */
+  data?: string;
+};
+
+/**
+ * Describes the message tidebook.engine.v1.ReadSnapshotResponse.
+ * Use `create(ReadSnapshotResponseSchema)` to create a new message.
+ */
+export const ReadSnapshotResponseSchema: GenMessage<ReadSnapshotResponse, {jsonType: ReadSnapshotResponseJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_engine_v1_internal, 18);
+
+/**
  * What to include.
  *
  * @generated from message tidebook.engine.v1.GetEngineStateRequest
@@ -996,6 +1120,13 @@ export type GetEngineStateRequest = Message<"tidebook.engine.v1.GetEngineStateRe
    * @generated from field: uint64 account_id = 5;
    */
   accountId: bigint;
+
+  /**
+   * The shard.
+   *
+   * @generated from field: uint32 shard = 30;
+   */
+  shard: number;
 };
 
 /**
@@ -1038,6 +1169,13 @@ export type GetEngineStateRequestJson = {
    * @generated from field: uint64 account_id = 5;
    */
   accountId?: string;
+
+  /**
+   * The shard.
+   *
+   * @generated from field: uint32 shard = 30;
+   */
+  shard?: number;
 };
 
 /**
@@ -1045,7 +1183,7 @@ export type GetEngineStateRequestJson = {
  * Use `create(GetEngineStateRequestSchema)` to create a new message.
  */
 export const GetEngineStateRequestSchema: GenMessage<GetEngineStateRequest, {jsonType: GetEngineStateRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_internal, 17);
+  messageDesc(file_tidebook_engine_v1_internal, 19);
 
 /**
  * Where the engine stands.
@@ -1220,7 +1358,7 @@ export type GetEngineStateResponseJson = {
  * Use `create(GetEngineStateResponseSchema)` to create a new message.
  */
 export const GetEngineStateResponseSchema: GenMessage<GetEngineStateResponse, {jsonType: GetEngineStateResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_internal, 18);
+  messageDesc(file_tidebook_engine_v1_internal, 20);
 
 /**
  * A balance in units.
@@ -1297,7 +1435,7 @@ export type AccountBalanceJson = {
  * Use `create(AccountBalanceSchema)` to create a new message.
  */
 export const AccountBalanceSchema: GenMessage<AccountBalance, {jsonType: AccountBalanceJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_internal, 19);
+  messageDesc(file_tidebook_engine_v1_internal, 21);
 
 /**
  * A total in units.
@@ -1346,7 +1484,7 @@ export type AssetTotalJson = {
  * Use `create(AssetTotalSchema)` to create a new message.
  */
 export const AssetTotalSchema: GenMessage<AssetTotal, {jsonType: AssetTotalJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_engine_v1_internal, 20);
+  messageDesc(file_tidebook_engine_v1_internal, 22);
 
 /**
  * What other services of the mesh use; only on the internal listener.
@@ -1413,6 +1551,16 @@ export const EngineInternalService: GenService<{
     methodKind: "unary";
     input: typeof GetBookSnapshotRequestSchema;
     output: typeof GetBookSnapshotResponseSchema;
+  },
+  /**
+   * The newest snapshot file, for an engine of the same shard that has none. Refused with NOT_FOUND.
+   *
+   * @generated from rpc tidebook.engine.v1.EngineInternalService.ReadSnapshot
+   */
+  readSnapshot: {
+    methodKind: "server_streaming";
+    input: typeof ReadSnapshotRequestSchema;
+    output: typeof ReadSnapshotResponseSchema;
   },
   /**
    * Where the engine stands: position, epoch, hashes and totals.

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tidebook/settlement/v1/ledger.proto.
  */
 export const file_tidebook_settlement_v1_ledger: GenFile = /*@__PURE__*/
-  fileDesc("CiN0aWRlYm9vay9zZXR0bGVtZW50L3YxL2xlZGdlci5wcm90bxIWdGlkZWJvb2suc2V0dGxlbWVudC52MSLfAgoIVHJhbnNmZXISEwoLdHJhbnNmZXJfaWQYASABKAQSEgoKcmVxdWVzdF9pZBgCIAEoCRI8CglkaXJlY3Rpb24YAyABKA4yKS50aWRlYm9vay5zZXR0bGVtZW50LnYxLlRyYW5zZmVyRGlyZWN0aW9uEg0KBWFzc2V0GAQgASgJEg4KBmFtb3VudBgFIAEoCRI2CgZzdGF0dXMYBiABKA4yJi50aWRlYm9vay5zZXR0bGVtZW50LnYxLlRyYW5zZmVyU3RhdHVzEg8KB2ZhaWx1cmUYByABKAkSLwoLY3JlYXRlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdsb2dfc2VxGAogASgEEhEKCXNpbXVsYXRlZBgLIAEoCCI6Cg1MZWRnZXJCYWxhbmNlEg0KBWFzc2V0GAEgASgJEgwKBGZyZWUYAiABKAkSDAoEaGVsZBgDIAEoCSLgAQoLTGVkZ2VyRW50cnkSEAoIZW50cnlfaWQYASABKAQSFgoOdHJhbnNhY3Rpb25faWQYAiABKAQSDAoEa2luZBgDIAEoCRIWCg5sZWRnZXJfYWNjb3VudBgEIAEoCRINCgVhc3NldBgFIAEoCRIOCgZhbW91bnQYBiABKAkSFQoNYmFsYW5jZV9hZnRlchgHIAEoCRIQCghvcmRlcl9pZBgIIAEoBBIPCgdsb2dfc2VxGAkgASgEEigKBHRpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIqgBChRDcmVhdGVEZXBvc2l0UmVxdWVzdBImCgVhc3NldBgBIAEoCUIXukgUchIyEF5bQS1aMC05XXsxLDE2fSQSNAoGYW1vdW50GAIgASgJQiS6SCFyHzIdXlswLTldezEsMjB9KFwuWzAtOV17MSwxOH0pPyQSMgoKcmVxdWVzdF9pZBgDIAEoCUIeukgbchkyF15bQS1aYS16MC05Xy46LV17MSw2NH0kIksKFUNyZWF0ZURlcG9zaXRSZXNwb25zZRIyCgh0cmFuc2ZlchgBIAEoCzIgLnRpZGVib29rLnNldHRsZW1lbnQudjEuVHJhbnNmZXIiyAEKF0NyZWF0ZVdpdGhkcmF3YWxSZXF1ZXN0EiYKBWFzc2V0GAEgASgJQhe6SBRyEjIQXltBLVowLTldezEsMTZ9JBI0CgZhbW91bnQYAiABKAlCJLpIIXIfMh1eWzAtOV17MSwyMH0oXC5bMC05XXsxLDE4fSk/JBIbCgdhZGRyZXNzGAMgASgJQgq6SAdyBRABGIABEjIKCnJlcXVlc3RfaWQYBCABKAlCHrpIG3IZMhdeW0EtWmEtejAtOV8uOi1dezEsNjR9JCJOChhDcmVhdGVXaXRoZHJhd2FsUmVzcG9uc2USMgoIdHJhbnNmZXIYASABKAsyIC50aWRlYm9vay5zZXR0bGVtZW50LnYxLlRyYW5zZmVyIjcKF0NhbmNlbFdpdGhkcmF3YWxSZXF1ZXN0EhwKC3RyYW5zZmVyX2lkGAEgASgEQge6SAQyAiAAIk4KGENhbmNlbFdpdGhkcmF3YWxSZXNwb25zZRIyCgh0cmFuc2ZlchgBIAEoCzIgLnRpZGVib29rLnNldHRsZW1lbnQudjEuVHJhbnNmZXIiUQoUTGlzdFRyYW5zZmVyc1JlcXVlc3QSGwoJcGFnZV9zaXplGAEgASgNQgi6SAUqAxjoBxIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAxjIASJlChVMaXN0VHJhbnNmZXJzUmVzcG9uc2USMwoJdHJhbnNmZXJzGAEgAygLMiAudGlkZWJvb2suc2V0dGxlbWVudC52MS5UcmFuc2ZlchIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiFQoTTGlzdEJhbGFuY2VzUmVxdWVzdCJgChRMaXN0QmFsYW5jZXNSZXNwb25zZRI3CghiYWxhbmNlcxgBIAMoCzIlLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGVkZ2VyQmFsYW5jZRIPCgdsb2dfc2VxGAIgASgEIn0KGExpc3RMZWRnZXJFbnRyaWVzUmVxdWVzdBImCgVhc3NldBgBIAEoCUIXukgUchIyEF5bQS1aMC05XXswLDE2fSQSGwoJcGFnZV9zaXplGAIgASgNQgi6SAUqAxjoBxIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxjIASJqChlMaXN0TGVkZ2VyRW50cmllc1Jlc3BvbnNlEjQKB2VudHJpZXMYASADKAsyIy50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxlZGdlckVudHJ5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSIaChhHZXRSZWNvbmNpbGlhdGlvblJlcXVlc3QihAMKGUdldFJlY29uY2lsaWF0aW9uUmVzcG9uc2USDwoHbG9nX3NlcRgBIAEoBBIWCg5uZXdlc3RfbG9nX3NlcRgCIAEoBBI7CgZhc3NldHMYAyADKAsyKy50aWRlYm9vay5zZXR0bGVtZW50LnYxLkFzc2V0UmVjb25jaWxpYXRpb24SEAoIYmFsYW5jZWQYBCABKAgSKAoEdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASOgoFc3RhdGUYBiABKA4yKy50aWRlYm9vay5zZXR0bGVtZW50LnYxLlJlY29uY2lsaWF0aW9uU3RhdGUSGAoQY29tcGFyZWRfbG9nX3NlcRgHIAEoBBIxCg1jb21wYXJlZF90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghjb21wYXJlZBgJIAEoBBIRCglkaWZmZXJpbmcYCiABKAQSFwoPc3RvcHBlZF9sb2dfc2VxGAsgASgEIiEKH0dldEFjY291bnRSZWNvbmNpbGlhdGlvblJlcXVlc3QirwEKIEdldEFjY291bnRSZWNvbmNpbGlhdGlvblJlc3BvbnNlEg8KB2xvZ19zZXEYASABKAQSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASPwoIYmFsYW5jZXMYAyADKAsyLS50aWRlYm9vay5zZXR0bGVtZW50LnYxLkFjY291bnRSZWNvbmNpbGlhdGlvbhIPCgdtYXRjaGVkGAQgASgIIroBChVBY2NvdW50UmVjb25jaWxpYXRpb24SDQoFYXNzZXQYASABKAkSEwoLZW5naW5lX2ZyZWUYAiABKAkSEwoLZW5naW5lX2hlbGQYAyABKAkSEwoLbGVkZ2VyX2ZyZWUYBCABKAkSEwoLbGVkZ2VyX2hlbGQYBSABKAkSFAoMZW50cmllc19mcmVlGAYgASgJEhQKDGVudHJpZXNfaGVsZBgHIAEoCRISCgpkaWZmZXJlbmNlGAggASgJIugBChNBc3NldFJlY29uY2lsaWF0aW9uEg0KBWFzc2V0GAEgASgJEhQKDGNsaWVudHNfZnJlZRgCIAEoCRIUCgxjbGllbnRzX2hlbGQYAyABKAkSDAoEZmVlcxgEIAEoCRIRCglpbnN1cmFuY2UYBSABKAkSDQoFaG91c2UYBiABKAkSEAoIZGVwb3NpdHMYByABKAkSEwoLd2l0aGRyYXdhbHMYCCABKAkSEgoKZGlmZmVyZW5jZRgJIAEoCRIQCghjbGVhcmluZxgKIAEoCRIZChFlbmdpbmVfZGlmZmVyZW5jZRgLIAEoCSJFCg9HZXRQcm9vZlJlcXVlc3QSGQoIZnJvbV9zZXEYASABKARCB7pIBDICIAASFwoFY291bnQYAiABKA1CCLpIBSoDGOgHIoYBChBHZXRQcm9vZlJlc3BvbnNlEhUKDXByZXZpb3VzX2hhc2gYASABKAwSMAoFbGlua3MYAiADKAsyIS50aWRlYm9vay5zZXR0bGVtZW50LnYxLlByb29mTGluaxIVCg1wcmV2aW91c19saW5rGAMgASgMEhIKCm5ld2VzdF9zZXEYBCABKAQiTAoJUHJvb2ZMaW5rEgsKA3NlcRgBIAEoBBIWCg5wYXlsb2FkX3NoYTI1NhgCIAEoDBIMCgRoYXNoGAMgASgMEgwKBGxpbmsYBCABKAwqwgEKDlRyYW5zZmVyU3RhdHVzEh8KG1RSQU5TRkVSX1NUQVRVU19VTlNQRUNJRklFRBAAEhsKF1RSQU5TRkVSX1NUQVRVU19QRU5ESU5HEAESHQoZVFJBTlNGRVJfU1RBVFVTX0NPTVBMRVRFRBACEhoKFlRSQU5TRkVSX1NUQVRVU19GQUlMRUQQAxIdChlUUkFOU0ZFUl9TVEFUVVNfQ0FOQ0VMTEVEEAQSGAoUVFJBTlNGRVJfU1RBVFVTX0hFTEQQBSp6ChFUcmFuc2ZlckRpcmVjdGlvbhIiCh5UUkFOU0ZFUl9ESVJFQ1RJT05fVU5TUEVDSUZJRUQQABIeChpUUkFOU0ZFUl9ESVJFQ1RJT05fREVQT1NJVBABEiEKHVRSQU5TRkVSX0RJUkVDVElPTl9XSVRIRFJBV0FMEAIqoQEKE1JlY29uY2lsaWF0aW9uU3RhdGUSJAogUkVDT05DSUxJQVRJT05fU1RBVEVfVU5TUEVDSUZJRUQQABIgChxSRUNPTkNJTElBVElPTl9TVEFURV9NQVRDSEVEEAESIAocUkVDT05DSUxJQVRJT05fU1RBVEVfRElGRkVSUxACEiAKHFJFQ09OQ0lMSUFUSU9OX1NUQVRFX1dBSVRJTkcQAzK9CgoNTGVkZ2VyU2VydmljZRKFAQoNQ3JlYXRlRGVwb3NpdBIsLnRpZGVib29rLnNldHRsZW1lbnQudjEuQ3JlYXRlRGVwb3NpdFJlcXVlc3QaLS50aWRlYm9vay5zZXR0bGVtZW50LnYxLkNyZWF0ZURlcG9zaXRSZXNwb25zZSIXgtPkkwIRIgwvdjEvZGVwb3NpdHM6ASoSkQEKEENyZWF0ZVdpdGhkcmF3YWwSLy50aWRlYm9vay5zZXR0bGVtZW50LnYxLkNyZWF0ZVdpdGhkcmF3YWxSZXF1ZXN0GjAudGlkZWJvb2suc2V0dGxlbWVudC52MS5DcmVhdGVXaXRoZHJhd2FsUmVzcG9uc2UiGoLT5JMCFCIPL3YxL3dpdGhkcmF3YWxzOgEqEqkBChBDYW5jZWxXaXRoZHJhd2FsEi8udGlkZWJvb2suc2V0dGxlbWVudC52MS5DYW5jZWxXaXRoZHJhd2FsUmVxdWVzdBowLnRpZGVib29rLnNldHRsZW1lbnQudjEuQ2FuY2VsV2l0aGRyYXdhbFJlc3BvbnNlIjKQAgKC0+STAikiJC92MS93aXRoZHJhd2Fscy97dHJhbnNmZXJfaWR9OmNhbmNlbDoBKhKGAQoNTGlzdFRyYW5zZmVycxIsLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGlzdFRyYW5zZmVyc1JlcXVlc3QaLS50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RUcmFuc2ZlcnNSZXNwb25zZSIYkAIBgtPkkwIPEg0vdjEvdHJhbnNmZXJzEoIBCgxMaXN0QmFsYW5jZXMSKy50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RCYWxhbmNlc1JlcXVlc3QaLC50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RCYWxhbmNlc1Jlc3BvbnNlIheQAgGC0+STAg4SDC92MS9iYWxhbmNlcxKPAQoRTGlzdExlZGdlckVudHJpZXMSMC50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RMZWRnZXJFbnRyaWVzUmVxdWVzdBoxLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGlzdExlZGdlckVudHJpZXNSZXNwb25zZSIVkAIBgtPkkwIMEgovdjEvbGVkZ2VyEpcBChFHZXRSZWNvbmNpbGlhdGlvbhIwLnRpZGVib29rLnNldHRsZW1lbnQudjEuR2V0UmVjb25jaWxpYXRpb25SZXF1ZXN0GjEudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRSZWNvbmNpbGlhdGlvblJlc3BvbnNlIh2QAgGC0+STAhQSEi92MS9yZWNvbmNpbGlhdGlvbhK0AQoYR2V0QWNjb3VudFJlY29uY2lsaWF0aW9uEjcudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRBY2NvdW50UmVjb25jaWxpYXRpb25SZXF1ZXN0GjgudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRBY2NvdW50UmVjb25jaWxpYXRpb25SZXNwb25zZSIlkAIBgtPkkwIcEhovdjEvcmVjb25jaWxpYXRpb24vYWNjb3VudBJzCghHZXRQcm9vZhInLnRpZGVib29rLnNldHRsZW1lbnQudjEuR2V0UHJvb2ZSZXF1ZXN0GigudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRQcm9vZlJlc3BvbnNlIhSQAgGC0+STAgsSCS92MS9wcm9vZmIGcHJvdG8z", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("CiN0aWRlYm9vay9zZXR0bGVtZW50L3YxL2xlZGdlci5wcm90bxIWdGlkZWJvb2suc2V0dGxlbWVudC52MSKAAwoIVHJhbnNmZXISEwoLdHJhbnNmZXJfaWQYASABKAQSEgoKcmVxdWVzdF9pZBgCIAEoCRI8CglkaXJlY3Rpb24YAyABKA4yKS50aWRlYm9vay5zZXR0bGVtZW50LnYxLlRyYW5zZmVyRGlyZWN0aW9uEg0KBWFzc2V0GAQgASgJEg4KBmFtb3VudBgFIAEoCRI2CgZzdGF0dXMYBiABKA4yJi50aWRlYm9vay5zZXR0bGVtZW50LnYxLlRyYW5zZmVyU3RhdHVzEg8KB2ZhaWx1cmUYByABKAkSLwoLY3JlYXRlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdsb2dfc2VxGAogASgEEhEKCXNpbXVsYXRlZBgLIAEoCBINCgVzaGFyZBgeIAEoDRIQCgh0b19zaGFyZBgfIAEoDSI6Cg1MZWRnZXJCYWxhbmNlEg0KBWFzc2V0GAEgASgJEgwKBGZyZWUYAiABKAkSDAoEaGVsZBgDIAEoCSLvAQoLTGVkZ2VyRW50cnkSEAoIZW50cnlfaWQYASABKAQSFgoOdHJhbnNhY3Rpb25faWQYAiABKAQSDAoEa2luZBgDIAEoCRIWCg5sZWRnZXJfYWNjb3VudBgEIAEoCRINCgVhc3NldBgFIAEoCRIOCgZhbW91bnQYBiABKAkSFQoNYmFsYW5jZV9hZnRlchgHIAEoCRIQCghvcmRlcl9pZBgIIAEoBBIPCgdsb2dfc2VxGAkgASgEEg0KBXNoYXJkGB4gASgNEigKBHRpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIsABChRDcmVhdGVEZXBvc2l0UmVxdWVzdBImCgVhc3NldBgBIAEoCUIXukgUchIyEF5bQS1aMC05XXsxLDE2fSQSNAoGYW1vdW50GAIgASgJQiS6SCFyHzIdXlswLTldezEsMjB9KFwuWzAtOV17MSwxOH0pPyQSMgoKcmVxdWVzdF9pZBgDIAEoCUIeukgbchkyF15bQS1aYS16MC05Xy46LV17MSw2NH0kEhYKBXNoYXJkGB4gASgNQge6SAQqAhAgIksKFUNyZWF0ZURlcG9zaXRSZXNwb25zZRIyCgh0cmFuc2ZlchgBIAEoCzIgLnRpZGVib29rLnNldHRsZW1lbnQudjEuVHJhbnNmZXIi4AEKF0NyZWF0ZVdpdGhkcmF3YWxSZXF1ZXN0EiYKBWFzc2V0GAEgASgJQhe6SBRyEjIQXltBLVowLTldezEsMTZ9JBI0CgZhbW91bnQYAiABKAlCJLpIIXIfMh1eWzAtOV17MSwyMH0oXC5bMC05XXsxLDE4fSk/JBIbCgdhZGRyZXNzGAMgASgJQgq6SAdyBRABGIABEjIKCnJlcXVlc3RfaWQYBCABKAlCHrpIG3IZMhdeW0EtWmEtejAtOV8uOi1dezEsNjR9JBIWCgVzaGFyZBgeIAEoDUIHukgEKgIQICJOChhDcmVhdGVXaXRoZHJhd2FsUmVzcG9uc2USMgoIdHJhbnNmZXIYASABKAsyIC50aWRlYm9vay5zZXR0bGVtZW50LnYxLlRyYW5zZmVyIuYBChpDcmVhdGVTaGFyZFRyYW5zZmVyUmVxdWVzdBImCgVhc3NldBgBIAEoCUIXukgUchIyEF5bQS1aMC05XXsxLDE2fSQSNAoGYW1vdW50GAIgASgJQiS6SCFyHzIdXlswLTldezEsMjB9KFwuWzAtOV17MSwxOH0pPyQSMgoKcmVxdWVzdF9pZBgDIAEoCUIeukgbchkyF15bQS1aYS16MC05Xy46LV17MSw2NH0kEhsKCmZyb21fc2hhcmQYBCABKA1CB7pIBCoCECASGQoIdG9fc2hhcmQYBSABKA1CB7pIBCoCECAiUQobQ3JlYXRlU2hhcmRUcmFuc2ZlclJlc3BvbnNlEjIKCHRyYW5zZmVyGAEgASgLMiAudGlkZWJvb2suc2V0dGxlbWVudC52MS5UcmFuc2ZlciI3ChdDYW5jZWxXaXRoZHJhd2FsUmVxdWVzdBIcCgt0cmFuc2Zlcl9pZBgBIAEoBEIHukgEMgIgACJOChhDYW5jZWxXaXRoZHJhd2FsUmVzcG9uc2USMgoIdHJhbnNmZXIYASABKAsyIC50aWRlYm9vay5zZXR0bGVtZW50LnYxLlRyYW5zZmVyIlEKFExpc3RUcmFuc2ZlcnNSZXF1ZXN0EhsKCXBhZ2Vfc2l6ZRgBIAEoDUIIukgFKgMY6AcSHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMYyAEiZQoVTGlzdFRyYW5zZmVyc1Jlc3BvbnNlEjMKCXRyYW5zZmVycxgBIAMoCzIgLnRpZGVib29rLnNldHRsZW1lbnQudjEuVHJhbnNmZXISFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIhUKE0xpc3RCYWxhbmNlc1JlcXVlc3QinQEKFExpc3RCYWxhbmNlc1Jlc3BvbnNlEjcKCGJhbGFuY2VzGAEgAygLMiUudGlkZWJvb2suc2V0dGxlbWVudC52MS5MZWRnZXJCYWxhbmNlEg8KB2xvZ19zZXEYAiABKAQSOwoGc2hhcmRzGB4gAygLMisudGlkZWJvb2suc2V0dGxlbWVudC52MS5TaGFyZExlZGdlckJhbGFuY2VzIm4KE1NoYXJkTGVkZ2VyQmFsYW5jZXMSDQoFc2hhcmQYASABKA0SNwoIYmFsYW5jZXMYAiADKAsyJS50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxlZGdlckJhbGFuY2USDwoHbG9nX3NlcRgDIAEoBCJ9ChhMaXN0TGVkZ2VyRW50cmllc1JlcXVlc3QSJgoFYXNzZXQYASABKAlCF7pIFHISMhBeW0EtWjAtOV17MCwxNn0kEhsKCXBhZ2Vfc2l6ZRgCIAEoDUIIukgFKgMY6AcSHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYyAEiagoZTGlzdExlZGdlckVudHJpZXNSZXNwb25zZRI0CgdlbnRyaWVzGAEgAygLMiMudGlkZWJvb2suc2V0dGxlbWVudC52MS5MZWRnZXJFbnRyeRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiGgoYR2V0UmVjb25jaWxpYXRpb25SZXF1ZXN0IrsDChlHZXRSZWNvbmNpbGlhdGlvblJlc3BvbnNlEg8KB2xvZ19zZXEYASABKAQSFgoObmV3ZXN0X2xvZ19zZXEYAiABKAQSOwoGYXNzZXRzGAMgAygLMisudGlkZWJvb2suc2V0dGxlbWVudC52MS5Bc3NldFJlY29uY2lsaWF0aW9uEhAKCGJhbGFuY2VkGAQgASgIEigKBHRpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjoKBXN0YXRlGAYgASgOMisudGlkZWJvb2suc2V0dGxlbWVudC52MS5SZWNvbmNpbGlhdGlvblN0YXRlEhgKEGNvbXBhcmVkX2xvZ19zZXEYByABKAQSMQoNY29tcGFyZWRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIY29tcGFyZWQYCSABKAQSEQoJZGlmZmVyaW5nGAogASgEEhcKD3N0b3BwZWRfbG9nX3NlcRgLIAEoBBI1CgZzaGFyZHMYHiADKAsyJS50aWRlYm9vay5zZXR0bGVtZW50LnYxLlNoYXJkUG9zaXRpb24iOQofR2V0QWNjb3VudFJlY29uY2lsaWF0aW9uUmVxdWVzdBIWCgVzaGFyZBgeIAEoDUIHukgEKgIQICKvAQogR2V0QWNjb3VudFJlY29uY2lsaWF0aW9uUmVzcG9uc2USDwoHbG9nX3NlcRgBIAEoBBIoCgR0aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI/CghiYWxhbmNlcxgDIAMoCzItLnRpZGVib29rLnNldHRsZW1lbnQudjEuQWNjb3VudFJlY29uY2lsaWF0aW9uEg8KB21hdGNoZWQYBCABKAgiugEKFUFjY291bnRSZWNvbmNpbGlhdGlvbhINCgVhc3NldBgBIAEoCRITCgtlbmdpbmVfZnJlZRgCIAEoCRITCgtlbmdpbmVfaGVsZBgDIAEoCRITCgtsZWRnZXJfZnJlZRgEIAEoCRITCgtsZWRnZXJfaGVsZBgFIAEoCRIUCgxlbnRyaWVzX2ZyZWUYBiABKAkSFAoMZW50cmllc19oZWxkGAcgASgJEhIKCmRpZmZlcmVuY2UYCCABKAkiRwoNU2hhcmRQb3NpdGlvbhINCgVzaGFyZBgBIAEoDRIPCgdsb2dfc2VxGAIgASgEEhYKDm5ld2VzdF9sb2dfc2VxGAMgASgEIugBChNBc3NldFJlY29uY2lsaWF0aW9uEg0KBWFzc2V0GAEgASgJEhQKDGNsaWVudHNfZnJlZRgCIAEoCRIUCgxjbGllbnRzX2hlbGQYAyABKAkSDAoEZmVlcxgEIAEoCRIRCglpbnN1cmFuY2UYBSABKAkSDQoFaG91c2UYBiABKAkSEAoIZGVwb3NpdHMYByABKAkSEwoLd2l0aGRyYXdhbHMYCCABKAkSEgoKZGlmZmVyZW5jZRgJIAEoCRIQCghjbGVhcmluZxgKIAEoCRIZChFlbmdpbmVfZGlmZmVyZW5jZRgLIAEoCSJdCg9HZXRQcm9vZlJlcXVlc3QSGQoIZnJvbV9zZXEYASABKARCB7pIBDICIAASFwoFY291bnQYAiABKA1CCLpIBSoDGOgHEhYKBXNoYXJkGB4gASgNQge6SAQqAhAgIoYBChBHZXRQcm9vZlJlc3BvbnNlEhUKDXByZXZpb3VzX2hhc2gYASABKAwSMAoFbGlua3MYAiADKAsyIS50aWRlYm9vay5zZXR0bGVtZW50LnYxLlByb29mTGluaxIVCg1wcmV2aW91c19saW5rGAMgASgMEhIKCm5ld2VzdF9zZXEYBCABKAQiTAoJUHJvb2ZMaW5rEgsKA3NlcRgBIAEoBBIWCg5wYXlsb2FkX3NoYTI1NhgCIAEoDBIMCgRoYXNoGAMgASgMEgwKBGxpbmsYBCABKAwqwgEKDlRyYW5zZmVyU3RhdHVzEh8KG1RSQU5TRkVSX1NUQVRVU19VTlNQRUNJRklFRBAAEhsKF1RSQU5TRkVSX1NUQVRVU19QRU5ESU5HEAESHQoZVFJBTlNGRVJfU1RBVFVTX0NPTVBMRVRFRBACEhoKFlRSQU5TRkVSX1NUQVRVU19GQUlMRUQQAxIdChlUUkFOU0ZFUl9TVEFUVVNfQ0FOQ0VMTEVEEAQSGAoUVFJBTlNGRVJfU1RBVFVTX0hFTEQQBSqYAQoRVHJhbnNmZXJEaXJlY3Rpb24SIgoeVFJBTlNGRVJfRElSRUNUSU9OX1VOU1BFQ0lGSUVEEAASHgoaVFJBTlNGRVJfRElSRUNUSU9OX0RFUE9TSVQQARIhCh1UUkFOU0ZFUl9ESVJFQ1RJT05fV0lUSERSQVdBTBACEhwKGFRSQU5TRkVSX0RJUkVDVElPTl9TSEFSRBADKqEBChNSZWNvbmNpbGlhdGlvblN0YXRlEiQKIFJFQ09OQ0lMSUFUSU9OX1NUQVRFX1VOU1BFQ0lGSUVEEAASIAocUkVDT05DSUxJQVRJT05fU1RBVEVfTUFUQ0hFRBABEiAKHFJFQ09OQ0lMSUFUSU9OX1NUQVRFX0RJRkZFUlMQAhIgChxSRUNPTkNJTElBVElPTl9TVEFURV9XQUlUSU5HEAMy2AsKDUxlZGdlclNlcnZpY2UShQEKDUNyZWF0ZURlcG9zaXQSLC50aWRlYm9vay5zZXR0bGVtZW50LnYxLkNyZWF0ZURlcG9zaXRSZXF1ZXN0Gi0udGlkZWJvb2suc2V0dGxlbWVudC52MS5DcmVhdGVEZXBvc2l0UmVzcG9uc2UiF4LT5JMCESIML3YxL2RlcG9zaXRzOgEqEpEBChBDcmVhdGVXaXRoZHJhd2FsEi8udGlkZWJvb2suc2V0dGxlbWVudC52MS5DcmVhdGVXaXRoZHJhd2FsUmVxdWVzdBowLnRpZGVib29rLnNldHRsZW1lbnQudjEuQ3JlYXRlV2l0aGRyYXdhbFJlc3BvbnNlIhqC0+STAhQiDy92MS93aXRoZHJhd2FsczoBKhKpAQoQQ2FuY2VsV2l0aGRyYXdhbBIvLnRpZGVib29rLnNldHRsZW1lbnQudjEuQ2FuY2VsV2l0aGRyYXdhbFJlcXVlc3QaMC50aWRlYm9vay5zZXR0bGVtZW50LnYxLkNhbmNlbFdpdGhkcmF3YWxSZXNwb25zZSIykAICgtPkkwIpIiQvdjEvd2l0aGRyYXdhbHMve3RyYW5zZmVyX2lkfTpjYW5jZWw6ASoSmAEKE0NyZWF0ZVNoYXJkVHJhbnNmZXISMi50aWRlYm9vay5zZXR0bGVtZW50LnYxLkNyZWF0ZVNoYXJkVHJhbnNmZXJSZXF1ZXN0GjMudGlkZWJvb2suc2V0dGxlbWVudC52MS5DcmVhdGVTaGFyZFRyYW5zZmVyUmVzcG9uc2UiGILT5JMCEiINL3YxL3RyYW5zZmVyczoBKhKGAQoNTGlzdFRyYW5zZmVycxIsLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGlzdFRyYW5zZmVyc1JlcXVlc3QaLS50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RUcmFuc2ZlcnNSZXNwb25zZSIYkAIBgtPkkwIPEg0vdjEvdHJhbnNmZXJzEoIBCgxMaXN0QmFsYW5jZXMSKy50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RCYWxhbmNlc1JlcXVlc3QaLC50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RCYWxhbmNlc1Jlc3BvbnNlIheQAgGC0+STAg4SDC92MS9iYWxhbmNlcxKPAQoRTGlzdExlZGdlckVudHJpZXMSMC50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RMZWRnZXJFbnRyaWVzUmVxdWVzdBoxLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGlzdExlZGdlckVudHJpZXNSZXNwb25zZSIVkAIBgtPkkwIMEgovdjEvbGVkZ2VyEpcBChFHZXRSZWNvbmNpbGlhdGlvbhIwLnRpZGVib29rLnNldHRsZW1lbnQudjEuR2V0UmVjb25jaWxpYXRpb25SZXF1ZXN0GjEudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRSZWNvbmNpbGlhdGlvblJlc3BvbnNlIh2QAgGC0+STAhQSEi92MS9yZWNvbmNpbGlhdGlvbhK0AQoYR2V0QWNjb3VudFJlY29uY2lsaWF0aW9uEjcudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRBY2NvdW50UmVjb25jaWxpYXRpb25SZXF1ZXN0GjgudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRBY2NvdW50UmVjb25jaWxpYXRpb25SZXNwb25zZSIlkAIBgtPkkwIcEhovdjEvcmVjb25jaWxpYXRpb24vYWNjb3VudBJzCghHZXRQcm9vZhInLnRpZGVib29rLnNldHRsZW1lbnQudjEuR2V0UHJvb2ZSZXF1ZXN0GigudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRQcm9vZlJlc3BvbnNlIhSQAgGC0+STAgsSCS92MS9wcm9vZmIGcHJvdG8z", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
  * A deposit or a withdrawal.
@@ -98,6 +98,20 @@ export type Transfer = Message<"tidebook.settlement.v1.Transfer"> & {
    * @generated from field: bool simulated = 11;
    */
   simulated: boolean;
+
+  /**
+   * The engine shard whose balance it is; of a SHARD transfer the one debited.
+   *
+   * @generated from field: uint32 shard = 30;
+   */
+  shard: number;
+
+  /**
+   * SHARD: the shard credited.
+   *
+   * @generated from field: uint32 to_shard = 31;
+   */
+  toShard: number;
 };
 
 /**
@@ -182,6 +196,20 @@ export type TransferJson = {
    * @generated from field: bool simulated = 11;
    */
   simulated?: boolean;
+
+  /**
+   * The engine shard whose balance it is; of a SHARD transfer the one debited.
+   *
+   * @generated from field: uint32 shard = 30;
+   */
+  shard?: number;
+
+  /**
+   * SHARD: the shard credited.
+   *
+   * @generated from field: uint32 to_shard = 31;
+   */
+  toShard?: number;
 };
 
 /**
@@ -324,6 +352,13 @@ export type LedgerEntry = Message<"tidebook.settlement.v1.LedgerEntry"> & {
   logSeq: bigint;
 
   /**
+   * The engine shard whose balance and log it is.
+   *
+   * @generated from field: uint32 shard = 30;
+   */
+  shard: number;
+
+  /**
    * When.
    *
    * @generated from field: google.protobuf.Timestamp time = 10;
@@ -401,6 +436,13 @@ export type LedgerEntryJson = {
   logSeq?: string;
 
   /**
+   * The engine shard whose balance and log it is.
+   *
+   * @generated from field: uint32 shard = 30;
+   */
+  shard?: number;
+
+  /**
    * When.
    *
    * @generated from field: google.protobuf.Timestamp time = 10;
@@ -441,6 +483,13 @@ export type CreateDepositRequest = Message<"tidebook.settlement.v1.CreateDeposit
    * @generated from field: string request_id = 3;
    */
   requestId: string;
+
+  /**
+   * The engine shard to bring it to.
+   *
+   * @generated from field: uint32 shard = 30;
+   */
+  shard: number;
 };
 
 /**
@@ -469,6 +518,13 @@ export type CreateDepositRequestJson = {
    * @generated from field: string request_id = 3;
    */
   requestId?: string;
+
+  /**
+   * The engine shard to bring it to.
+   *
+   * @generated from field: uint32 shard = 30;
+   */
+  shard?: number;
 };
 
 /**
@@ -546,6 +602,13 @@ export type CreateWithdrawalRequest = Message<"tidebook.settlement.v1.CreateWith
    * @generated from field: string request_id = 4;
    */
   requestId: string;
+
+  /**
+   * The engine shard to take it from.
+   *
+   * @generated from field: uint32 shard = 30;
+   */
+  shard: number;
 };
 
 /**
@@ -581,6 +644,13 @@ export type CreateWithdrawalRequestJson = {
    * @generated from field: string request_id = 4;
    */
   requestId?: string;
+
+  /**
+   * The engine shard to take it from.
+   *
+   * @generated from field: uint32 shard = 30;
+   */
+  shard?: number;
 };
 
 /**
@@ -626,6 +696,132 @@ export const CreateWithdrawalResponseSchema: GenMessage<CreateWithdrawalResponse
   messageDesc(file_tidebook_settlement_v1_ledger, 6);
 
 /**
+ * Money to move between two shards of the engine.
+ *
+ * @generated from message tidebook.settlement.v1.CreateShardTransferRequest
+ */
+export type CreateShardTransferRequest = Message<"tidebook.settlement.v1.CreateShardTransferRequest"> & {
+  /**
+   * Asset code.
+   *
+   * @generated from field: string asset = 1;
+   */
+  asset: string;
+
+  /**
+   * Amount.
+   *
+   * @generated from field: string amount = 2;
+   */
+  amount: string;
+
+  /**
+   * Your id of the request; makes the call safe to repeat.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+
+  /**
+   * The shard it is on.
+   *
+   * @generated from field: uint32 from_shard = 4;
+   */
+  fromShard: number;
+
+  /**
+   * The shard it is to be on.
+   *
+   * @generated from field: uint32 to_shard = 5;
+   */
+  toShard: number;
+};
+
+/**
+ * Money to move between two shards of the engine.
+ *
+ * @generated from message tidebook.settlement.v1.CreateShardTransferRequest
+ */
+export type CreateShardTransferRequestJson = {
+  /**
+   * Asset code.
+   *
+   * @generated from field: string asset = 1;
+   */
+  asset?: string;
+
+  /**
+   * Amount.
+   *
+   * @generated from field: string amount = 2;
+   */
+  amount?: string;
+
+  /**
+   * Your id of the request; makes the call safe to repeat.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId?: string;
+
+  /**
+   * The shard it is on.
+   *
+   * @generated from field: uint32 from_shard = 4;
+   */
+  fromShard?: number;
+
+  /**
+   * The shard it is to be on.
+   *
+   * @generated from field: uint32 to_shard = 5;
+   */
+  toShard?: number;
+};
+
+/**
+ * Describes the message tidebook.settlement.v1.CreateShardTransferRequest.
+ * Use `create(CreateShardTransferRequestSchema)` to create a new message.
+ */
+export const CreateShardTransferRequestSchema: GenMessage<CreateShardTransferRequest, {jsonType: CreateShardTransferRequestJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_settlement_v1_ledger, 7);
+
+/**
+ * The transfer.
+ *
+ * @generated from message tidebook.settlement.v1.CreateShardTransferResponse
+ */
+export type CreateShardTransferResponse = Message<"tidebook.settlement.v1.CreateShardTransferResponse"> & {
+  /**
+   * COMPLETED when both shards have answered in time; else PENDING, or HELD when it is debited.
+   *
+   * @generated from field: tidebook.settlement.v1.Transfer transfer = 1;
+   */
+  transfer?: Transfer | undefined;
+};
+
+/**
+ * The transfer.
+ *
+ * @generated from message tidebook.settlement.v1.CreateShardTransferResponse
+ */
+export type CreateShardTransferResponseJson = {
+  /**
+   * COMPLETED when both shards have answered in time; else PENDING, or HELD when it is debited.
+   *
+   * @generated from field: tidebook.settlement.v1.Transfer transfer = 1;
+   */
+  transfer?: TransferJson;
+};
+
+/**
+ * Describes the message tidebook.settlement.v1.CreateShardTransferResponse.
+ * Use `create(CreateShardTransferResponseSchema)` to create a new message.
+ */
+export const CreateShardTransferResponseSchema: GenMessage<CreateShardTransferResponse, {jsonType: CreateShardTransferResponseJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_settlement_v1_ledger, 8);
+
+/**
  * Which withdrawal.
  *
  * @generated from message tidebook.settlement.v1.CancelWithdrawalRequest
@@ -658,7 +854,7 @@ export type CancelWithdrawalRequestJson = {
  * Use `create(CancelWithdrawalRequestSchema)` to create a new message.
  */
 export const CancelWithdrawalRequestSchema: GenMessage<CancelWithdrawalRequest, {jsonType: CancelWithdrawalRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 7);
+  messageDesc(file_tidebook_settlement_v1_ledger, 9);
 
 /**
  * The withdrawal.
@@ -693,7 +889,7 @@ export type CancelWithdrawalResponseJson = {
  * Use `create(CancelWithdrawalResponseSchema)` to create a new message.
  */
 export const CancelWithdrawalResponseSchema: GenMessage<CancelWithdrawalResponse, {jsonType: CancelWithdrawalResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 8);
+  messageDesc(file_tidebook_settlement_v1_ledger, 10);
 
 /**
  * Which page.
@@ -742,7 +938,7 @@ export type ListTransfersRequestJson = {
  * Use `create(ListTransfersRequestSchema)` to create a new message.
  */
 export const ListTransfersRequestSchema: GenMessage<ListTransfersRequest, {jsonType: ListTransfersRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 9);
+  messageDesc(file_tidebook_settlement_v1_ledger, 11);
 
 /**
  * Transfers.
@@ -791,7 +987,7 @@ export type ListTransfersResponseJson = {
  * Use `create(ListTransfersResponseSchema)` to create a new message.
  */
 export const ListTransfersResponseSchema: GenMessage<ListTransfersResponse, {jsonType: ListTransfersResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 10);
+  messageDesc(file_tidebook_settlement_v1_ledger, 12);
 
 /**
  * Nothing to say.
@@ -814,7 +1010,7 @@ export type ListBalancesRequestJson = {
  * Use `create(ListBalancesRequestSchema)` to create a new message.
  */
 export const ListBalancesRequestSchema: GenMessage<ListBalancesRequest, {jsonType: ListBalancesRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 11);
+  messageDesc(file_tidebook_settlement_v1_ledger, 13);
 
 /**
  * Balances.
@@ -823,18 +1019,25 @@ export const ListBalancesRequestSchema: GenMessage<ListBalancesRequest, {jsonTyp
  */
 export type ListBalancesResponse = Message<"tidebook.settlement.v1.ListBalancesResponse"> & {
   /**
-   * By asset.
+   * By asset: the sum over the shards.
    *
    * @generated from field: repeated tidebook.settlement.v1.LedgerBalance balances = 1;
    */
   balances: LedgerBalance[];
 
   /**
-   * The log position they are true at.
+   * The log position they are true at; that of shard 0 where there are several.
    *
    * @generated from field: uint64 log_seq = 2;
    */
   logSeq: bigint;
+
+  /**
+   * What of it is where, one per shard; empty where there is only one shard.
+   *
+   * @generated from field: repeated tidebook.settlement.v1.ShardLedgerBalances shards = 30;
+   */
+  shards: ShardLedgerBalances[];
 };
 
 /**
@@ -844,18 +1047,25 @@ export type ListBalancesResponse = Message<"tidebook.settlement.v1.ListBalancesR
  */
 export type ListBalancesResponseJson = {
   /**
-   * By asset.
+   * By asset: the sum over the shards.
    *
    * @generated from field: repeated tidebook.settlement.v1.LedgerBalance balances = 1;
    */
   balances?: LedgerBalanceJson[];
 
   /**
-   * The log position they are true at.
+   * The log position they are true at; that of shard 0 where there are several.
    *
    * @generated from field: uint64 log_seq = 2;
    */
   logSeq?: string;
+
+  /**
+   * What of it is where, one per shard; empty where there is only one shard.
+   *
+   * @generated from field: repeated tidebook.settlement.v1.ShardLedgerBalances shards = 30;
+   */
+  shards?: ShardLedgerBalancesJson[];
 };
 
 /**
@@ -863,7 +1073,70 @@ export type ListBalancesResponseJson = {
  * Use `create(ListBalancesResponseSchema)` to create a new message.
  */
 export const ListBalancesResponseSchema: GenMessage<ListBalancesResponse, {jsonType: ListBalancesResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 12);
+  messageDesc(file_tidebook_settlement_v1_ledger, 14);
+
+/**
+ * Balances on one shard of the engine.
+ *
+ * @generated from message tidebook.settlement.v1.ShardLedgerBalances
+ */
+export type ShardLedgerBalances = Message<"tidebook.settlement.v1.ShardLedgerBalances"> & {
+  /**
+   * The shard.
+   *
+   * @generated from field: uint32 shard = 1;
+   */
+  shard: number;
+
+  /**
+   * By asset.
+   *
+   * @generated from field: repeated tidebook.settlement.v1.LedgerBalance balances = 2;
+   */
+  balances: LedgerBalance[];
+
+  /**
+   * The position in its log that they are true at.
+   *
+   * @generated from field: uint64 log_seq = 3;
+   */
+  logSeq: bigint;
+};
+
+/**
+ * Balances on one shard of the engine.
+ *
+ * @generated from message tidebook.settlement.v1.ShardLedgerBalances
+ */
+export type ShardLedgerBalancesJson = {
+  /**
+   * The shard.
+   *
+   * @generated from field: uint32 shard = 1;
+   */
+  shard?: number;
+
+  /**
+   * By asset.
+   *
+   * @generated from field: repeated tidebook.settlement.v1.LedgerBalance balances = 2;
+   */
+  balances?: LedgerBalanceJson[];
+
+  /**
+   * The position in its log that they are true at.
+   *
+   * @generated from field: uint64 log_seq = 3;
+   */
+  logSeq?: string;
+};
+
+/**
+ * Describes the message tidebook.settlement.v1.ShardLedgerBalances.
+ * Use `create(ShardLedgerBalancesSchema)` to create a new message.
+ */
+export const ShardLedgerBalancesSchema: GenMessage<ShardLedgerBalances, {jsonType: ShardLedgerBalancesJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_settlement_v1_ledger, 15);
 
 /**
  * Which page.
@@ -926,7 +1199,7 @@ export type ListLedgerEntriesRequestJson = {
  * Use `create(ListLedgerEntriesRequestSchema)` to create a new message.
  */
 export const ListLedgerEntriesRequestSchema: GenMessage<ListLedgerEntriesRequest, {jsonType: ListLedgerEntriesRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 13);
+  messageDesc(file_tidebook_settlement_v1_ledger, 16);
 
 /**
  * Entries.
@@ -975,7 +1248,7 @@ export type ListLedgerEntriesResponseJson = {
  * Use `create(ListLedgerEntriesResponseSchema)` to create a new message.
  */
 export const ListLedgerEntriesResponseSchema: GenMessage<ListLedgerEntriesResponse, {jsonType: ListLedgerEntriesResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 14);
+  messageDesc(file_tidebook_settlement_v1_ledger, 17);
 
 /**
  * Nothing to say.
@@ -998,7 +1271,7 @@ export type GetReconciliationRequestJson = {
  * Use `create(GetReconciliationRequestSchema)` to create a new message.
  */
 export const GetReconciliationRequestSchema: GenMessage<GetReconciliationRequest, {jsonType: GetReconciliationRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 15);
+  messageDesc(file_tidebook_settlement_v1_ledger, 18);
 
 /**
  * The state of the books.
@@ -1082,6 +1355,13 @@ export type GetReconciliationResponse = Message<"tidebook.settlement.v1.GetRecon
    * @generated from field: uint64 stopped_log_seq = 11;
    */
   stoppedLogSeq: bigint;
+
+  /**
+   * Where there are several shards: how far each is; log_seq and newest_log_seq are then of shard 0.
+   *
+   * @generated from field: repeated tidebook.settlement.v1.ShardPosition shards = 30;
+   */
+  shards: ShardPosition[];
 };
 
 /**
@@ -1166,6 +1446,13 @@ export type GetReconciliationResponseJson = {
    * @generated from field: uint64 stopped_log_seq = 11;
    */
   stoppedLogSeq?: string;
+
+  /**
+   * Where there are several shards: how far each is; log_seq and newest_log_seq are then of shard 0.
+   *
+   * @generated from field: repeated tidebook.settlement.v1.ShardPosition shards = 30;
+   */
+  shards?: ShardPositionJson[];
 };
 
 /**
@@ -1173,22 +1460,34 @@ export type GetReconciliationResponseJson = {
  * Use `create(GetReconciliationResponseSchema)` to create a new message.
  */
 export const GetReconciliationResponseSchema: GenMessage<GetReconciliationResponse, {jsonType: GetReconciliationResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 16);
+  messageDesc(file_tidebook_settlement_v1_ledger, 19);
 
 /**
- * Nothing to say.
+ * Of which shard.
  *
  * @generated from message tidebook.settlement.v1.GetAccountReconciliationRequest
  */
 export type GetAccountReconciliationRequest = Message<"tidebook.settlement.v1.GetAccountReconciliationRequest"> & {
+  /**
+   * The engine shard.
+   *
+   * @generated from field: uint32 shard = 30;
+   */
+  shard: number;
 };
 
 /**
- * Nothing to say.
+ * Of which shard.
  *
  * @generated from message tidebook.settlement.v1.GetAccountReconciliationRequest
  */
 export type GetAccountReconciliationRequestJson = {
+  /**
+   * The engine shard.
+   *
+   * @generated from field: uint32 shard = 30;
+   */
+  shard?: number;
 };
 
 /**
@@ -1196,7 +1495,7 @@ export type GetAccountReconciliationRequestJson = {
  * Use `create(GetAccountReconciliationRequestSchema)` to create a new message.
  */
 export const GetAccountReconciliationRequestSchema: GenMessage<GetAccountReconciliationRequest, {jsonType: GetAccountReconciliationRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 17);
+  messageDesc(file_tidebook_settlement_v1_ledger, 20);
 
 /**
  * The account's balances, three times.
@@ -1273,7 +1572,7 @@ export type GetAccountReconciliationResponseJson = {
  * Use `create(GetAccountReconciliationResponseSchema)` to create a new message.
  */
 export const GetAccountReconciliationResponseSchema: GenMessage<GetAccountReconciliationResponse, {jsonType: GetAccountReconciliationResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 18);
+  messageDesc(file_tidebook_settlement_v1_ledger, 21);
 
 /**
  * One asset of an account.
@@ -1406,7 +1705,70 @@ export type AccountReconciliationJson = {
  * Use `create(AccountReconciliationSchema)` to create a new message.
  */
 export const AccountReconciliationSchema: GenMessage<AccountReconciliation, {jsonType: AccountReconciliationJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 19);
+  messageDesc(file_tidebook_settlement_v1_ledger, 22);
+
+/**
+ * How far the books of a shard are.
+ *
+ * @generated from message tidebook.settlement.v1.ShardPosition
+ */
+export type ShardPosition = Message<"tidebook.settlement.v1.ShardPosition"> & {
+  /**
+   * The shard.
+   *
+   * @generated from field: uint32 shard = 1;
+   */
+  shard: number;
+
+  /**
+   * The position in its log that the books are at.
+   *
+   * @generated from field: uint64 log_seq = 2;
+   */
+  logSeq: bigint;
+
+  /**
+   * Newest position in its log.
+   *
+   * @generated from field: uint64 newest_log_seq = 3;
+   */
+  newestLogSeq: bigint;
+};
+
+/**
+ * How far the books of a shard are.
+ *
+ * @generated from message tidebook.settlement.v1.ShardPosition
+ */
+export type ShardPositionJson = {
+  /**
+   * The shard.
+   *
+   * @generated from field: uint32 shard = 1;
+   */
+  shard?: number;
+
+  /**
+   * The position in its log that the books are at.
+   *
+   * @generated from field: uint64 log_seq = 2;
+   */
+  logSeq?: string;
+
+  /**
+   * Newest position in its log.
+   *
+   * @generated from field: uint64 newest_log_seq = 3;
+   */
+  newestLogSeq?: string;
+};
+
+/**
+ * Describes the message tidebook.settlement.v1.ShardPosition.
+ * Use `create(ShardPositionSchema)` to create a new message.
+ */
+export const ShardPositionSchema: GenMessage<ShardPosition, {jsonType: ShardPositionJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_settlement_v1_ledger, 23);
 
 /**
  * One asset's books.
@@ -1581,7 +1943,7 @@ export type AssetReconciliationJson = {
  * Use `create(AssetReconciliationSchema)` to create a new message.
  */
 export const AssetReconciliationSchema: GenMessage<AssetReconciliation, {jsonType: AssetReconciliationJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 20);
+  messageDesc(file_tidebook_settlement_v1_ledger, 24);
 
 /**
  * Which range.
@@ -1602,6 +1964,13 @@ export type GetProofRequest = Message<"tidebook.settlement.v1.GetProofRequest"> 
    * @generated from field: uint32 count = 2;
    */
   count: number;
+
+  /**
+   * The shard whose log it is.
+   *
+   * @generated from field: uint32 shard = 30;
+   */
+  shard: number;
 };
 
 /**
@@ -1623,6 +1992,13 @@ export type GetProofRequestJson = {
    * @generated from field: uint32 count = 2;
    */
   count?: number;
+
+  /**
+   * The shard whose log it is.
+   *
+   * @generated from field: uint32 shard = 30;
+   */
+  shard?: number;
 };
 
 /**
@@ -1630,7 +2006,7 @@ export type GetProofRequestJson = {
  * Use `create(GetProofRequestSchema)` to create a new message.
  */
 export const GetProofRequestSchema: GenMessage<GetProofRequest, {jsonType: GetProofRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 21);
+  messageDesc(file_tidebook_settlement_v1_ledger, 25);
 
 /**
  * The chains over the range.
@@ -1707,7 +2083,7 @@ export type GetProofResponseJson = {
  * Use `create(GetProofResponseSchema)` to create a new message.
  */
 export const GetProofResponseSchema: GenMessage<GetProofResponse, {jsonType: GetProofResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 22);
+  messageDesc(file_tidebook_settlement_v1_ledger, 26);
 
 /**
  * One link. The log's own chain, hash = sha256(previous hash || payload), can be checked by whoever has
@@ -1788,7 +2164,7 @@ export type ProofLinkJson = {
  * Use `create(ProofLinkSchema)` to create a new message.
  */
 export const ProofLinkSchema: GenMessage<ProofLink, {jsonType: ProofLinkJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 23);
+  messageDesc(file_tidebook_settlement_v1_ledger, 27);
 
 /**
  * Where a transfer is.
@@ -1878,6 +2254,13 @@ export enum TransferDirection {
    * @generated from enum value: TRANSFER_DIRECTION_WITHDRAWAL = 2;
    */
   WITHDRAWAL = 2,
+
+  /**
+   * From one engine shard to another.
+   *
+   * @generated from enum value: TRANSFER_DIRECTION_SHARD = 3;
+   */
+  SHARD = 3,
 }
 
 /**
@@ -1885,7 +2268,7 @@ export enum TransferDirection {
  *
  * @generated from enum tidebook.settlement.v1.TransferDirection
  */
-export type TransferDirectionJson = "TRANSFER_DIRECTION_UNSPECIFIED" | "TRANSFER_DIRECTION_DEPOSIT" | "TRANSFER_DIRECTION_WITHDRAWAL";
+export type TransferDirectionJson = "TRANSFER_DIRECTION_UNSPECIFIED" | "TRANSFER_DIRECTION_DEPOSIT" | "TRANSFER_DIRECTION_WITHDRAWAL" | "TRANSFER_DIRECTION_SHARD";
 
 /**
  * Describes the enum tidebook.settlement.v1.TransferDirection.
@@ -1980,7 +2363,19 @@ export const LedgerService: GenService<{
     output: typeof CancelWithdrawalResponseSchema;
   },
   /**
-   * Deposits and withdrawals of the account, newest first.
+   * Move a trading balance from one engine shard to another: debited there first, then credited here.
+   * Repeating a request_id gives the first answer again. Refused with AMOUNT_INVALID, ASSET_NOT_FOUND,
+   * NOT_FOUND (no such shard); too little money makes a FAILED transfer.
+   *
+   * @generated from rpc tidebook.settlement.v1.LedgerService.CreateShardTransfer
+   */
+  createShardTransfer: {
+    methodKind: "unary";
+    input: typeof CreateShardTransferRequestSchema;
+    output: typeof CreateShardTransferResponseSchema;
+  },
+  /**
+   * Deposits, withdrawals and transfers between shards of the account, newest first.
    *
    * @generated from rpc tidebook.settlement.v1.LedgerService.ListTransfers
    */
