@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections.abc import AsyncIterator
 from typing import Any
@@ -182,7 +183,13 @@ async def test_the_proof_is_the_chain_of_the_archived_payloads(rig: Rig) -> None
     assert [(link.seq, link.hash) for link in proof.links] == [
         (record.seq, record.hash) for record in records[2:6]
     ]
+    link = proof.previous_link
+    for one in proof.links:
+        link = hashlib.sha256(link + one.payload_sha256 + one.hash).digest()
+        assert one.link == link
+        assert one.payload_sha256 == hashlib.sha256(records[one.seq - 1].payload).digest()
     first = await stub.GetProof(ledger_pb2.GetProofRequest(from_seq=1))
+    assert first.previous_link == GENESIS_HASH and first.newest_seq == len(records)
     assert first.previous_hash == GENESIS_HASH and len(first.links) == len(records)
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await stub.GetProof(ledger_pb2.GetProofRequest(from_seq=1000))
