@@ -8,6 +8,7 @@ from services.engine.domain.commands import PlaceOrder
 
 if TYPE_CHECKING:
     from services.engine.domain.book import Order
+    from services.engine.domain.positions import Position
 
 
 # `Remembered.closed_ns` while the order lives.
@@ -39,7 +40,15 @@ class Remembered:
 class Account:
     """One account of the shard."""
 
-    __slots__ = ("account_id", "balances", "client_ids", "orders")
+    __slots__ = (
+        "account_id",
+        "balances",
+        "client_ids",
+        "leverages",
+        "margin_requests",
+        "orders",
+        "positions",
+    )
 
     def __init__(self, account_id: int) -> None:
         self.account_id = account_id
@@ -47,6 +56,11 @@ class Account:
         # Live orders by market id, then by order id.
         self.orders: dict[int, dict[int, Order]] = {}
         self.client_ids: dict[str, Remembered] = {}
+        # By market id: the leverage chosen, where it is not 1, and the open positions.
+        self.leverages: dict[int, int] = {}
+        self.positions: dict[int, Position] = {}
+        # Ids of the last requests to add margin -> (market id, units).
+        self.margin_requests: dict[str, tuple[int, int]] = {}
 
     def live_orders(self) -> list[Order]:
         """Live orders of all markets, oldest first."""

@@ -20,14 +20,16 @@ from services.engine.domain.events import (
     OrderAmended,
     OrdersCancelled,
 )
-from services.engine.domain.matching import EXHAUSTED, match
+from services.engine.domain.matching import match
 from services.engine.domain.placing import (
     check_limits,
     check_open_for_orders,
     check_slices,
     settle_rest,
 )
+from services.engine.domain.positions import margin_terms, own_hold
 from services.engine.domain.state import State
+from services.engine.domain.trading import EXHAUSTED
 
 _BY_USER: Final = int(Reason.CANCELLED_BY_USER)
 
@@ -114,15 +116,25 @@ def amend(state: State, command: AmendOrder, now_ns: int) -> list[Event]:
         raise Refused(Reason.AMEND_BELOW_FILLED, field="quantity_lots")
     remaining = quantity - order.filled
     keeps_place = price_ticks == old_price and quantity < old_quantity
-    own_hold = book.hold_per_lot(order.side, price_ticks)
-    if order.condition is not None and order.condition.partner is not None:
+    paired = order.condition is not None and order.condition.partner is not None
+    if paired:
         stops.check_pair_keeps(order, quantity)
-    if keeps_place:
-        hold_per_lot = order.hold_per_lot
-    else:
-        hold_per_lot = stops.pair_hold(order, own_hold)
+    hold_per_lot = own = order.hold_per_lot
+    uncovered = min(order.uncovered, remaining)
+    if not keeps_place:
         _check_crossing(book, order, price_ticks)
-    hold_delta = remaining * hold_per_lot - order.hold_units()
+        reduce_only = order.request.reduce_only
+        if book.is_margin and not paired:
+            lots, own, uncovered = margin_terms(
+                order.account, book, order.side, price_ticks, remaining, reduce_only, now_ns, order
+            )
+            if lots < remaining:
+                raise Refused(Reason.REDUCE_ONLY_WOULD_INCREASE, field="quantity_lots")
+        else:
+            own = own_hold(order.account, book, order.request, price_ticks)
+            uncovered = remaining if reduce_only else 0
+        hold_per_lot = stops.pair_hold(order, own)
+    hold_delta = (remaining - uncovered) * hold_per_lot - order.hold_units()
     if hold_delta > order.hold_balance.free:
         raise Refused(
             Reason.INSUFFICIENT_BALANCE,
@@ -146,6 +158,7 @@ def amend(state: State, command: AmendOrder, now_ns: int) -> list[Event]:
     )
     events: list[Event] = [amended]
     order.release(-hold_delta)
+    order.uncovered = uncovered
     order.updated_ns = now_ns
     if keeps_place:
         level = order.level
@@ -161,7 +174,7 @@ def amend(state: State, command: AmendOrder, now_ns: int) -> list[Event]:
     order.remaining = remaining
     order.hold_per_lot = hold_per_lot
     if order.condition is not None:
-        order.condition.own_hold = own_hold
+        order.condition.own_hold = own
     order.maker_fee_bps = book.maker_fee_bps
     stopped = EXHAUSTED
     if book.opposite(order.side).reaches(price_ticks):

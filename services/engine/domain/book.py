@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from typing import TYPE_CHECKING
 
 from kernel.prices import mark_price
 from services.engine.domain.accounts import Account, Balance
 from services.engine.domain.commands import MarketConfig, PlaceOrder
-from services.engine.domain.constants import MARKET_STATUS_TRADING, SIDE_BUY
-from services.engine.domain.triggers import Watch
+from services.engine.domain.constants import MARKET_KIND_MARGIN, MARKET_STATUS_TRADING, SIDE_BUY
+from services.engine.domain.triggers import Triggers, Watch
+
+if TYPE_CHECKING:
+    from services.engine.domain.positions import Position
 
 
 class Condition:
@@ -35,10 +39,10 @@ class Condition:
 class Order:
     """A live order and its hold.
 
-    The hold of an order in the book is always `remaining * hold_per_lot`. A MARKET buy by quote
-    amount holds `amount_left` in its place (`hold_per_lot` is 0); it never rests. `hidden` is the
-    part of `remaining` that an iceberg does not show; 0 for all others. A stop that waits has a
-    `condition` and no level.
+    The hold of an order in the book is always `(remaining - uncovered) * hold_per_lot`; only lots
+    that close a margin position are uncovered. A MARKET buy by quote amount holds `amount_left` in
+    its place (`hold_per_lot` is 0); it never rests. `hidden` is the part of `remaining` that an
+    iceberg does not show; 0 for all others. A stop that waits has a `condition` and no level.
     """
 
     __slots__ = (
@@ -62,6 +66,7 @@ class Order:
         "remaining",
         "request",
         "side",
+        "uncovered",
         "updated_ns",
     )
 
@@ -92,6 +97,7 @@ class Order:
         self.filled = 0
         self.filled_notional = 0
         self.hidden = 0
+        self.uncovered = 0
         self.fees = 0
         self.created_ns = now_ns
         self.updated_ns = now_ns
@@ -101,14 +107,22 @@ class Order:
         self.next: Order | None = None
 
     def hold_asset_id(self) -> int:
-        """Quote for a buy, base for a sell."""
-        return self.book.quote_asset_id if self.side == SIDE_BUY else self.book.base_asset_id
+        """Quote for a buy, base for a sell; in MARGIN markets always quote."""
+        return self.book.hold_asset_id(self.side)
 
     def hold_units(self) -> int:
         """What the order holds now."""
         if self.hold_per_lot == 0:
             return self.amount_left
-        return self.remaining * self.hold_per_lot
+        return (self.remaining - self.uncovered) * self.hold_per_lot
+
+    def drop_hold(self, lots: int) -> int:
+        """What these lots hold, which leave the order; those that hold nothing go first."""
+        uncovered = self.uncovered
+        if uncovered:
+            uncovered = min(uncovered, lots)
+            self.uncovered -= uncovered
+        return (lots - uncovered) * self.hold_per_lot
 
     def waits(self) -> bool:
         """Whether it is a stop that has not fired."""
@@ -229,14 +243,18 @@ class Book:
         "external_bid_ticks",
         "external_ns",
         "index_ticks",
+        "is_margin",
         "last_price_ticks",
         "last_stops",
         "last_trade_id",
+        "long_liquidations",
         "lot_size_units",
         "maker_fee_bps",
         "mark_stops",
         "market_id",
+        "positions",
         "quote_asset_id",
+        "short_liquidations",
         "status",
         "taker_fee_bps",
         "units_per_tick_lot",
@@ -258,11 +276,16 @@ class Book:
         self.external_ask_ticks = 0
         self.index_ticks = 0
         self.external_ns = 0
+        # MARGIN: open positions by account, and the marks at which they are liquidated.
+        self.positions: dict[int, Position] = {}
+        self.long_liquidations = Triggers(falling=True)
+        self.short_liquidations = Triggers(falling=False)
 
     def configure(self, config: MarketConfig) -> None:
         """Take new rules; what every order needs is kept one step closer."""
         self.config = config
         self.market_id = config.market_id
+        self.is_margin = config.kind == MARKET_KIND_MARGIN
         self.base_asset_id = config.base_asset_id
         self.quote_asset_id = config.quote_asset_id
         self.units_per_tick_lot = config.units_per_tick_lot
@@ -292,6 +315,10 @@ class Book:
     def opposite(self, side: int) -> BookSide:
         """What orders of `side` trade with."""
         return self.asks if side == SIDE_BUY else self.bids
+
+    def hold_asset_id(self, side: int) -> int:
+        """Asset that orders of `side` hold."""
+        return self.quote_asset_id if side == SIDE_BUY or self.is_margin else self.base_asset_id
 
     def hold_per_lot(self, side: int, price_ticks: int) -> int:
         """Units that one lot of an order holds: for a buy with the worst fee.

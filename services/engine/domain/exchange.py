@@ -9,6 +9,8 @@ from services.engine.domain import (
     amending,
     cfds,
     invariants,
+    liquidation,
+    margin_commands,
     oco,
     placing,
     snapshot,
@@ -41,8 +43,15 @@ from services.engine.domain.constants import (
 )
 from services.engine.domain.events import CommandRefused, Event, OrderAmended
 from services.engine.domain.house import Cfd
-from services.engine.domain.position_commands import CloseCfd, OpenCfd, UpdateCfdTriggers
+from services.engine.domain.position_commands import (
+    AddMargin,
+    CloseCfd,
+    OpenCfd,
+    SetLeverage,
+    UpdateCfdTriggers,
+)
 from services.engine.domain.position_events import CfdOpened
+from services.engine.domain.positions import Position, leverage_of
 from services.engine.domain.state import WINDOW_ENTRIES, State
 from services.engine.domain.views import (
     BalanceView,
@@ -51,6 +60,7 @@ from services.engine.domain.views import (
     LevelView,
     MarketView,
     OrderView,
+    PositionView,
     RestingView,
 )
 
@@ -80,8 +90,8 @@ class Exchange:
                 if command.type > ORDER_TYPE_MARKET:
                     return stops.place(state, command, now_ns)
                 events = placing.place(state, command, now_ns)
-                if state.waiting and len(events) > 1:
-                    stops.cascade(state, state.books[command.market_id], events, now_ns)
+                if len(events) > 1:
+                    self._after(command.market_id, now_ns, events)
                 return events
             if isinstance(command, Transfer):
                 return system.transfer(state, command, now_ns)
@@ -93,15 +103,14 @@ class Exchange:
                 return amending.cancel(state, command, now_ns)
             if isinstance(command, AmendOrder):
                 events = amending.amend(state, command, now_ns)
-                first = events[0]
-                if state.waiting and isinstance(first, OrderAmended) and len(events) > 1:
-                    stops.cascade(state, state.books[first.market_id], events, now_ns)
+                amended = events[0]
+                if isinstance(amended, OrderAmended) and len(events) > 1:
+                    self._after(amended.market_id, now_ns, events)
                 return events
             if isinstance(command, PlaceOco):
                 events = oco.place(state, command, now_ns)
                 if len(events) > 2:
-                    book = state.books[command.first.market_id]
-                    stops.cascade(state, book, events, now_ns)
+                    self._after(command.first.market_id, now_ns, events)
                 return events
             if isinstance(command, CancelAll):
                 return amending.cancel_all(state, command, now_ns)
@@ -109,11 +118,13 @@ class Exchange:
                 return amending.cancel_all_after(state, command)
             if isinstance(command, SetPrices):
                 events = system.set_prices(state, command, now_ns)
-                if state.waiting:
-                    for price in command.prices:
-                        book = state.books[price.market_id]
-                        stops.cascade(state, book, events, now_ns, priced=True)
+                for price in command.prices:
+                    self._after(price.market_id, now_ns, events, priced=True)
                 return events
+            if isinstance(command, SetLeverage):
+                return margin_commands.set_leverage(state, command)
+            if isinstance(command, AddMargin):
+                return margin_commands.add_margin(state, command)
             if isinstance(command, CloseCfd):
                 return cfds.close_cfd(state, command, now_ns)
             if isinstance(command, UpdateCfdTriggers):
@@ -122,9 +133,7 @@ class Exchange:
                 return system.tick(state, command, now_ns)
             if isinstance(command, SetMarketStatus):
                 events = system.set_market_status(state, command)
-                if state.waiting:
-                    book = state.books[command.market_id]
-                    stops.cascade(state, book, events, now_ns, resumed=True)
+                self._after(command.market_id, now_ns, events, resumed=True)
                 return events
             if isinstance(command, BeginEpoch):
                 return system.begin_epoch(state, command)
@@ -133,6 +142,33 @@ class Exchange:
             raise Refused(Reason.UNSUPPORTED)
         except Refused as refused:
             return [CommandRefused(int(refused.reason), refused.field)]
+
+    def _after(
+        self,
+        market_id: int,
+        now_ns: int,
+        events: list[Event],
+        *,
+        priced: bool = False,
+        resumed: bool = False,
+    ) -> None:
+        """What trades or prices of a market set off: liquidations first, then stops, until neither
+        finds anything more."""
+        state = self._state
+        book = state.books[market_id]
+        seen = 0
+        while True:
+            if book.positions:
+                liquidation.sweep(state, book, now_ns, events)
+            before = len(events)
+            if state.waiting:
+                stops.cascade(
+                    state, book, events, now_ns, seen=seen, priced=priced, resumed=resumed
+                )
+            seen = len(events)
+            priced = resumed = False
+            if seen == before or not book.positions:
+                return
 
     # ------------------------------------------------------------ reading
 
@@ -255,6 +291,30 @@ class Exchange:
         """Asset id -> units of fees taken so far."""
         return dict(sorted(self._state.fees.items()))
 
+    def positions(self, account_id: int) -> list[PositionView]:
+        """Open margin positions of an account, by market."""
+        account = self._state.accounts.get(account_id)
+        if account is None:
+            return []
+        return [_position_view(position) for _, position in sorted(account.positions.items())]
+
+    def open_position_count(self) -> int:
+        """Open margin positions of all accounts, the insurance fund's among them."""
+        return sum(len(book.positions) for book in self._state.books.values())
+
+    def leverage(self, account_id: int, market_id: int) -> int:
+        """Leverage that an account has chosen on a market; 1 if it has not."""
+        account = self._state.accounts.get(account_id)
+        return 1 if account is None else leverage_of(account, market_id)
+
+    def mark_price(self, market_id: int, now_ns: int) -> int:
+        """Mark price in ticks; 0 for none. Raises `KeyError` for an unknown market."""
+        return self._state.books[market_id].mark_price(now_ns)
+
+    def clearing(self) -> dict[int, int]:
+        """Asset id -> units owed to (or by) open margin positions; 0 while none is open."""
+        return dict(sorted(self._state.clearing.items()))
+
     def external(self) -> dict[int, int]:
         """Asset id -> units that came in by transfers minus those that left."""
         return dict(sorted(self._state.external.items()))
@@ -307,6 +367,21 @@ def _order_view(order: Order) -> OrderView:
         trigger_price_ticks=order.trigger_ticks(),
         oco_order_id=0 if partner is None else partner.order_id,
         request=order.request,
+    )
+
+
+def _position_view(position: Position) -> PositionView:
+    return PositionView(
+        account_id=position.account.account_id,
+        market_id=position.book.market_id,
+        quantity_lots=position.quantity,
+        entry_notional_units=position.entry_notional,
+        margin_units=position.margin,
+        leverage=leverage_of(position.account, position.book.market_id),
+        liquidation_ticks=position.liquidation_ticks,
+        realised_pnl_units=position.realised_pnl,
+        fees_units=position.fees,
+        opened_ns=position.opened_ns,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.engine.domain.book import Book, BookSide, Order
 from services.engine.domain.constants import SIDE_BUY, SIDE_SELL, TRIGGER_SOURCE_MARK
+from services.engine.domain.positions import FUND_ACCOUNT_ID, liquidation_ticks
 from services.engine.domain.state import State
 from services.engine.domain.stops import rises
 
@@ -13,6 +14,7 @@ def check(state: State) -> None:
     _check_money(state)
     _check_holds(state)
     _check_contracts(state)
+    _check_positions(state)
     resting = 0
     for book in state.books.values():
         resting += _check_book(state, book)
@@ -30,7 +32,7 @@ def _require(holds: bool, text: str) -> None:
 
 
 def _check_money(state: State) -> None:
-    """1: clients (the insurance fund among them) + fees + house = deposits - withdrawals."""
+    """1: clients (with the insurance fund) + fees + house + clearing = deposits - withdrawals."""
     for asset_id in state.assets:
         clients = 0
         for account in state.accounts.values():
@@ -40,10 +42,11 @@ def _check_money(state: State) -> None:
         fees = state.fees[asset_id]
         house = state.house.balances.get(asset_id, 0)
         external = state.external[asset_id]
+        clearing = state.clearing[asset_id]
         _require(
-            clients + fees + house == external,
-            f"asset {asset_id}: clients {clients} + fees {fees} + house {house} is not what came"
-            f" in, {external}",
+            clients + fees + house + clearing == external,
+            f"asset {asset_id}: clients {clients} + fees {fees} + house {house} + clearing"
+            f" {clearing} is not what came in, {external}",
         )
 
 
@@ -59,6 +62,9 @@ def _check_holds(state: State) -> None:
                 state.orders.get(order.order_id) is order,
                 f"account {account.account_id}: order {order.order_id} is not live",
             )
+        for position in account.positions.values():
+            asset_id = position.book.quote_asset_id
+            needed[asset_id] = needed.get(asset_id, 0) + position.margin
         for cfd in state.house.of_account(account.account_id):
             asset_id = cfd.book.quote_asset_id
             needed[asset_id] = needed.get(asset_id, 0) + cfd.margin_units
@@ -70,6 +76,52 @@ def _check_holds(state: State) -> None:
                 f"{where}: held {balance.held}, its orders and contracts need"
                 f" {needed.get(asset_id, 0)}",
             )
+
+
+def _check_positions(state: State) -> None:
+    """Profits paid are the entry notionals of longs minus those of shorts, exactly; as many lots
+    are long as short; every position is indexed once, at the price at which it is liquidated."""
+    owed = dict.fromkeys(state.assets, 0)
+    for book in state.books.values():
+        name = book.config.name
+        lots = 0
+        longs: dict[int, int] = {}
+        shorts: dict[int, int] = {}
+        for account_id, position in book.positions.items():
+            where = f"{name}, position of account {account_id}"
+            quantity = position.quantity
+            _require(quantity != 0 and not position.liquidating, f"{where}: {quantity} lots")
+            _require(
+                position.account.account_id == account_id
+                and position.account.positions.get(book.market_id) is position,
+                f"{where}: not its owner's",
+            )
+            _require(
+                position.entry_notional >= 0 and position.margin >= 0,
+                f"{where}: entry {position.entry_notional}, margin {position.margin}",
+            )
+            _require(
+                account_id != FUND_ACCOUNT_ID or position.margin == 0,
+                f"{where}: the fund has margin {position.margin}",
+            )
+            lots += quantity
+            sign = 1 if quantity > 0 else -1
+            owed[book.quote_asset_id] += position.entry_notional * sign
+            if position.liquidation_ticks:
+                index = longs if quantity > 0 else shorts
+                index[account_id] = position.liquidation_ticks
+                _require(
+                    position.liquidation_ticks == liquidation_ticks(position),
+                    f"{where}: its liquidation price is wrong",
+                )
+        _require(lots == 0, f"{name}: {lots} lots more are long than short")
+        _require(book.long_liquidations.prices == longs, f"{name}: liquidations of longs")
+        _require(book.short_liquidations.prices == shorts, f"{name}: liquidations of shorts")
+    for asset_id, units in owed.items():
+        _require(
+            state.clearing[asset_id] == -units,
+            f"asset {asset_id}: clearing {state.clearing[asset_id]}, open positions {units}",
+        )
 
 
 def _check_contracts(state: State) -> None:

@@ -23,7 +23,7 @@ from services.engine.domain.constants import (
     TIME_IN_FORCE_IOC,
 )
 from services.engine.domain.events import CommandRepeated, Event, OrderPlaced
-from services.engine.domain.matching import EXHAUSTED, match
+from services.engine.domain.matching import match
 from services.engine.domain.placing import (
     admit,
     check_limits,
@@ -31,8 +31,10 @@ from services.engine.domain.placing import (
     repeated,
     settle_rest,
 )
+from services.engine.domain.positions import check_reduces, own_hold
 from services.engine.domain.state import State
 from services.engine.domain.stops import placed_event, plan, wait
+from services.engine.domain.trading import EXHAUSTED
 
 _FIRST: Final = "first."
 _SECOND: Final = "second."
@@ -50,16 +52,17 @@ def place(state: State, command: PlaceOco, now_ns: int) -> list[Event]:
     account = state.accounts.get(command.account_id)
     if account is None:
         raise Refused(Reason.INSUFFICIENT_BALANCE, field="account_id")
-    first_price, first_condition = _plan(book, first, now_ns, _FIRST)
-    second_price, second_condition = _plan(book, second, now_ns, _SECOND)
+    first_price, first_condition = _plan(book, account, first, now_ns, _FIRST)
+    second_price, second_condition = _plan(book, account, second, now_ns, _SECOND)
     _check_prices(first, second, first_condition)
+    check_reduces(account, book, first)
     check_open_orders(book, account, 2)
     side, lots = first.side, first.quantity_lots
     opposite = book.opposite(side)
     if first.post_only and opposite.reaches(first_price):
         raise Refused(Reason.POST_ONLY_WOULD_TRADE, field=_FIRST + "price_ticks")
     hold_per_lot = max(first_condition.own_hold, second_condition.own_hold)
-    balance = account.balances.get(book.quote_asset_id if side == SIDE_BUY else book.base_asset_id)
+    balance = account.balances.get(book.hold_asset_id(side))
     if balance is None or balance.free < lots * hold_per_lot:
         raise Refused(Reason.INSUFFICIENT_BALANCE, field=_FIRST + "quantity_lots")
 
@@ -104,19 +107,20 @@ def _order(
     now_ns: int,
 ) -> Order:
     state.last_order_id += 1
-    buys = request.side == SIDE_BUY
     order = Order(
         state.last_order_id,
         account,
         book,
         request,
-        account.balance(book.quote_asset_id if buys else book.base_asset_id),
+        account.balance(book.hold_asset_id(request.side)),
         price_ticks,
         request.quantity_lots,
         hold_per_lot,
         now_ns,
     )
     order.condition = condition
+    if request.reduce_only:
+        order.uncovered = order.remaining
     if request.client_order_id:
         state.remember(order, now_ns)
     return order
@@ -156,14 +160,16 @@ def _admit(state: State, order: PlaceOrder, deadline_ns: int, now_ns: int, prefi
         raise Refused(refused.reason, field=prefix + refused.field) from refused
 
 
-def _plan(book: Book, order: PlaceOrder, now_ns: int, prefix: str) -> tuple[int, Condition]:
+def _plan(
+    book: Book, account: Account, order: PlaceOrder, now_ns: int, prefix: str
+) -> tuple[int, Condition]:
     try:
         if order.type != ORDER_TYPE_LIMIT:
-            return plan(book, order, now_ns)
+            return plan(book, account, order, now_ns)
         price_ticks = order.price_ticks
         check_limits(book, price_ticks, order.quantity_lots)
-        own_hold = book.hold_per_lot(order.side, price_ticks)
-        return price_ticks, Condition(0, 0, own_hold, waits=False)
+        own = own_hold(account, book, order, price_ticks)
+        return price_ticks, Condition(0, 0, own, waits=False)
     except Refused as refused:
         raise Refused(refused.reason, field=prefix + refused.field) from refused
 
@@ -182,6 +188,8 @@ def _check_pair(first: PlaceOrder, second: PlaceOrder) -> None:
         TIME_IN_FORCE_FOK,
     ):
         raise Refused(Reason.TIME_IN_FORCE_NOT_SUPPORTED, field=_FIRST + "time_in_force")
+    if first.reduce_only != second.reduce_only:
+        raise Refused(Reason.INVALID_ARGUMENT, field=_SECOND + "reduce_only")
     if first.market_id != second.market_id:
         raise Refused(Reason.INVALID_ARGUMENT, "differs", field=_SECOND + "market_id")
     if first.side != second.side:

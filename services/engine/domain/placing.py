@@ -9,7 +9,7 @@ from services.engine.domain.accounts import Account
 from services.engine.domain.book import Book, Order
 from services.engine.domain.commands import PlaceOrder
 from services.engine.domain.constants import (
-    MARKET_KIND_SPOT,
+    MARKET_KIND_CFD,
     MARKET_STATUS_CANCEL_ONLY,
     MARKET_STATUS_HALTED,
     MARKET_STATUS_POST_ONLY,
@@ -31,8 +31,11 @@ from services.engine.domain.constants import (
     TRIGGER_SOURCE_MARK,
 )
 from services.engine.domain.events import CommandRepeated, Event, OrderPlaced
-from services.engine.domain.matching import AMOUNT_USED, EXHAUSTED, PREVENTED, can_fill, match
+from services.engine.domain.margin_matching import can_fill_margin
+from services.engine.domain.matching import can_fill, match
+from services.engine.domain.positions import margin_terms
 from services.engine.domain.state import State
+from services.engine.domain.trading import AMOUNT_USED, EXHAUSTED, NOT_PAYABLE, PREVENTED
 
 DEFAULT_SLIPPAGE_BPS: Final = 500
 MAX_CLIENT_ID_LENGTH: Final = 36
@@ -44,6 +47,7 @@ _SLIPPAGE: Final = int(Reason.SLIPPAGE_LIMIT_REACHED)
 _NO_LIQUIDITY: Final = int(Reason.NO_LIQUIDITY)
 _IOC_REMAINDER: Final = int(Reason.IOC_REMAINDER)
 _INSUFFICIENT: Final = int(Reason.INSUFFICIENT_BALANCE)
+_NOT_PAYABLE: Final = int(Reason.INSUFFICIENT_MARGIN)
 _NONE: Final[dict[int, Order]] = {}
 
 
@@ -84,17 +88,23 @@ def place(state: State, command: PlaceOrder, now_ns: int) -> list[Event]:
             lots = _lots_of_amount(book, side, amount, best_ticks, price_ticks, free_base)
         else:
             check_market_limits(book, lots, best_ticks, price_ticks)
-    if command.time_in_force == TIME_IN_FORCE_FOK and not can_fill(
+    uncovered = 0
+    if book.is_margin:
+        lots, hold_per_lot, uncovered = margin_terms(
+            account, book, side, price_ticks, lots, command.reduce_only, now_ns
+        )
+        hold_units = (lots - uncovered) * hold_per_lot
+    elif command.time_in_force == TIME_IN_FORCE_FOK and not can_fill(
         book, side, price_ticks, lots, command.account_id, command.self_trade_prevention
     ):
         raise Refused(Reason.FOK_NOT_FILLABLE, field="quantity_lots")
-    if amount and side == SIDE_BUY:
+    elif amount and side == SIDE_BUY:
         hold_per_lot = 0
         hold_units = amount
     else:
         hold_per_lot = book.hold_per_lot(side, price_ticks)
         hold_units = lots * hold_per_lot
-    hold_asset_id = book.quote_asset_id if side == SIDE_BUY else book.base_asset_id
+    hold_asset_id = book.hold_asset_id(side)
     balance = account.balances.get(hold_asset_id)
     if balance is None or balance.free < hold_units:
         raise Refused(
@@ -102,15 +112,23 @@ def place(state: State, command: PlaceOrder, now_ns: int) -> list[Event]:
             field="quote_amount_units" if amount else "quantity_lots",
         )
 
-    # Nothing can refuse it from here on.
-    balance.free -= hold_units
-    balance.held += hold_units
     order_id = state.last_order_id + 1
-    state.last_order_id = order_id
     order = Order(
         order_id, account, book, command, balance, price_ticks, lots, hold_per_lot, now_ns
     )
     order.amount_left = amount
+    order.uncovered = uncovered
+    if (
+        book.is_margin
+        and command.time_in_force == TIME_IN_FORCE_FOK
+        and not can_fill_margin(order, hold_units, now_ns)
+    ):
+        raise Refused(Reason.FOK_NOT_FILLABLE, field="quantity_lots")
+
+    # Nothing can refuse it from here on.
+    balance.free -= hold_units
+    balance.held += hold_units
+    state.last_order_id = order_id
     if client_order_id:
         state.remember(order, now_ns)
     placed = OrderPlaced(
@@ -122,7 +140,8 @@ def place(state: State, command: PlaceOrder, now_ns: int) -> list[Event]:
         0,
         price_ticks,
         side,
-        command.quantity_lots,
+        # Less than asked for when it only reduces; 0 when it is by quote amount.
+        0 if amount else lots,
     )
     events: list[Event] = [placed]
     stopped = EXHAUSTED
@@ -142,6 +161,8 @@ def settle_rest(state: State, order: Order, stopped: int, now_ns: int, events: l
         reason = _SELF_TRADE
     elif stopped == AMOUNT_USED:
         reason = _amount_shortfall(order)
+    elif stopped == NOT_PAYABLE:
+        reason = _NOT_PAYABLE
     elif order.remaining == 0:
         reason = 0
     elif request.price_ticks == 0:
@@ -273,15 +294,17 @@ def protection_price(book: Book, side: int, best_ticks: int, max_slippage_bps: i
 
 def _check_shape(command: PlaceOrder, book: Book, now_ns: int) -> None:
     """Refuse what no state of the book would make a valid order."""
-    if book.config.kind != MARKET_KIND_SPOT:
-        raise Refused(Reason.UNSUPPORTED, field="market_id")
+    if book.config.kind == MARKET_KIND_CFD:
+        raise Refused(Reason.UNSUPPORTED, "has no order book", field="market_id")
     side = command.side
     if side != SIDE_BUY and side != SIDE_SELL:
         raise Refused(Reason.INVALID_ARGUMENT, field="side")
     if not 0 <= command.self_trade_prevention <= SELF_TRADE_PREVENTION_DECREMENT_AND_CANCEL:
         raise Refused(Reason.INVALID_ARGUMENT, field="self_trade_prevention")
-    if command.reduce_only:
-        raise Refused(Reason.UNSUPPORTED, field="reduce_only")
+    if command.reduce_only and not book.is_margin:
+        raise Refused(Reason.UNSUPPORTED, "is for MARGIN markets", field="reduce_only")
+    if command.quote_amount_units and book.is_margin:
+        raise Refused(Reason.UNSUPPORTED, "is for SPOT markets", field="quote_amount_units")
     if command.display_quantity_lots:
         _check_iceberg(command, book)
     kind = command.type

@@ -12,11 +12,10 @@ import hashlib
 from struct import Struct
 from typing import Final
 
-from services.engine.domain import snapshot_house
+from services.engine.domain import snapshot_house, snapshot_margin
 from services.engine.domain.accounts import Remembered
 from services.engine.domain.book import Book, BookSide, Condition, Order
 from services.engine.domain.commands import AssetConfig, MarginTierConfig, MarketConfig, PlaceOrder
-from services.engine.domain.constants import SIDE_BUY
 from services.engine.domain.state import State
 from services.engine.domain.stops import wait
 
@@ -32,7 +31,7 @@ _TIER: Final = Struct("<qII")
 _PAIR: Final = Struct("<QQ")
 _BALANCE: Final = Struct("<QIqq")
 _REQUEST: Final = Struct("<IBBBBBBBIIqqqqqqQ")
-_ORDER: Final = Struct("<QQqqqqqiqqqqB")
+_ORDER: Final = Struct("<QQqqqqqqiqqqqB")
 _CONDITION: Final = Struct("<qqqQB")
 _REMEMBERED: Final = Struct("<QQq")
 
@@ -64,6 +63,7 @@ def dump_body(state: State) -> bytes:
     _dump_pairs(list(state.closed_before.items()), parts)
     _dump_pairs(sorted(state.switches.items()), parts)
     snapshot_house.dump(state, parts)
+    snapshot_margin.dump(state, parts)
     return b"".join(parts)
 
 
@@ -205,6 +205,7 @@ def _dump_order(order: Order, parts: list[bytes]) -> None:
             order.price_ticks,
             order.remaining,
             order.hidden,
+            order.uncovered,
             order.filled,
             order.hold_per_lot,
             order.maker_fee_bps,
@@ -302,6 +303,7 @@ class _Reader:
         for account_id, at_ns in self._pairs():
             state.set_switch(account_id, at_ns)
         self._at = snapshot_house.load(state, self._body, self._at)
+        self._at = snapshot_margin.load(state, self._body, self._at)
         if self._at != len(self._body):
             raise ValueError("snapshot has bytes left over")
         return state
@@ -332,6 +334,7 @@ class _Reader:
         code = self._text(self._count())
         state.assets[asset_id] = AssetConfig(asset_id, code, decimals, transfer_decimals)
         state.fees[asset_id] = fees
+        state.clearing[asset_id] = 0
         state.external[asset_id] = external
 
     def _load_market(self, state: State) -> None:
@@ -370,9 +373,10 @@ class _Reader:
 
     def _load_order(self, state: State, book: Book) -> Order:
         fields = self._take(_ORDER)
-        order_id, account_id, price_ticks, remaining, hidden, filled, hold_per_lot = fields[:7]
+        order_id, account_id, price_ticks, remaining, hidden, uncovered = fields[:6]
+        filled, hold_per_lot = fields[6:8]
         condition = None
-        if fields[12]:
+        if fields[13]:
             trigger_ticks, extreme_ticks, own_hold, partner_id, waits = self._take(_CONDITION)
             condition = Condition(trigger_ticks, extreme_ticks, own_hold, waits=bool(waits))
             if partner_id:
@@ -384,21 +388,20 @@ class _Reader:
             account,
             book,
             request,
-            account.balance(
-                book.quote_asset_id if request.side == SIDE_BUY else book.base_asset_id
-            ),
+            account.balance(book.hold_asset_id(request.side)),
             price_ticks,
             remaining,
             hold_per_lot,
-            fields[10],
+            fields[11],
         )
         order.condition = condition
         order.hidden = hidden
+        order.uncovered = uncovered
         order.filled = filled
-        order.maker_fee_bps = fields[7]
-        order.filled_notional = fields[8]
-        order.fees = fields[9]
-        order.updated_ns = fields[11]
+        order.maker_fee_bps = fields[8]
+        order.filled_notional = fields[9]
+        order.fees = fields[10]
+        order.updated_ns = fields[12]
         return order
 
     def _register(self, state: State, orders: list[Order]) -> None:

@@ -36,6 +36,7 @@ class State:
         "accounts",
         "assets",
         "books",
+        "clearing",
         "closed_before",
         "closed_recently",
         "epoch",
@@ -68,6 +69,8 @@ class State:
         self.accounts: dict[int, Account] = {}
         self.orders: dict[int, Order] = {}
         self.fees: dict[int, int] = {}
+        # The other side of profits and losses paid on margin positions; 0 while none is open.
+        self.clearing: dict[int, int] = {}
         self.external: dict[int, int] = {}
         self.transfers = IdRanges()
         # Client ids of closed orders, oldest closing first.
@@ -137,7 +140,7 @@ class State:
                 book.bids.remove(order)
             else:
                 book.asks.remove(order)
-        released = remaining * order.hold_per_lot
+        released = (remaining - order.uncovered) * order.hold_per_lot
         if request.quote_amount_units:
             # Never asked for in lots, so none are left over; a buy holds what is left to spend.
             released = order.hold_units()
@@ -172,7 +175,7 @@ class State:
                 removed,
                 level_price,
                 side,
-                book.quote_asset_id if side == SIDE_BUY else book.base_asset_id,
+                book.hold_asset_id(side),
             )
         )
         if order.condition is not None:

@@ -12,6 +12,7 @@ from collections import deque
 from typing import Final
 
 from kernel.reasons import Reason, Refused
+from services.engine.domain.accounts import Account
 from services.engine.domain.book import Book, Condition, Order
 from services.engine.domain.commands import AmendOrder, PlaceOrder
 from services.engine.domain.constants import (
@@ -32,7 +33,8 @@ from services.engine.domain.events import (
     OrderTriggered,
     Trade,
 )
-from services.engine.domain.matching import EXHAUSTED, can_fill, match
+from services.engine.domain.margin_matching import can_fill_margin
+from services.engine.domain.matching import can_fill, match
 from services.engine.domain.placing import (
     admit,
     check_limits,
@@ -43,7 +45,9 @@ from services.engine.domain.placing import (
     repeated,
     settle_rest,
 )
+from services.engine.domain.positions import check_reduces, margin_terms, own_hold
 from services.engine.domain.state import State
+from services.engine.domain.trading import EXHAUSTED
 from services.engine.domain.triggers import Watch
 
 _INSUFFICIENT: Final = int(Reason.INSUFFICIENT_BALANCE)
@@ -62,10 +66,11 @@ def place(state: State, command: PlaceOrder, now_ns: int) -> list[Event]:
     if account is None:
         # Never credited: it cannot hold anything.
         raise Refused(Reason.INSUFFICIENT_BALANCE, field="account_id")
-    price_ticks, condition = plan(book, command, now_ns)
+    price_ticks, condition = plan(book, account, command, now_ns)
+    check_reduces(account, book, command)
     check_open_orders(book, account, 1)
     hold_units = command.quantity_lots * condition.own_hold
-    hold_asset_id = book.quote_asset_id if command.side == SIDE_BUY else book.base_asset_id
+    hold_asset_id = book.hold_asset_id(command.side)
     balance = account.balances.get(hold_asset_id)
     if balance is None or balance.free < hold_units:
         raise Refused(Reason.INSUFFICIENT_BALANCE, field="quantity_lots")
@@ -86,13 +91,15 @@ def place(state: State, command: PlaceOrder, now_ns: int) -> list[Event]:
         now_ns,
     )
     order.condition = condition
+    if command.reduce_only:
+        order.uncovered = order.remaining
     if command.client_order_id:
         state.remember(order, now_ns)
     wait(state, order)
     return [placed_event(order)]
 
 
-def plan(book: Book, command: PlaceOrder, now_ns: int) -> tuple[int, Condition]:
+def plan(book: Book, account: Account, command: PlaceOrder, now_ns: int) -> tuple[int, Condition]:
     """The limit or protection price of a stop, and its condition. Raises `Refused`."""
     side = command.side
     lots = command.quantity_lots
@@ -115,7 +122,7 @@ def plan(book: Book, command: PlaceOrder, now_ns: int) -> tuple[int, Condition]:
         price_ticks = protection_price(book, side, trigger_ticks, command.max_slippage_bps)
         check_market_limits(book, lots, trigger_ticks, price_ticks)
     return price_ticks, Condition(
-        trigger_ticks, watched, book.hold_per_lot(side, price_ticks), waits=True
+        trigger_ticks, watched, own_hold(account, book, command, price_ticks), waits=True
     )
 
 
@@ -195,10 +202,12 @@ def cascade(
     events: list[Event],
     now_ns: int,
     *,
+    seen: int = 0,
     priced: bool = False,
     resumed: bool = False,
 ) -> None:
-    """Fire what a command's events reached in a market, and what that reaches in turn.
+    """Fire what a command's events (but the first `seen`) reached in a market, and what that
+    reaches in turn.
 
     Trades are looked at one by one, then the mark price, also when the command set prices
     (`priced`). What one price reaches fires nearest trigger first, all of it before anything that
@@ -211,7 +220,6 @@ def cascade(
     if resumed and book.last_price_ticks:
         _reach(state, book.last_stops, book.last_price_ticks, due, now_ns, events)
     look = priced or resumed
-    seen = 0
     while True:
         for event in events[seen:]:
             if isinstance(event, Trade) and event.market_id == book.market_id:
@@ -278,17 +286,7 @@ def _fire(state: State, order: Order, now_ns: int, events: list[Event]) -> None:
     if request.price_ticks == 0:
         order.price_ticks = protection_price(book, side, trigger_ticks, request.max_slippage_bps)
     price_ticks = order.price_ticks
-    hold_per_lot = book.hold_per_lot(side, price_ticks)
-    hold_delta = order.remaining * hold_per_lot - order.hold_units()
-    reason = 0
-    if hold_delta > order.hold_balance.free:
-        # Fees have risen since it was placed.
-        reason = _INSUFFICIENT
-        hold_delta = 0
-    else:
-        order.release(-hold_delta)
-        order.hold_per_lot = hold_per_lot
-        order.maker_fee_bps = book.maker_fee_bps
+    reason, hold_delta = _take_hold(order, now_ns)
     order.updated_ns = now_ns
     triggered = OrderTriggered(
         order.order_id,
@@ -306,20 +304,61 @@ def _fire(state: State, order: Order, now_ns: int, events: list[Event]) -> None:
     if reason == 0:
         if request.post_only and crosses:
             reason = _POST_ONLY
-        elif request.time_in_force == TIME_IN_FORCE_FOK and not can_fill(
-            book,
-            side,
-            price_ticks,
-            order.remaining,
-            order.account.account_id,
-            request.self_trade_prevention,
-        ):
+        elif request.time_in_force == TIME_IN_FORCE_FOK and not _can_fill(order, now_ns):
             reason = _NOT_FILLABLE
     if reason:
         state.close(order, ORDER_STATUS_CANCELLED, reason, now_ns, events)
         return
     stopped = match(state, order, now_ns, events) if crosses else EXHAUSTED
     triggered.rested_lots = settle_rest(state, order, stopped, now_ns, events)
+
+
+def _take_hold(order: Order, now_ns: int) -> tuple[int, int]:
+    """Hold for an order that has just fired as for a new one: (why it cannot be, change of hold).
+
+    One that only reduces is cut down to the position that there is now.
+    """
+    book, request = order.book, order.request
+    lots, uncovered = order.remaining, 0
+    try:
+        if book.is_margin:
+            lots, hold_per_lot, uncovered = margin_terms(
+                order.account,
+                book,
+                order.side,
+                order.price_ticks,
+                lots,
+                request.reduce_only,
+                now_ns,
+                order,
+            )
+        else:
+            hold_per_lot = book.hold_per_lot(order.side, order.price_ticks)
+    except Refused as refused:
+        return int(refused.reason), 0
+    hold_delta = (lots - uncovered) * hold_per_lot - order.hold_units()
+    if hold_delta > order.hold_balance.free:
+        # Fees have risen since it was placed, or leverage was taken back.
+        return _INSUFFICIENT, 0
+    order.release(-hold_delta)
+    order.remaining = lots
+    order.uncovered = uncovered
+    order.hold_per_lot = hold_per_lot
+    order.maker_fee_bps = book.maker_fee_bps
+    return 0, hold_delta
+
+
+def _can_fill(order: Order, now_ns: int) -> bool:
+    if order.book.is_margin:
+        return can_fill_margin(order, 0, now_ns)
+    return can_fill(
+        order.book,
+        order.side,
+        order.price_ticks,
+        order.remaining,
+        order.account.account_id,
+        order.request.self_trade_prevention,
+    )
 
 
 # ---------------------------------------------------------------- changing
@@ -356,15 +395,15 @@ def amend(state: State, order: Order, command: AmendOrder, now_ns: int) -> list[
     if moved:
         watched = watched_price(book, request.trigger_source, now_ns)
         check_far_side(request, watched, trigger_ticks, "trigger_price_ticks")
-    own_hold = condition.own_hold
+    hold = condition.own_hold
     if price_ticks != old_price:
-        own_hold = book.hold_per_lot(side, price_ticks)
-    hold_per_lot = own_hold
+        hold = own_hold(order.account, book, request, price_ticks)
+    hold_per_lot = hold
     holder = order
     partner = condition.partner
     if partner is not None:
         check_pair_keeps(order, lots)
-        hold_per_lot = pair_hold(order, own_hold)
+        hold_per_lot = pair_hold(order, hold)
         if order.hold_per_lot == 0:
             # The second of a pair, whose money the first one holds.
             holder = partner
@@ -375,10 +414,12 @@ def amend(state: State, order: Order, command: AmendOrder, now_ns: int) -> list[
     # Nothing can refuse it from here on.
     holder.release(-hold_delta)
     holder.hold_per_lot = hold_per_lot
-    condition.own_hold = own_hold
+    condition.own_hold = hold
     condition.trigger_ticks = trigger_ticks
     order.price_ticks = price_ticks
     order.remaining = lots
+    if request.reduce_only:
+        order.uncovered = lots
     order.updated_ns = now_ns
     watch_price(order)
     if holder is order:
@@ -395,14 +436,14 @@ def check_pair_keeps(order: Order, lots: int) -> None:
         raise Refused(Reason.UNSUPPORTED, "of a pair cannot change", field="quantity_lots")
 
 
-def pair_hold(order: Order, own_hold: int) -> int:
-    """Hold per lot for the dearer of a pair, when `order` alone would hold `own_hold`."""
+def pair_hold(order: Order, hold: int) -> int:
+    """Hold per lot for the dearer of a pair, when `order` alone would hold `hold`."""
     condition = order.condition
     if condition is None or condition.partner is None:
-        return own_hold
+        return hold
     other = condition.partner.condition
     assert other is not None
-    return max(own_hold, other.own_hold)
+    return max(hold, other.own_hold)
 
 
 def amended_event(order: Order, old_price_ticks: int, hold_delta: int) -> OrderAmended:

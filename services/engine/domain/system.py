@@ -7,7 +7,7 @@ from typing import Final
 from kernel.money import INT64_MAX
 from kernel.reasons import Reason, Refused
 from kernel.shards import SHARDS_MAX, ids_before, shard_of
-from services.engine.domain import cfds
+from services.engine.domain import cfds, liquidation
 from services.engine.domain.book import Book
 from services.engine.domain.commands import (
     AssetConfig,
@@ -150,6 +150,9 @@ def set_prices(state: State, command: SetPrices, now_ns: int) -> list[Event]:
     events: list[Event] = [PricesSet(len(moved))]
     for book in moved:
         cfds.fire(state, book, now_ns, events)
+        if book.is_margin:
+            liquidation.sweep(state, book, now_ns, events)
+            liquidation.unwind_fund(state, book, now_ns, events)
     return events
 
 
@@ -209,6 +212,7 @@ def configure(state: State, command: Configure) -> list[Event]:
     for asset_id, asset in assets.items():
         state.assets[asset_id] = asset
         state.fees.setdefault(asset_id, 0)
+        state.clearing.setdefault(asset_id, 0)
         state.external.setdefault(asset_id, 0)
     for market_id, market in markets.items():
         known = state.books.get(market_id)

@@ -67,6 +67,26 @@ class RestingView:
 
 
 @dataclass(frozen=True, slots=True)
+class PositionView:
+    """An open margin position: lots (negative for short), quote units, ticks.
+
+    `liquidation_ticks` is the mark at or beyond which it is liquidated, 0 for never; `leverage` is
+    that of later orders.
+    """
+
+    account_id: int
+    market_id: int
+    quantity_lots: int
+    entry_notional_units: int
+    margin_units: int
+    leverage: int
+    liquidation_ticks: int
+    realised_pnl_units: int
+    fees_units: int
+    opened_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class LevelView:
     """A price level: its total and its queue, oldest first."""
 
