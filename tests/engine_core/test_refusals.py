@@ -455,9 +455,9 @@ def test_an_amendment_is_held_to_the_limits_of_the_market() -> None:
         assert Reason(world.refusal(command).reason) == reason
 
 
-def test_a_market_of_another_kind_is_not_supported_yet() -> None:
+def test_contracts_are_not_ordered_in_a_book() -> None:
     world = World(
-        kind=k.MARKET_KIND_MARGIN, max_leverage=10, margin_tiers=(c.MarginTierConfig(0, 50, 10),)
+        kind=k.MARKET_KIND_CFD, max_leverage=10, margin_tiers=(c.MarginTierConfig(0, 50, 10),)
     )
     refused = world.refusal(place(ALICE, "buy", 1, 1_000))
     assert (refused.reason, refused.field) == (Reason.UNSUPPORTED, "market_id")
