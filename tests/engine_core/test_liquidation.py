@@ -7,7 +7,7 @@ from services.engine.domain import events as e
 from services.engine.domain import position_events as pe
 from services.engine.domain.exchange import Exchange
 from tests.engine_core.margin_world import FUND, MarginWorld
-from tests.engine_core.world import ALICE, BOB, CAROL, USD, place
+from tests.engine_core.world import ALICE, BOB, CAROL, SECOND, USD, place
 
 
 def test_the_liquidation_price_is_that_of_the_formula() -> None:
@@ -133,8 +133,8 @@ def test_a_halted_market_and_a_stale_index_liquidate_nothing() -> None:
     world.trade(ALICE, BOB, 100, 1_000)
     world.halt()
     assert world.receipts(world.index(500)) == []
+    world.now_ns += 60 * SECOND
     world.resume()
-    world.now_ns += 60 * 1_000_000_000
     world.order(place(CAROL, "buy", 1, 10))
     assert world.lots(ALICE) == 100
 
