@@ -160,7 +160,7 @@ class Projection:
         """Follow one logged command."""
         for event in events:
             if isinstance(event, e.OrderPlaced):
-                self._placed(event, request_of(command, event))
+                self._placed(event, request_of(command, event, first=event is events[0]))
             elif isinstance(event, e.Trade):
                 self._traded(event)
             elif isinstance(event, e.OrderClosed):
@@ -176,6 +176,8 @@ class Projection:
             elif isinstance(event, e.PricesSet):
                 assert isinstance(command, c.SetPrices)
                 self.cfds.take_prices(command, self.time_ns)
+            elif isinstance(event, pe.PositionChanged):
+                self._position_changed(event)
             elif isinstance(event, pe.CfdOpened):
                 self._cfd_opened(event)
             elif isinstance(event, pe.CfdClosed):
@@ -254,7 +256,8 @@ class Projection:
             oco_order_id=event.oco_order_id,
             order_id=event.order_id,
             price_ticks=request.price_ticks,
-            quantity_lots=request.quantity_lots,
+            # Less than asked for, when it may only reduce.
+            quantity_lots=event.quantity_lots or request.quantity_lots,
             status=k.ORDER_STATUS_UNTRIGGERED if event.trigger_price_ticks else k.ORDER_STATUS_OPEN,
             trigger_price_ticks=event.trigger_price_ticks,
             updated_ns=self.time_ns,
@@ -274,6 +277,11 @@ class Projection:
         base_id, quote_id = market.base.asset_id, market.quote.asset_id
         self._filled(event.maker_order_id, event, event.maker_fee_units)
         self._filled(event.taker_order_id, event, event.taker_fee_units)
+        for account_id in (event.maker_account_id, event.taker_account_id):
+            self._change(account_id).trades.append(event)
+        if market.kind == "MARGIN":
+            # The money is in the changes of the two positions.
+            return
         if event.taker_side == k.SIDE_BUY:
             buyer, buyer_fee = event.taker_account_id, event.taker_fee_units
             seller, seller_fee = event.maker_account_id, event.maker_fee_units
@@ -292,9 +300,21 @@ class Projection:
         self.fees[quote_id] = self.fees.get(quote_id, 0) + buyer_fee + seller_fee
         for account_id in (buyer, seller):
             change = self._change(account_id)
-            change.trades.append(event)
             change.asset_ids.add(base_id)
             change.asset_ids.add(quote_id)
+
+    def _position_changed(self, event: pe.PositionChanged) -> None:
+        asset_id = self.markets[event.market_id].quote.asset_id
+        balance = self.account(event.account_id).balance(asset_id)
+        balance.held_units += event.margin_delta_units - event.hold_released
+        balance.free_units += (
+            event.hold_released
+            + event.realised_pnl_units
+            - event.margin_delta_units
+            - event.fee_units
+        )
+        self.fees[asset_id] = self.fees.get(asset_id, 0) + event.fee_units
+        self._change(event.account_id).asset_ids.add(asset_id)
 
     def _filled(self, order_id: int, event: e.Trade, fee_units: int) -> None:
         order = self.orders[order_id]
@@ -385,13 +405,26 @@ class Projection:
             self.market_status.setdefault(market_id, k.MARKET_STATUS_TRADING)
 
 
-def request_of(command: c.Command, placed: e.OrderPlaced) -> c.PlaceOrder:
-    """What an order asked for; the first of a pair is placed first, and the second names it."""
-    if isinstance(command, c.PlaceOco):
-        of_second = 0 < placed.oco_order_id < placed.order_id
+def request_of(command: c.Command, placed: e.OrderPlaced, *, first: bool) -> c.PlaceOrder:
+    """What an order asked for; the first of a pair is placed first, and the second names it.
+
+    An order that no command asked for closes a position, because the engine must.
+    """
+    if isinstance(command, c.PlaceOco) and placed.oco_order_id:
+        of_second = placed.oco_order_id < placed.order_id
         return command.second if of_second else command.first
-    assert isinstance(command, c.PlaceOrder)
-    return command
+    if isinstance(command, c.PlaceOrder) and first:
+        return command
+    return c.PlaceOrder(
+        placed.account_id,
+        placed.market_id,
+        side=placed.side,
+        type=k.ORDER_TYPE_LIMIT,
+        time_in_force=k.TIME_IN_FORCE_IOC,
+        price_ticks=placed.price_ticks,
+        quantity_lots=placed.quantity_lots,
+        reduce_only=True,
+    )
 
 
 def asset_of(config: c.AssetConfig) -> Asset:
