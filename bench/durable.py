@@ -29,7 +29,7 @@ from bench.support.report import emit, milliseconds, say
 from mesh.log import LogReader, LogRecord
 from mesh.redis import open_redis
 from ops.embedded import EmbeddedValkey
-from services.engine import logcodec
+from services.engine import compiled, logcodec
 from services.engine.codec import MarketTexts, trade_items
 from services.engine.domain.commands import CancelOrder, PlaceOrder
 from services.engine.domain.exchange import Exchange
@@ -152,8 +152,56 @@ async def measure_streams(rig: EngineRig, streams: int, commands: int, window: i
         load_average=os.getloadavg()[0],
         entries=len(appends),
         commands_per_entry=round(total / max(1, len(appends)), 1),
+        core_compiled=compiled.is_compiled(),
         fsync="always",
         python=platform.python_version(),
+    )
+
+
+async def measure_paced(rig: EngineRig, per_second: int, seconds: float) -> None:
+    """Time to acknowledgement of single-order messages at a steady pace, beside the log's own."""
+    say(f"{per_second} orders a second for {seconds} s, one a message")
+    trader = await fund(rig, 900)
+    count = int(per_second * seconds)
+    skip = len(append_times(rig))
+    call = trader.stream()
+    due: deque[float] = deque()
+    took: list[float] = []
+
+    async def send() -> None:
+        began = time.perf_counter()
+        live: deque[str] = deque()
+        for number in range(count):
+            message = order_pb2.TradeStreamRequest(brief_results=True)
+            if number % 2:
+                message.commands.add().cancel.client_order_id = live.popleft()
+            else:
+                live.append(f"p{number}")
+                order = _order(MARKETS[0], True, 9_000, live[-1])
+                message.commands.add().place.CopyFrom(order)
+            at = began + number / per_second
+            await asyncio.sleep(max(0.0, at - time.perf_counter()))
+            # From when it was due: a client that falls behind must not hide it.
+            due.append(at)
+            await call.write(message)
+        await call.done_writing()
+
+    sending = asyncio.create_task(send())
+    async for _ in call:
+        took.append(time.perf_counter() - due.popleft())
+    await sending
+    appends = append_times(rig)[skip:]
+    ack, append = milliseconds(took, 50), milliseconds(appends, 50)
+    emit(
+        bench="durable_paced",
+        orders_per_second=per_second,
+        ack_ms_p50=ack,
+        ack_ms_p99=milliseconds(took, 99),
+        log_append_ms_p50=append,
+        log_append_ms_p99=milliseconds(appends, 99),
+        ack_over_append_p50=round(ack / append, 2),
+        entries=len(appends),
+        load_average=os.getloadavg()[0],
     )
 
 
@@ -251,12 +299,11 @@ def stage_costs(records: list[LogRecord]) -> dict[str, float]:
         with stage("core"):
             outcomes = [exchange.apply(command, entry.time_ns) for command in commands]
         pairs = list(zip(commands, outcomes, strict=True))
-        again = log_pb2.LogEntry(seq=entry.seq)
+        again = logcodec.open_commands()
         with stage("log_encode"):
             for command, events in pairs:
-                logcodec.add_command(again, command, events, command_seq=1, received_ns=1)
-        with stage("log_serialize"):
-            again.SerializeToString(deterministic=True)
+                again.add(command, events, 1, entry.time_ns, b"t" * 16, b"s" * 8)
+            again.getvalue()
         projection.begin_entry(record.seq, entry.time_ns)
         with stage("read_model"):
             for command, events in pairs:
@@ -269,7 +316,11 @@ def stage_costs(records: list[LogRecord]) -> dict[str, float]:
                 for command, events in pairs:
                     encoder.write_brief(response.results.add(), 1, command, events)
     stage.spent["request_decode"] = _request_decode_seconds(texts, count)
-    return {name: round(seconds / count * 1e6, 2) for name, seconds in stage.spent.items()}
+    costs = {name: round(seconds / count * 1e6, 2) for name, seconds in stage.spent.items()}
+    # Of a live order; the other two are recovery's.
+    live = {name: us for name, us in costs.items() if name not in ("log_parse", "log_decode")}
+    shares = {f"{name}_share": round(us / sum(live.values()), 2) for name, us in live.items()}
+    return costs | shares
 
 
 def _request_decode_seconds(texts: MarketTexts, count: int) -> float:
@@ -291,6 +342,7 @@ async def run(arguments: argparse.Namespace) -> None:
             say("starting the engine")
             await rig.spawn()
             await measure_streams(rig, arguments.streams, arguments.commands, arguments.window)
+            await measure_paced(rig, 1000, arguments.paced_seconds)
             await measure_unary(rig, arguments.orders, 32)
         redis = open_redis(rig.settings)
         records: list[LogRecord] = []
@@ -310,6 +362,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--commands", type=int, default=100_000, help="through streams")
     parser.add_argument("--orders", type=int, default=3000, help="through single calls")
+    parser.add_argument("--paced-seconds", type=float, default=5.0, help="at 1,000 orders/s")
     parser.add_argument("--streams", type=int, default=4)
     parser.add_argument("--window", type=int, default=4, help="messages in flight per stream")
     asyncio.run(run(parser.parse_args()))
