@@ -29,6 +29,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("exchange"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--kills N`: how often the tests that kill services do it."""
+    parser.addoption("--kills", type=int, default=3, help="kills in each test that kills services")
+
+
+@pytest.fixture
+def kills(pytestconfig: pytest.Config) -> int:
+    """How often to kill."""
+    return int(pytestconfig.getoption("kills"))
+
+
 @pytest.fixture
 def short_dir() -> Iterator[Path]:
     """A temporary directory with a short path, for servers with unix sockets."""

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import itertools
+import os
+import random
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -14,6 +19,7 @@ from tidebook.engine.v1 import log_pb2
 
 from kernel.markets import DEFAULT_ASSETS, Market, default_markets
 from mesh.aio import cancel_and_wait
+from mesh.config import Settings, environment_of
 from mesh.log import GENESIS_HASH, LogReader, LogRecord, LogWriter, chain_hash
 from services.engine import logcodec
 from services.engine.domain import commands as c
@@ -25,8 +31,9 @@ from services.settlement.follower import Applier, Archiver
 from services.settlement.halts import Halts
 from services.settlement.store.applying import read_progress
 from tests.settlement.margin_log import MarginLog
-from tests.support import eventually
+from tests.support import eventually, free_ports
 
+_ROOT = Path(__file__).resolve().parents[2]
 USDC, BTC = 1, 2
 BTC_USDC = 1
 START_NS = 1_700_000_000_000_000_000
@@ -89,6 +96,26 @@ def sell(account_id: int, price: str, quantity: str, **fields: Any) -> c.PlaceOr
     return limit(account_id, k.SIDE_SELL, price, quantity, **fields)
 
 
+def trading(maker: LogMaker, entries: int, seed: int = 1) -> list[LogRecord]:
+    """A log of random orders and cancels of four accounts around one price."""
+    return list(itertools.islice(endless_trading(maker, seed), entries + 1))
+
+
+def endless_trading(maker: LogMaker, seed: int = 1) -> Iterator[LogRecord]:
+    """The same without an end, each entry made when it is asked for."""
+    chance = random.Random(seed)
+    yield maker.begin(11, 12, 13, 14)
+    while True:
+        commands: list[c.Command] = []
+        for _ in range(chance.randint(1, 8)):
+            account, place = chance.randint(11, 14), chance.choice((buy, sell))
+            price, lots = chance.randint(49_990, 50_010), chance.randint(10, 5000)
+            commands.append(place(account, str(price), f"0.{lots:05}"))
+            if chance.random() < 0.3:
+                commands.append(c.CancelOrder(account, chance.randint(1, 8 * maker.seq)))
+        yield maker.entry(*commands)
+
+
 class LogMaker:
     """The engine without its process: a core, and the entries that it would have written."""
 
@@ -149,6 +176,18 @@ class LogMaker:
                 found[account_id, asset_id, int(LedgerKind.CLIENT_FREE)] = balance.free_units
                 found[account_id, asset_id, int(LedgerKind.CLIENT_HELD)] = balance.held_units
         return {key: units for key, units in found.items() if units}
+
+
+async def settlement_process(settings: Settings) -> asyncio.subprocess.Process:
+    """The whole service as a process of its own, on free ports."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TIDEBOOK_")}
+    environment |= environment_of(settings, {"settlement_port": free_ports([0, 100])})
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.settlement"),
+        env=environment,
+        cwd=_ROOT,
+        stdout=asyncio.subprocess.DEVNULL,
+    )
 
 
 class Wire:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import sys
-from pathlib import Path
 
 from redis.asyncio import Redis
 from tidebook.engine.v1 import log_pb2, types_pb2
 
 from mesh.aio import cancel_and_wait
-from mesh.config import Settings, environment_of
+from mesh.config import Settings
 from mesh.log import LogRecord, chain_hash, log_key
 from mesh.telemetry import SpanRecorder
 from services.engine.domain import commands as c
@@ -20,26 +18,8 @@ from services.settlement.codec import fold
 from services.settlement.store.applying import Progress, apply_batch
 from services.settlement.store.database import Superseded
 from services.settlement.store.partitions import Months
-from tests.settlement.support import LogMaker, Settlement, Wire, buy, sell
-from tests.support import eventually, free_ports
-
-_ROOT = Path(__file__).resolve().parents[2]
-
-
-def _trading(maker: LogMaker, entries: int, seed: int = 1) -> list[LogRecord]:
-    """A log of random orders and cancels of four accounts around one price."""
-    chance = random.Random(seed)
-    records = [maker.begin(11, 12, 13, 14)]
-    for _ in range(entries):
-        commands: list[c.Command] = []
-        for _ in range(chance.randint(1, 8)):
-            account, place = chance.randint(11, 14), chance.choice((buy, sell))
-            price, lots = chance.randint(49_990, 50_010), chance.randint(10, 5000)
-            commands.append(place(account, str(price), f"0.{lots:05}"))
-            if chance.random() < 0.3:
-                commands.append(c.CancelOrder(account, chance.randint(1, 8 * maker.seq)))
-        records.append(maker.entry(*commands))
-    return records
+from tests.settlement.support import LogMaker, Settlement, Wire, buy, sell, trading
+from tests.support import eventually
 
 
 async def test_a_trade_settles_as_the_core_says(
@@ -93,7 +73,7 @@ async def test_a_database_that_fails_just_before_the_commit_is_waited_for(
         " create trigger fail_at_first before update on progress"
         " for each row execute function fail_at_first()"
     )
-    await wire.append(*_trading(maker, 20))
+    await wire.append(*trading(maker, 20))
     async with settlement.following():
         await settlement.caught_up(maker)
     assert await settlement.pool.fetchval("select last_value from faults") > 3
@@ -103,7 +83,7 @@ async def test_a_database_that_fails_just_before_the_commit_is_waited_for(
 async def test_lost_connections_neither_lose_nor_double(
     settlement: Settlement, maker: LogMaker, wire: Wire
 ) -> None:
-    records = _trading(maker, 120)
+    records = trading(maker, 120)
     await wire.append(records[0])
     async with settlement.following():
         chance = random.Random(3)
@@ -115,41 +95,10 @@ async def test_lost_connections_neither_lose_nor_double(
     await settlement.check_books(maker)
 
 
-async def test_a_service_killed_again_and_again_applies_everything_once(
-    settings: Settings, settlement: Settlement, maker: LogMaker, wire: Wire
-) -> None:
-    base = free_ports([0, 100])
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("TIDEBOOK_")}
-    environment |= environment_of(settings, {"settlement_port": base})
-    records = _trading(maker, 180)
-    await wire.append(records[0])
-    for number in range(3):
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "services.settlement"),
-            env=environment,
-            cwd=_ROOT,
-            stdout=asyncio.subprocess.DEVNULL,
-        )
-        before = await settlement.applied_seq()
-        await wire.append(*records[1 + number * 60 : 1 + (number + 1) * 60])
-
-        async def moved(before: int = before) -> bool:
-            return await settlement.applied_seq() > before
-
-        try:
-            await eventually(moved, timeout_s=30.0)
-        finally:
-            process.kill()
-            await process.wait()
-    async with settlement.following():
-        await settlement.caught_up(maker)
-    await settlement.check_books(maker)
-
-
 async def test_only_one_of_two_appliers_works_and_the_other_takes_over(
     settlement: Settlement, maker: LogMaker, wire: Wire
 ) -> None:
-    records = _trading(maker, 40)
+    records = trading(maker, 40)
     first, second = settlement.applier(), settlement.applier()
     jobs = (first, second, settlement.archiver())
     tasks = [asyncio.create_task(job.run()) for job in jobs]
@@ -169,7 +118,7 @@ async def test_only_one_of_two_appliers_works_and_the_other_takes_over(
 async def test_entries_that_come_twice_are_applied_once(
     settlement: Settlement, maker: LogMaker
 ) -> None:
-    records = _trading(maker, 5)
+    records = trading(maker, 5)
     batch, last = fold(records, shard=0, last_command_seq=0, markets={})
     end = records[-1]
     async with settlement.pool.acquire() as connection:
@@ -196,7 +145,7 @@ async def test_entries_that_come_twice_are_applied_once(
 async def test_a_ledger_behind_the_trimmed_log_goes_on_from_the_archive(
     settlement: Settlement, maker: LogMaker, wire: Wire, redis: Redis
 ) -> None:
-    await wire.append(*_trading(maker, 30))
+    await wire.append(*trading(maker, 30))
     async with settlement.following():
         await settlement.caught_up(maker)
     # As if the ledger had never been applied, and the log was trimmed since.
@@ -214,7 +163,7 @@ async def test_a_ledger_behind_the_trimmed_log_goes_on_from_the_archive(
 async def test_an_entry_that_breaks_the_books_stops_the_ledger_before_it(
     settlement: Settlement, maker: LogMaker, wire: Wire
 ) -> None:
-    good = _trading(maker, 3)
+    good = trading(maker, 3)
     entry = log_pb2.LogEntry(seq=5, shard=0, time_ns=maker.now_ns + 1)
     command = entry.commands.add(command_seq=maker.exchange.last_command_seq + 1, account_id=1)
     command.events.add().transfer_applied.MergeFrom(
@@ -232,7 +181,7 @@ async def test_an_entry_that_breaks_the_books_stops_the_ledger_before_it(
 async def test_an_entry_of_an_unknown_kind_stops_the_ledger_before_it(
     settlement: Settlement, maker: LogMaker, wire: Wire
 ) -> None:
-    good = _trading(maker, 3)
+    good = trading(maker, 3)
     entry = log_pb2.LogEntry(seq=5, shard=0, time_ns=maker.now_ns + 1)
     command = entry.commands.add(command_seq=maker.exchange.last_command_seq + 1, account_id=1)
     command.events.add()
@@ -242,7 +191,7 @@ async def test_an_entry_of_an_unknown_kind_stops_the_ledger_before_it(
 async def test_a_fill_of_an_order_nobody_placed_stops_the_ledger(
     settlement: Settlement, maker: LogMaker, wire: Wire
 ) -> None:
-    good = _trading(maker, 3)
+    good = trading(maker, 3)
     entry = log_pb2.LogEntry(seq=5, shard=0, time_ns=maker.now_ns + 1)
     command = entry.commands.add(command_seq=maker.exchange.last_command_seq + 1, account_id=1)
     command.events.add().order_closed.MergeFrom(
@@ -254,11 +203,11 @@ async def test_a_fill_of_an_order_nobody_placed_stops_the_ledger(
 async def test_a_log_that_was_changed_behind_the_ledger_stops_it(
     settlement: Settlement, maker: LogMaker, wire: Wire, redis: Redis
 ) -> None:
-    await wire.append(*_trading(maker, 3))
+    await wire.append(*trading(maker, 3))
     async with settlement.following():
         await settlement.caught_up(maker)
     await redis.delete(log_key(0))
-    await Wire(redis).append(*_trading(LogMaker(), 5, seed=2))
+    await Wire(redis).append(*trading(LogMaker(), 5, seed=2))
     await asyncio.wait_for(settlement.applier().run(), 30)
     halt = settlement.halts.of("apply")
     assert halt is not None and "entry" in halt.problem
