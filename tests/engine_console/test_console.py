@@ -255,3 +255,23 @@ def test_an_item_of_a_batch_is_an_order_operation_of_its_account(item: dict[str,
     refused, placed = last(batch)["results"]
     assert refused["reason"] == "INVALID_ARGUMENT"
     assert kinds(placed) == ["orderPlaced"]
+
+
+def test_a_cfd_opens_moves_its_stop_and_is_fired_by_a_price() -> None:
+    price = {"command": "setPrice", "market": "SOL_USDC_CFD", "price": "150"}
+    cfd = {"command": "openCfd", "account": "bob", "market": "SOL_USDC_CFD", "side": "SIDE_BUY"}
+    move = {"command": "updateCfdTriggers", "account": "bob", "cfdId": "1", "stopLoss": "149"}
+    opened, moved, shown, fired = answers(
+        *MONEY,
+        price,
+        cfd | {"margin": "100", "leverage": 10},
+        move,
+        {"command": "cfds", "account": "bob"},
+        price | {"price": "148.5"},
+    )[3:]
+    assert kinds(opened) == ["cfdOpened"] and opened["events"][0]["entry"] == "150"
+    assert moved["events"][0]["stopLoss"] == "149"
+    assert shown["cfds"][0]["liquidationPrice"] == "135.54216867"
+    assert kinds(fired) == ["pricesSet", "cfdClosed"]
+    assert fired["events"][1]["returned"] == "90"
+    assert fired["events"][1]["reason"] == "CFD_CLOSE_REASON_STOP_LOSS"

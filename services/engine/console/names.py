@@ -7,9 +7,12 @@ from typing import Any
 from kernel.money import INT64_MAX
 from kernel.reasons import Reason, Refused
 
+# As sign-up gives them out: 1 is the insurance fund's, and the first thousand are kept.
+_FIRST_ACCOUNT = 1001
+
 
 class Names:
-    """Accounts get ids from 1 in the order in which they are first mentioned."""
+    """Accounts get ids from `_FIRST_ACCOUNT` in the order in which they are first mentioned."""
 
     def __init__(self) -> None:
         self.account_ids: dict[str, int] = {}
@@ -21,7 +24,7 @@ class Names:
         """Id of an account, given out when the name is new."""
         account_id = self.account_ids.get(name)
         if account_id is None:
-            account_id = 1
+            account_id = _FIRST_ACCOUNT
             while account_id in self.account_names:
                 account_id += 1
             self.name_account(name, account_id)

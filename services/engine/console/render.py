@@ -18,6 +18,7 @@ from services.engine.codec import MarketText, MarketTexts
 from services.engine.console.fields import camel
 from services.engine.console.names import Names
 from services.engine.domain import events as e
+from services.engine.domain import position_events as pe
 from services.engine.domain.record import Record, field_names
 from services.engine.domain.views import LevelView
 from services.engine.encode import Encoder
@@ -74,18 +75,22 @@ class Renderer:
             for level in levels
         ]
 
-    def _record(self, record: Record, descriptor: Descriptor) -> dict[str, Any]:
+    def _record(
+        self, record: Record, descriptor: Descriptor, outer: Record | None = None
+    ) -> dict[str, Any]:
+        """A record; what is inside another one is of that one's market."""
         shown: dict[str, Any] = {}
+        of = outer or record
         for name in field_names(type(record)):
             field = descriptor.fields_by_name[name]
             value = getattr(record, name)
             inner = field.message_type
             if inner is None:
-                shown.update(self._value(name, value, field, record))
+                shown.update(self._value(name, value, field, of))
             elif isinstance(value, Record):
-                shown[camel(name)] = self._record(value, inner)
+                shown[camel(name)] = self._record(value, inner, of)
             else:
-                shown[camel(name)] = [self._record(item, inner) for item in value]
+                shown[camel(name)] = [self._record(item, inner, of) for item in value]
         return shown
 
     def _value(
@@ -136,6 +141,8 @@ class Renderer:
         return (market.base if name == "base_units" else market.quote).format(units)
 
     def _text(self, record: Record) -> MarketText:
+        if isinstance(record, pe.CfdTriggersChanged):
+            return self._texts.by_id[self._projection.cfds.cfds[record.cfd_id].opened.market_id]
         return self._texts.by_id[getattr(record, "market_id")]  # noqa: B009
 
     def _account(self, account_id: int) -> str:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from tidebook.engine.v1 import internal_pb2, order_pb2, types_pb2
+from tidebook.engine.v1 import internal_pb2, order_pb2, position_pb2, types_pb2
 
 from kernel.clock import ManualClock
 from kernel.markets import DEFAULT_ASSETS, default_markets
@@ -24,6 +24,7 @@ from services.engine.domain import events as e
 from services.engine.domain.configuration import configuration
 from services.engine.domain.exchange import Exchange
 from services.engine.encode import Encoder, preview
+from services.engine.encode_cfds import CfdEncoder
 from services.engine.projection import Projection
 
 # 2026-01-01T00:00:00Z
@@ -57,6 +58,10 @@ class Session:
             "batch": self._batch,
             "setMarketStatus": self._set_market_status,
             "setPrice": self._set_price,
+            "openCfd": self._open_cfd,
+            "closeCfd": self._close_cfd,
+            "updateCfdTriggers": self._update_cfd_triggers,
+            "cfds": self._cfds,
             "tick": self._tick,
             "advance": self._advance,
             "book": self._book,
@@ -168,7 +173,14 @@ class Session:
         return self._apply(c.SetMarketStatus(market_id=market_id, status=request.status))
 
     def _set_price(self, fields: Fields) -> Answer:
-        raise Refused(Reason.UNSUPPORTED, "the core takes no outside prices yet")
+        text = self._texts.named(fields.text("market"))
+        index = text.ticks(fields.text("price"), "price")
+        bid = text.ticks(fields.optional_text("bid"), "bid")
+        ask = text.ticks(fields.optional_text("ask"), "ask")
+        fields.end()
+        now_ns = self._clock.now_ns()
+        price = c.PriceUpdate(text.market.market_id, bid, ask, index, now_ns)
+        return self._apply(c.SetPrices(prices=(price,)))
 
     # ------------------------------------------------------------ orders
 
@@ -237,6 +249,35 @@ class Session:
             return self.execute({"command": name, "account": account, **data})
         except Refused as refused:
             return refusal(refused)
+
+    # ------------------------------------------------------------ CFDs
+
+    def _open_cfd(self, fields: Fields) -> Answer:
+        account_id = self._account_of(fields)
+        request = fields.message(position_pb2.OpenCfdRequest())
+        return self._apply(codec.open_cfd_command(request, self._texts, account_id))
+
+    def _close_cfd(self, fields: Fields) -> Answer:
+        account_id = self._account_of(fields)
+        request = fields.message(position_pb2.CloseCfdRequest())
+        return self._apply(codec.close_cfd_command(request, account_id))
+
+    def _update_cfd_triggers(self, fields: Fields) -> Answer:
+        account_id = self._account_of(fields)
+        request = fields.message(position_pb2.UpdateCfdTriggersRequest())
+        cfd = self._projection.cfds.of(account_id, request.cfd_id)
+        if cfd is None:
+            raise Refused(Reason.CFD_NOT_FOUND, field="cfd_id")
+        text = self._texts.by_id[cfd.opened.market_id]
+        return self._apply(codec.cfd_triggers_command(request, text, account_id))
+
+    def _cfds(self, fields: Fields) -> Answer:
+        account_id = self._known_account(fields)
+        request = fields.message(position_pb2.ListCfdsRequest())
+        market_id = self._texts.id_of(request.market)
+        encoder = CfdEncoder(self._projection, self._texts)
+        found = self._projection.cfds.open_of(account_id, market_id)
+        return {"cfds": [json_of(cfd) for cfd in encoder.cfds(found)]}
 
     # ------------------------------------------------------------ time
 
