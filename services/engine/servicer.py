@@ -14,7 +14,6 @@ from mesh.identity import require
 from mesh.telemetry import TRACEPARENT, current_trace
 from services.engine import codec
 from services.engine.domain import commands as c
-from services.engine.domain.exchange import Exchange
 from services.engine.encode import preview
 from services.engine.service import Engine
 from services.engine.trade_stream import trade
@@ -49,9 +48,9 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         text = engine.texts.by_id[command.market_id]
         now_ns = max(engine.clock.now_ns(), engine.projection.time_ns)
         try:
-            # A whole second exchange is the one preview that cannot differ from the real thing.
-            state = await engine.at_rest(Exchange.snapshot)
-            return preview(text, command, Exchange.restore(state).apply(command, now_ns))
+            # The same code as the real thing, on a copy of what the order can meet.
+            trial = await engine.at_rest(lambda core: core.copy_for(command))
+            return preview(text, command, trial.apply(command, now_ns))
         except Refused as refused:
             response = order_pb2.PreviewOrderResponse()
             codec.write_error(response.error, refused)

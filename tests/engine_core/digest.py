@@ -39,6 +39,7 @@ def random_command(rng: random.Random, number: int, last_id: int, now_ns: int) -
             0 if price == 0 and roll > 0.4 else rng.randint(0, 30),
             rng.randint(1, 30_000) if price == 0 and roll > 0.35 else 0,
             post_only=rng.random() < 0.1,
+            display_quantity_lots=rng.randint(1, 5) if rng.random() < 0.1 else 0,
             self_trade_prevention=rng.randint(0, 4),
             expire_ns=0 if rng.random() < 0.8 else now_ns + rng.randint(-1, 90) * SECOND,
             stream_id=rng.choice((0, 7)),

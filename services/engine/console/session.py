@@ -196,7 +196,7 @@ class Session:
     def _preview(self, fields: Fields) -> Answer:
         command = self._place_command(fields)
         command.client_order_id = ""
-        trial = Exchange.restore(self._exchange.snapshot())
+        trial = self._exchange.copy_for(command)
         events = trial.apply(command, self._clock.now_ns())
         refused = self._encoder.refusal(command, events)
         if refused is not None:

@@ -52,6 +52,7 @@ from services.engine.domain.position_commands import (
 )
 from services.engine.domain.position_events import CfdOpened
 from services.engine.domain.positions import Position, leverage_of
+from services.engine.domain.scope import Scope
 from services.engine.domain.state import WINDOW_ENTRIES, State
 from services.engine.domain.views import (
     BalanceView,
@@ -339,6 +340,15 @@ class Exchange:
         exchange = Exchange()
         exchange._state = snapshot.load(data)
         return exchange
+
+    def copy_for(self, command: PlaceOrder) -> Exchange:
+        """An exchange that does with this order what this one would, and forgets what it did.
+
+        It has those orders only that matter for that: stops that its trades would fire are not
+        among them. Client order ids are not known there. What it costs depends on how far the order
+        reaches, not on how many orders there are.
+        """
+        return Exchange.restore(snapshot.dump_scope(self._state, Scope(self._state, command)))
 
     def check_invariants(self) -> None:
         """Raise `AssertionError` if money, holds or books are not what they must be."""

@@ -13,9 +13,10 @@ from struct import Struct
 from typing import Final
 
 from services.engine.domain import snapshot_house, snapshot_margin
-from services.engine.domain.accounts import Remembered
+from services.engine.domain.accounts import Account, Remembered
 from services.engine.domain.book import Book, BookSide, Condition, Order
 from services.engine.domain.commands import AssetConfig, MarginTierConfig, MarketConfig, PlaceOrder
+from services.engine.domain.scope import Scope
 from services.engine.domain.state import State
 from services.engine.domain.stops import wait
 
@@ -34,6 +35,8 @@ _REQUEST: Final = Struct("<IBBBBBBBIIqqqqqqQ")
 _ORDER: Final = Struct("<QQqqqqqqiqqqqB")
 _CONDITION: Final = Struct("<qqqQB")
 _REMEMBERED: Final = Struct("<QQq")
+# The counts of what `_dump_past` writes.
+_NOTHING_PAST: Final = bytes(4 * _COUNT.size)
 
 
 def dump(state: State) -> bytes:
@@ -43,18 +46,40 @@ def dump(state: State) -> bytes:
     return _HEADER.pack(_MAGIC, _VERSION, state.last_command_seq, digest) + body
 
 
-def dump_body(state: State) -> bytes:
+def dump_scope(state: State, scope: Scope) -> bytes:
+    """The state with the orders and balances of `scope` only, and nothing of what is closed."""
+    body = dump_body(state, scope)
+    digest = hashlib.sha256(body).digest()
+    return _HEADER.pack(_MAGIC, _VERSION, state.last_command_seq, digest) + body
+
+
+def dump_body(state: State, scope: Scope | None = None) -> bytes:
     """Everything but `last_command_seq`, which alone also counts refused commands."""
     parts = [_COUNTERS.pack(state.window_entries, state.epoch, state.last_order_id)]
     _dump_configuration(state, parts)
     transfers = state.transfers
     _dump_pairs(list(zip(transfers.starts, transfers.ends, strict=True)), parts)
-    _dump_balances(state, parts)
+    _dump_balances(state.accounts if scope is None else scope.accounts, parts)
     for market_id in sorted(state.books):
         book = state.books[market_id]
-        _dump_side(book.bids, parts)
-        _dump_side(book.asks, parts)
-        _dump_waiting(state, book, parts)
+        if scope is None:
+            _dump_side(book.bids, parts)
+            _dump_side(book.asks, parts)
+            _dump_waiting(state, book, parts)
+        else:
+            for orders in scope.of_market(book):
+                _dump_orders(orders, parts)
+    if scope is None:
+        _dump_past(state, parts)
+    else:
+        parts.append(_NOTHING_PAST)
+    snapshot_house.dump(state, parts)
+    snapshot_margin.dump(state, parts)
+    return b"".join(parts)
+
+
+def _dump_past(state: State, parts: list[bytes]) -> None:
+    """What is remembered of closed orders, and the switches."""
     parts.append(_COUNT.pack(len(state.window)))
     for known in state.window:
         parts.append(_REMEMBERED.pack(known.account.account_id, known.order_id, known.closed_ns))
@@ -62,9 +87,6 @@ def dump_body(state: State) -> bytes:
     _dump_pairs(list(state.closed_recently.items()), parts)
     _dump_pairs(list(state.closed_before.items()), parts)
     _dump_pairs(sorted(state.switches.items()), parts)
-    snapshot_house.dump(state, parts)
-    snapshot_margin.dump(state, parts)
-    return b"".join(parts)
 
 
 def load(data: bytes) -> State:
@@ -155,11 +177,11 @@ def _dump_configuration(state: State, parts: list[bytes]) -> None:
             )
 
 
-def _dump_balances(state: State, parts: list[bytes]) -> None:
+def _dump_balances(accounts: dict[int, Account], parts: list[bytes]) -> None:
     """Balances that are not zero, by account, then asset."""
     rows = [
         _BALANCE.pack(account_id, asset_id, balance.free, balance.held)
-        for account_id, account in sorted(state.accounts.items())
+        for account_id, account in sorted(accounts.items())
         for asset_id, balance in sorted(account.balances.items())
         if balance.free or balance.held
     ]
@@ -178,6 +200,12 @@ def _dump_side(side: BookSide, parts: list[bytes]) -> None:
             count += 1
             order = order.next
     parts.insert(at, _COUNT.pack(count))
+
+
+def _dump_orders(orders: list[Order], parts: list[bytes]) -> None:
+    parts.append(_COUNT.pack(len(orders)))
+    for order in orders:
+        _dump_order(order, parts)
 
 
 def _dump_waiting(state: State, book: Book, parts: list[bytes]) -> None:
