@@ -7,7 +7,6 @@ order, or leads to a state that cannot be.
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import NamedTuple, TypeVar
@@ -17,9 +16,10 @@ from tidebook.gateway.v1 import gateway_pb2
 from tidebook.marketdata.v1 import marketdata_pb2
 from tidebook.settlement.v1 import ledger_pb2
 
+from examples.book import BookClient, OutOfStep
+
 T = TypeVar("T")
 
-_CHECKSUM_LEVELS = 25
 _BAR_WIDTH = 40
 _SHOWN_MAX = 100
 # Fees are counted in the smallest unit of the quote asset.
@@ -184,59 +184,24 @@ class BookMirror:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.seq = 0
         self.messages = 0
         self.checksums = 0
-        self.bids: dict[Decimal, marketdata_pb2.Level] = {}
-        self.asks: dict[Decimal, marketdata_pb2.Level] = {}
+        self._book = BookClient()
 
     def take(self, update: marketdata_pb2.BookUpdate) -> None:
         """The next update."""
-        if update.snapshot:
-            self.bids.clear()
-            self.asks.clear()
-        elif not self.messages:
-            raise CheckFailed(f"{self.name}: the stream does not begin with a snapshot")
-        elif update.prev_seq != self.seq or update.seq <= self.seq:
-            raise CheckFailed(
-                f"{self.name}: update {update.prev_seq} -> {update.seq} after {self.seq}"
-            )
-        self.seq = update.seq
+        try:
+            if not self._book.take(update):
+                why = f"update {update.prev_seq} -> {update.seq} after {self._book.seq}"
+                raise CheckFailed(f"{self.name}: {why}")
+        except OutOfStep as error:
+            raise CheckFailed(f"{self.name}: {error}") from None
         self.messages += 1
-        for side, levels in ((self.bids, update.bids), (self.asks, update.asks)):
-            for level in levels:
-                if Decimal(level.quantity):
-                    side[Decimal(level.price)] = level
-                else:
-                    side.pop(Decimal(level.price), None)
-        if self.bids and self.asks and max(self.bids) >= min(self.asks):
-            raise CheckFailed(f"{self.name}: crossed, {max(self.bids)} >= {min(self.asks)}")
-        if update.HasField("checksum"):
-            self.checksums += 1
-            if update.checksum != self.checksum():
-                raise CheckFailed(
-                    f"{self.name}: checksum {update.checksum}, the mirror has {self.checksum()}"
-                )
+        self.checksums += update.HasField("checksum")
 
     def levels(self, depth: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         """The best `depth` bids and asks, as (price, quantity)."""
-        bids = [self.bids[price] for price in sorted(self.bids, reverse=True)[:depth]]
-        asks = [self.asks[price] for price in sorted(self.asks)[:depth]]
-        return (
-            [(level.price, level.quantity) for level in bids],
-            [(level.price, level.quantity) for level in asks],
-        )
-
-    def checksum(self) -> int:
-        """Signed CRC-32 of `bid:qty:ask:qty:...` over the best 25 levels, alternating."""
-        bids, asks = self.levels(_CHECKSUM_LEVELS)
-        parts: list[str] = []
-        for index in range(max(len(bids), len(asks))):
-            for side in (bids, asks):
-                if index < len(side):
-                    parts += side[index]
-        unsigned = zlib.crc32(":".join(parts).encode())
-        return unsigned - (1 << 32) if unsigned >= 1 << 31 else unsigned
+        return self._book.levels(depth)
 
 
 class PriceMirror:

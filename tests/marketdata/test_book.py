@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tidebook.engine.v1 import log_pb2
 from tidebook.marketdata.v1 import marketdata_pb2 as pb
 
+from examples.book import BookClient, OutOfStep
 from services.engine import logcodec
 from services.engine.domain import commands as c
 from services.engine.domain import constants as k
@@ -124,35 +125,6 @@ def test_the_book_is_the_engines_after_every_entry(flow: list[list[Any]]) -> Non
         assert own_levels(ours.asks) == engine_levels(book.asks)
 
 
-class Client:
-    """A reader of L2 streams as the contract describes one."""
-
-    def __init__(self) -> None:
-        self.sides: tuple[dict[str, str], dict[str, str]] = ({}, {})
-        self.seq = 0
-        self.missed = False
-
-    def take(self, update: pb.BookUpdate) -> None:
-        if update.snapshot:
-            self.sides = ({}, {})
-        elif update.prev_seq != self.seq:
-            self.missed = True
-            return
-        self.seq = update.seq
-        for side, levels in zip(self.sides, (update.bids, update.asks), strict=True):
-            for level in levels:
-                if level.quantity == "0":
-                    del side[level.price]
-                else:
-                    side[level.price] = level.quantity
-        if update.HasField("checksum"):
-            assert update.checksum == checksum(*self.book())
-
-    def book(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-        bids, asks = (sorted(side.items(), key=lambda item: int(item[0])) for side in self.sides)
-        return bids[::-1], asks
-
-
 def texts(levels: list[tuple[int, int]]) -> list[tuple[str, str]]:
     return [(str(price), str(lots)) for price, lots in levels]
 
@@ -177,19 +149,21 @@ def test_a_snapshot_and_its_deltas_make_the_servers_book_at_every_seq(
     streams = BookStreams(world.projection)
     first = open_book(world, streams, depth=depth)
     late: BookSubscription | None = None
-    clients = [(first, Client())]
+    clients = [(first, BookClient())]
     for number, batch in enumerate(flow):
         if (applied := world.step(batch)) is not None:
             streams.publish(applied)
         if number == joins_at:
             late = open_book(world, streams, depth=depth)
-            clients.append((late, Client()))
+            clients.append((late, BookClient()))
         book = world.projection.markets[NAME].book
         for reader, client in clients:
             for update in drain(reader):
                 client.take(update)
-            assert not client.missed
-            assert client.book() == (texts(book.bids.top(depth)), texts(book.asks.top(depth)))
+            assert client.levels(depth) == (
+                texts(book.bids.top(depth)),
+                texts(book.asks.top(depth)),
+            )
 
 
 @settings(max_examples=50, deadline=None)
@@ -204,7 +178,7 @@ def test_a_slow_reader_gets_a_snapshot_in_place_of_what_it_did_not_take(
     reader = BookSubscription(
         list(view_of._views), Mailbox(), view_of._respond, lambda: None, limit=2
     )
-    client = Client()
+    client = BookClient()
     for update in drain(reader):
         client.take(update)
     for batch in flow:
@@ -214,21 +188,22 @@ def test_a_slow_reader_gets_a_snapshot_in_place_of_what_it_did_not_take(
     assert len(waiting) <= 2
     for update in waiting:
         client.take(update)
-    assert not client.missed
-    assert client.book() == (texts(state.book.bids.top(3)), texts(state.book.asks.top(3)))
+    assert client.levels(3) == (texts(state.book.bids.top(3)), texts(state.book.asks.top(3)))
 
 
 def test_a_reader_that_lost_a_delta_notices_it_by_prev_seq() -> None:
     world = Flow()
     streams = BookStreams(world.projection)
     reader = open_book(world, streams)
-    client = Client()
+    client = BookClient()
     for price in (998, 999, 1_000):
         streams.publish(world.entry([place(ALICE, "buy", 1, price)]))
         updates = drain(reader)
-        if price != 999:
+        if price == 998:
             client.take(updates[0])
-    assert client.missed
+    with pytest.raises(OutOfStep, match="after"):
+        client.take(updates[0])
+    assert client.seq is None
 
 
 def test_an_entry_that_changes_nothing_in_view_sends_nothing() -> None:
