@@ -18,6 +18,7 @@ from services.engine.domain import commands as c
 from services.engine.domain import constants as k
 from services.engine.domain import events as e
 from services.engine.domain import position_commands as pc
+from services.engine.domain.bands import price_band
 from services.engine.projection import Balance, OrderState, Projection
 from services.engine.writer import Outcome
 
@@ -210,15 +211,40 @@ class Encoder:
             command, c.CancelOrder | c.AmendOrder
         ):
             return self._texts.not_found(command.order_id) if command.order_id else refused
-        limit = _LIMITS.get(refused.reason)
-        order = command.first if isinstance(command, c.PlaceOco) else command
-        market_id = order.market_id if isinstance(order, (c.PlaceOrder, pc.OpenCfd)) else 0
-        if limit is not None and market_id in self._texts.by_id:
-            name, value = limit
-            text = value(self._texts.by_id[market_id].market)
-            refused.details[name] = text
-            refused.message += f": {name} is {text}"
+        market_id = self._market_of(command)
+        limits = self._limits(refused.reason, market_id) if market_id in self._texts.by_id else {}
+        refused.details.update(limits)
+        if limits:
+            said = ", ".join(f"{name} is {text}" for name, text in limits.items())
+            refused.message += f": {said}"
         return refused
+
+    def _market_of(self, command: c.Command | None) -> int:
+        """The market whose rules a command was held to; 0 if that is not known."""
+        if isinstance(command, c.PlaceOco):
+            return command.first.market_id
+        if isinstance(command, c.AmendOrder):
+            order = self._projection.order_of(command.account_id, command.order_id)
+            return 0 if order is None else order.market_id
+        return command.market_id if isinstance(command, (c.PlaceOrder, pc.OpenCfd)) else 0
+
+    def _limits(self, reason: Reason, market_id: int) -> dict[str, str]:
+        """What the next order has to keep to."""
+        market = self._texts.by_id[market_id].market
+        limit = _LIMITS.get(reason)
+        if limit is not None:
+            name, value = limit
+            return {name: value(market)}
+        price = self._projection.cfds.prices.get(market_id)
+        if reason is not Reason.PRICE_OUTSIDE_BAND or price is None:
+            return {}
+        lowest, highest = price_band(
+            price.index_ticks, market.price_band_bps, market.max_price_ticks
+        )
+        return {
+            "min_price": market.format_price(lowest),
+            "max_price": market.format_price(highest),
+        }
 
     def placed(self, events: Sequence[e.Event]) -> order_pb2.PlaceOrderResponse:
         """Answer of an accepted, or repeated, `PlaceOrder`."""

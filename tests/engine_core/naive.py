@@ -25,6 +25,8 @@ class NaiveOrder:
     # Icebergs: how much a slice shows; 0 shows all. `shown` is what is left of the slice.
     display: int = 0
     shown: int = 0
+    # What a lot of a buy holds, when that is more than its own price asks for; else 0.
+    per_lot: int = 0
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,11 @@ class NaiveExchange:
     def held(self, account_id: int) -> tuple[int, int]:
         """USD and BTC held by the account's orders."""
         mine = [order for order in self.book.orders if order.account_id == account_id]
-        usd = sum(hold(order.price, order.remaining) for order in mine if order.side == BUY)
+        usd = sum(
+            order.remaining * order.per_lot or hold(order.price, order.remaining)
+            for order in mine
+            if order.side == BUY
+        )
         return usd, sum(order.remaining for order in mine if order.side == SELL)
 
     def free(self, account_id: int) -> tuple[int, int]:
@@ -153,6 +159,27 @@ class NaiveExchange:
             self.usd[taker.account_id] -= sign * notional + taker_fee
             self.usd[maker_id] += sign * notional - maker_fee
             self.fees += maker_fee + taker_fee
+
+    def follow(
+        self, trades: list[NaiveTrade], owners: dict[int, int], *, priced: bool = False
+    ) -> list[NaiveTrade]:
+        """The trades that some trades lead to: none, where nothing waits for a price."""
+        return []
+
+    def end_pairs(self) -> None:
+        """Nothing to do: there are none."""
+
+    def live(self) -> list[NaiveOrder]:
+        """Every order that is open."""
+        return self.book.orders
+
+    def cancel(self, order_id: int) -> None:
+        """An open order ends."""
+        self.book.cancel(order_id)
+
+    def hold_per_lot(self, order: NaiveOrder, price: int) -> tuple[int, bool]:
+        """What a lot of an order at a price holds, and whether it holds for another one too."""
+        return hold(price, 1), False
 
     def trade_amount(self, taker: NaiveOrder, amount: int, most: int) -> list[NaiveTrade]:
         """Trade an order by quote amount, of at most so many lots, one lot after the other."""

@@ -12,6 +12,7 @@ Steps:
     alice sell 2 trail 100 [mark] [as A]      TRAILING_STOP, 100 basis points away
     alice pair sell 2 @ 1010 or stop 990 as A B        the first may be `take` too
     index 1000                                the external price of now
+    rules price_band_bps=500                  other rules of the market
     alice cancel A | alice cancel id:X | alice cancel all [buy|sell]
     alice amend A to 3 @ 1010 trigger 990     new quantity in all, price, trigger; or some of it
     alice deposits 5 BTC | alice withdraws 5 BTC
@@ -41,7 +42,18 @@ from kernel.reasons import Reason
 from services.engine.domain import commands as c
 from services.engine.domain import constants as k
 from services.engine.domain import events as e
-from tests.engine_core.world import ALICE, BOB, BTC, CAROL, MARKET, SECOND, USD, World, place
+from tests.engine_core.world import (
+    ALICE,
+    BOB,
+    BTC,
+    CAROL,
+    MARKET,
+    SECOND,
+    USD,
+    World,
+    configure,
+    place,
+)
 
 PEOPLE = {"alice": ALICE, "bob": BOB, "carol": CAROL}
 ASSETS = {"USD": USD, "BTC": BTC}
@@ -118,6 +130,9 @@ class Scenario:
         """The command of a step, and the names its orders are given."""
         if words[0] == "market":
             return c.SetMarketStatus(0, MARKET, MARKET_STATUSES[words[1]]), ""
+        if words[0] == "rules":
+            rules = dict(word.split("=") for word in words[1:])
+            return configure(**{name: int(value) for name, value in rules.items()}), ""
         if words[0] == "index":
             index = c.PriceUpdate(MARKET, 0, 0, int(words[1]), self.world.now_ns)
             return c.SetPrices(prices=(index,)), ""

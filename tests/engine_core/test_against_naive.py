@@ -39,7 +39,7 @@ class AgainstNaive(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         self.exchange = Exchange(window_entries=5)
-        self.naive = NaiveExchange()
+        self.naive = self.new_naive()
         self.now_ns = START_NS
         self.log: list[tuple[c.Command, int]] = []
         self.snapshots: list[tuple[int, bytes]] = []
@@ -55,6 +55,9 @@ class AgainstNaive(RuleBasedStateMachine):
             self.transfer(account_id, BTC, 90)
 
     # ------------------------------------------------------------ helpers
+
+    def new_naive(self) -> NaiveExchange:
+        return NaiveExchange()
 
     def apply(self, command: c.Command) -> list[e.Event]:
         self.log.append((command, self.now_ns))
@@ -186,14 +189,15 @@ class AgainstNaive(RuleBasedStateMachine):
         self.owners[order.order_id] = order.account_id
         trades, prevented = self.naive.book.trade(order)
         self.naive.settle(trades, order, self.owners)
-        self.same_trades(events, trades)
         rests = rests and not prevented and order.remaining > 0
         if rests:
             self.naive.book.rest(order)
+        shown = order.shown
+        self.same_trades(events, trades + self.naive.follow(trades, self.owners))
         placed = events[0]
         assert isinstance(placed, e.OrderPlaced)
         assert placed.order_id == order.order_id
-        assert placed.rested_lots == (order.shown if rests else 0)
+        assert placed.rested_lots == (shown if rests else 0)
 
     @when_deep
     @rule(
@@ -247,7 +251,7 @@ class AgainstNaive(RuleBasedStateMachine):
         most = btc if side == "sell" else 10**9
         trades = self.naive.trade_amount(taker, amount, most)
         self.naive.settle(trades, taker, self.owners)
-        self.same_trades(events, trades)
+        self.same_trades(events, trades + self.naive.follow(trades, self.owners))
 
     def best_for(self, side: int) -> int:
         other = self.naive.book.side(SELL if side == BUY else BUY)
@@ -263,6 +267,7 @@ class AgainstNaive(RuleBasedStateMachine):
         events = self.apply(c.CancelOrder(account_id, order.order_id))
         if not self.refused(events, Reason.ORDER_NOT_FOUND if by_stranger else None):
             assert self.naive.book.cancel(order.order_id)
+            self.naive.end_pairs()
             again = self.apply(c.CancelOrder(account_id, order.order_id))
             assert self.refused(again, Reason.ORDER_ALREADY_CLOSED)
 
@@ -271,14 +276,14 @@ class AgainstNaive(RuleBasedStateMachine):
     def cancel_all(self, account_id: int, side: int) -> None:
         mine = [
             order.order_id
-            for order in self.naive.book.orders
+            for order in self.naive.live()
             if order.account_id == account_id and side in (0, order.side)
         ]
         events = self.apply(c.CancelAll(account_id, side=side))
         closed = [event.order_id for event in events if isinstance(event, e.OrderClosed)]
         assert closed == sorted(mine)
         for order_id in mine:
-            self.naive.book.cancel(order_id)
+            self.naive.cancel(order_id)
 
     @rule(pick=st.integers(0, 1_000), change=st.integers(-4, 3), price=prices, same=st.booleans())
     def amend(self, pick: int, change: int, price: int, same: bool) -> None:
@@ -293,12 +298,15 @@ class AgainstNaive(RuleBasedStateMachine):
         request = next(view for view in post_only if view.order_id == order.order_id).request
         moved = NaiveOrder(0, order.account_id, order.side, price, total - order.filled)
         usd, btc = self.naive.free(order.account_id)
-        needs = hold(price, moved.remaining) - hold(order.price, order.remaining)
+        one, other = self.naive.hold_per_lot(order, price)
+        needs = moved.remaining * one - order.remaining * (order.per_lot or hold(order.price, 1))
         expected = None
         if price == order.price and total == order.filled + order.remaining:
             expected = Reason.AMEND_CHANGES_NOTHING
         elif total <= order.filled:
             expected = Reason.AMEND_BELOW_FILLED
+        elif other and total != order.filled + order.remaining:
+            expected = Reason.UNSUPPORTED
         elif not keeps and request.post_only and self.crosses(moved):
             expected = Reason.POST_ONLY_WOULD_TRADE
         elif (usd < needs) if order.side == BUY else (btc < moved.remaining - order.remaining):
@@ -307,15 +315,16 @@ class AgainstNaive(RuleBasedStateMachine):
         if self.refused(events, expected):
             return
         order.price, order.remaining = price, moved.remaining
+        order.per_lot = one if other else 0
         if keeps:
             order.shown = min(order.shown, order.remaining)
             return
         self.naive.book.orders.remove(order)
         trades, prevented = self.naive.book.trade(order)
         self.naive.settle(trades, order, self.owners)
-        self.same_trades(events, trades)
         if order.remaining and not prevented:
             self.naive.book.rest(order)
+        self.same_trades(events, trades + self.naive.follow(trades, self.owners))
 
     @rule(account_id=accounts, seconds=st.integers(0, 60))
     def cancel_all_after(self, account_id: int, seconds: int) -> None:
@@ -338,7 +347,7 @@ class AgainstNaive(RuleBasedStateMachine):
         fired = [who for who, at_ns in self.switches.items() if at_ns <= self.now_ns]
         silent = [
             order.order_id
-            for order in self.naive.book.orders
+            for order in self.naive.live()
             if order.account_id in fired and order.order_id not in due
         ]
         closed = {o.order_id: o.status for o in events if isinstance(o, e.OrderClosed)}
@@ -352,7 +361,7 @@ class AgainstNaive(RuleBasedStateMachine):
             assert e.CancelAllAfterSet(who, 0) in events
             del self.switches[who]
         for order_id in due:
-            self.naive.book.cancel(order_id)
+            self.naive.cancel(order_id)
 
     @rule()
     def restart(self) -> None:

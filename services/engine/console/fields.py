@@ -66,6 +66,13 @@ class Fields:
             raise _invalid(name, "must be a list of objects")
         return values
 
+    def object(self, name: str) -> dict[str, Any]:
+        """A JSON object that must be there."""
+        value = self._data.pop(name, None)
+        if not isinstance(value, dict):
+            raise _invalid(name, "must be an object")
+        return value
+
     def duration_ns(self, name: str) -> int:
         """A proto3 JSON duration such as "1.5s" -> nanoseconds."""
         duration = Duration()

@@ -51,10 +51,12 @@ class Session:
             "deposit": self._deposit,
             "withdraw": self._withdraw,
             "place": self._place,
+            "placeOco": self._place_oco,
             "preview": self._preview,
             "amend": self._amend,
             "cancel": self._cancel,
             "cancelAll": self._cancel_all,
+            "cancelAllAfter": self._cancel_all_after,
             "batch": self._batch,
             "setMarketStatus": self._set_market_status,
             "setPrice": self._set_price,
@@ -94,8 +96,11 @@ class Session:
         self._encoder = Encoder(self._projection, self._texts)
         self._renderer = Renderer(self._projection, self._texts, self._names)
 
-    def _apply(self, command: c.Command, order_name: str = "") -> Answer:
-        """One command into the core and, unless it is refused, into the read model."""
+    def _apply(self, command: c.Command, *order_names: str) -> Answer:
+        """One command into the core and, unless it is refused, into the read model.
+
+        `order_names` are those of the orders it places, in their order; empty for none.
+        """
         now_ns = self._clock.now_ns()
         events = self._exchange.apply(command, now_ns)
         refused = self._encoder.refusal(command, events)
@@ -107,9 +112,9 @@ class Session:
         projection.end_entry(b"")
         if isinstance(command, c.Configure):
             self._texts.replace(projection.markets)
-        first = events[0]
-        if order_name and isinstance(first, e.OrderPlaced | e.CommandRepeated):
-            self._names.name_order(order_name, first.order_id)
+        for order_name, event in zip(order_names, events, strict=False):
+            if order_name and isinstance(event, e.OrderPlaced | e.CommandRepeated):
+                self._names.name_order(order_name, event.order_id)
         return {"events": [self._renderer.event(event) for event in events]}
 
     def _account_of(self, fields: Fields) -> int:
@@ -193,6 +198,17 @@ class Session:
         name = fields.optional_text("order")
         return self._apply(self._place_command(fields), name)
 
+    def _place_oco(self, fields: Fields) -> Answer:
+        account_id = self._account_of(fields)
+        names: list[str] = []
+        pair = order_pb2.PlaceOcoRequest()
+        for key, order in (("first", pair.first), ("second", pair.second)):
+            leg = Fields(fields.object(key))
+            names.append(leg.optional_text("order"))
+            leg.message(order)
+        fields.end()
+        return self._apply(codec.oco_command(pair, self._texts, account_id), *names)
+
     def _preview(self, fields: Fields) -> Answer:
         command = self._place_command(fields)
         command.client_order_id = ""
@@ -223,6 +239,13 @@ class Session:
         account_id = self._account_of(fields)
         request = fields.message(order_pb2.CancelAllOrdersRequest())
         return self._apply(codec.cancel_all_command(request, self._texts, account_id))
+
+    def _cancel_all_after(self, fields: Fields) -> Answer:
+        account_id = self._account_of(fields)
+        request = fields.message(order_pb2.CancelAllAfterRequest())
+        return self._apply(
+            codec.cancel_all_after_command(request, self._clock.now_ns(), account_id)
+        )
 
     def _batch(self, fields: Fields) -> Answer:
         """Each item for itself: one that is refused does not stop the next."""

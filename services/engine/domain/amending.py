@@ -6,6 +6,7 @@ from typing import Final
 
 from kernel.reasons import Reason, Refused
 from services.engine.domain import stops
+from services.engine.domain.bands import check_band
 from services.engine.domain.book import Book, Order
 from services.engine.domain.commands import AmendOrder, CancelAll, CancelAllAfter, CancelOrder
 from services.engine.domain.constants import (
@@ -111,6 +112,8 @@ def amend(state: State, command: AmendOrder, now_ns: int) -> list[Event]:
     if price_ticks == old_price and quantity == old_quantity:
         raise Refused(Reason.AMEND_CHANGES_NOTHING)
     check_limits(book, price_ticks, quantity)
+    if price_ticks != old_price:
+        check_band(book, price_ticks, now_ns)
     check_slices(order.request.display_quantity_lots, quantity)
     if quantity <= order.filled:
         raise Refused(Reason.AMEND_BELOW_FILLED, field="quantity_lots")

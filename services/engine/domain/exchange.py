@@ -86,7 +86,7 @@ class Exchange:
         state = self._state
         state.last_command_seq += 1
         try:
-            # These three look for the first answer to a repetition before the deadline.
+            # These four look for the first answer to a repetition before the deadline.
             if isinstance(command, PlaceOrder):
                 if command.type > ORDER_TYPE_MARKET:
                     return stops.place(state, command, now_ns)
@@ -98,6 +98,11 @@ class Exchange:
                 return system.transfer(state, command, now_ns)
             if isinstance(command, OpenCfd):
                 return cfds.open_cfd(state, command, now_ns)
+            if isinstance(command, PlaceOco):
+                events = oco.place(state, command, now_ns)
+                if len(events) > 2:
+                    self._after(command.first.market_id, now_ns, events)
+                return events
             if 0 < command.deadline_ns < now_ns:
                 raise Refused(Reason.DEADLINE_PASSED, field="deadline_ns")
             if isinstance(command, CancelOrder):
@@ -107,11 +112,6 @@ class Exchange:
                 amended = events[0]
                 if isinstance(amended, OrderAmended) and len(events) > 1:
                     self._after(amended.market_id, now_ns, events)
-                return events
-            if isinstance(command, PlaceOco):
-                events = oco.place(state, command, now_ns)
-                if len(events) > 2:
-                    self._after(command.first.market_id, now_ns, events)
                 return events
             if isinstance(command, CancelAll):
                 return amending.cancel_all(state, command, now_ns)

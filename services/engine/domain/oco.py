@@ -10,6 +10,7 @@ from typing import Final
 
 from kernel.reasons import Reason, Refused
 from services.engine.domain.accounts import Account
+from services.engine.domain.bands import check_band
 from services.engine.domain.book import Book, Condition, Order
 from services.engine.domain.commands import PlaceOco, PlaceOrder
 from services.engine.domain.constants import (
@@ -168,6 +169,7 @@ def _plan(
             return plan(book, account, order, now_ns)
         price_ticks = order.price_ticks
         check_limits(book, price_ticks, order.quantity_lots)
+        check_band(book, price_ticks, now_ns)
         own = own_hold(account, book, order, price_ticks)
         return price_ticks, Condition(0, 0, own, waits=False)
     except Refused as refused:

@@ -6,6 +6,7 @@ from typing import Final
 
 from kernel.reasons import Reason, Refused
 from services.engine.domain.accounts import Account
+from services.engine.domain.bands import check_band, drawn_in
 from services.engine.domain.book import Book, Order
 from services.engine.domain.commands import PlaceOrder
 from services.engine.domain.constants import (
@@ -70,6 +71,8 @@ def place(state: State, command: PlaceOrder, now_ns: int) -> list[Event]:
     if command.type == ORDER_TYPE_LIMIT:
         price_ticks = command.price_ticks
         check_limits(book, price_ticks, lots)
+        if book.config.price_band_bps:
+            check_band(book, price_ticks, now_ns)
         if (
             command.time_in_force != TIME_IN_FORCE_IOC
             and command.time_in_force != TIME_IN_FORCE_FOK
@@ -82,6 +85,10 @@ def place(state: State, command: PlaceOrder, now_ns: int) -> list[Event]:
         if best_ticks == 0:
             raise Refused(Reason.NO_LIQUIDITY)
         price_ticks = protection_price(book, side, best_ticks, command.max_slippage_bps)
+        if book.config.price_band_bps:
+            price_ticks = drawn_in(book, side, price_ticks, now_ns)
+            if not opposite.reaches(price_ticks):
+                raise Refused(Reason.PRICE_OUTSIDE_BAND)
         if amount:
             base = account.balances.get(book.base_asset_id)
             free_base = base.free if base is not None else 0

@@ -13,6 +13,7 @@ from typing import Final
 
 from kernel.reasons import Reason, Refused
 from services.engine.domain.accounts import Account
+from services.engine.domain.bands import drawn_in, is_outside
 from services.engine.domain.book import Book, Condition, Order
 from services.engine.domain.commands import AmendOrder, PlaceOrder
 from services.engine.domain.constants import (
@@ -51,6 +52,7 @@ from services.engine.domain.trading import EXHAUSTED
 from services.engine.domain.triggers import Watch
 
 _INSUFFICIENT: Final = int(Reason.INSUFFICIENT_BALANCE)
+_OUTSIDE_BAND: Final = int(Reason.PRICE_OUTSIDE_BAND)
 _POST_ONLY: Final = int(Reason.POST_ONLY_WOULD_TRADE)
 _NOT_FILLABLE: Final = int(Reason.FOK_NOT_FILLABLE)
 
@@ -284,7 +286,8 @@ def _fire(state: State, order: Order, now_ns: int, events: list[Event]) -> None:
     # What the other order of a pair holds is needed now.
     state.end_partner(order, now_ns, events)
     if request.price_ticks == 0:
-        order.price_ticks = protection_price(book, side, trigger_ticks, request.max_slippage_bps)
+        worst_ticks = protection_price(book, side, trigger_ticks, request.max_slippage_bps)
+        order.price_ticks = drawn_in(book, side, worst_ticks, now_ns)
     price_ticks = order.price_ticks
     reason, hold_delta = _take_hold(order, now_ns)
     order.updated_ns = now_ns
@@ -302,7 +305,9 @@ def _fire(state: State, order: Order, now_ns: int, events: list[Event]) -> None:
     events.append(triggered)
     crosses = book.opposite(side).reaches(price_ticks)
     if reason == 0:
-        if request.post_only and crosses:
+        if is_outside(book, price_ticks, now_ns):
+            reason = _OUTSIDE_BAND
+        elif request.post_only and crosses:
             reason = _POST_ONLY
         elif request.time_in_force == TIME_IN_FORCE_FOK and not _can_fill(order, now_ns):
             reason = _NOT_FILLABLE
