@@ -1,9 +1,9 @@
 """Memory per open order, and throughput with ever more of them: `python -m bench.scale`.
 
 Each size is a process of its own: it opens so many resting orders of many accounts in one market,
-says what they take (core alone, without read model), and then runs the same operations near the
-best prices on top of them. One JSON object per size to stdout; the ratio of each is to the
-smallest.
+says what they take (core alone, without read model), runs the same operations near the best prices
+on top of them, and previews an order. One JSON object per size to stdout; the ratio of each is to
+the smallest.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ ORDERS_PER_ACCOUNT = 100
 FIRST_ACCOUNT = 1_000
 MID_TICKS = 5_000_000
 TRADERS = (1, 2)
+PREVIEWS = 20
 
 
 def measure(orders: int, operations: int) -> dict[str, object]:
@@ -67,10 +68,16 @@ def measure(orders: int, operations: int) -> dict[str, object]:
         exchange.apply(command, START_NS)
     seconds = time.process_time() - began
     assert exchange.open_order_count() == orders
+    trial = _limit(TRADERS[0], SIDE_BUY, MID_TICKS + 50_000, "")
+    began = time.process_time()
+    for _ in range(PREVIEWS):
+        exchange.copy_for(trial).apply(trial, START_NS)
+    previews = time.process_time() - began
     return {
         "open_orders": orders,
         "bytes_per_order": round(taken / orders),
         "operations_per_cpu_second": round(len(commands) / seconds),
+        "preview_cpu_ms": round(previews / PREVIEWS * 1000, 2),
     }
 
 
