@@ -336,7 +336,8 @@ def _close(
     pnl = profit(cfd.side, cfd.notional_units, cfd.entry_ticks, close_ticks)
     if pnl > 0:
         # However wrong a feed is: all balances of an asset together stay inside an int64.
-        clients = state.external[asset_id] - state.fees[asset_id] - house_units
+        outside = state.fees[asset_id] + house_units + state.clearing[asset_id]
+        clients = state.external[asset_id] - outside
         pnl = min(pnl, max(INT64_MAX // 2 - clients, 0))
     pnl = max(pnl, -margin)
     worth = margin + pnl
