@@ -53,6 +53,8 @@ def build(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix="making-") as scratch:
         made = _compile(Path(scratch))
+        # After what was compiled: a source may have changed meanwhile.
+        target = folder / build_name(Path(scratch))
         try:
             made.rename(target)
         except OSError:

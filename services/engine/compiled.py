@@ -26,15 +26,16 @@ HOT = (
 )
 
 
-def build_name() -> str:
-    """Name of the build of these sources for this Python."""
+def build_name(root: Path | None = None) -> str:
+    """Name of the build of the sources below `root`, our own when not said, for this Python."""
+    root = root or ROOT
     digest = hashlib.sha256(f"{sys.version} {sysconfig.get_platform()}".encode())
-    packages = [path for package in ("kernel", DOMAIN) for path in (ROOT / package).glob("*.py")]
-    hot = [ROOT / name for name in HOT]
+    packages = [path for package in ("kernel", DOMAIN) for path in (root / package).glob("*.py")]
+    hot = [root / name for name in HOT]
     for path in sorted([*packages, *hot]):
         # An installation need not have the benchmarks.
         source = path.read_bytes() if path.exists() else b""
-        digest.update(f"{path.relative_to(ROOT)} {len(source)} ".encode() + source)
+        digest.update(f"{path.relative_to(root)} {len(source)} ".encode() + source)
     return digest.hexdigest()[:24]
 
 
