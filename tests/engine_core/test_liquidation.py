@@ -185,3 +185,17 @@ def test_a_short_is_liquidated_when_the_price_rises() -> None:
     assert (receipt.account_id, receipt.quantity_lots) == (BOB, -100)
     assert receipt.filled_lots == 100
     assert world.lots(CAROL) == -100
+
+
+def test_what_nobody_can_take_stays_open_and_is_tried_again() -> None:
+    world = MarginWorld(leverage=10)
+    world.leverage(CAROL, 1)
+    world.trade(ALICE, BOB, 100, 1_000)
+    # Bob takes his gain, and Carol is short from 850: nobody gains at Alice's 900 any more.
+    world.order(place(CAROL, "sell", 100, 850))
+    assert world.receipts(world.do(place(BOB, "buy", 100, 850))) == []
+    assert (world.lots(ALICE), world.lots(CAROL)) == (100, -100)
+    world.deposit(FUND, USD, 50_000)
+    [receipt] = world.receipts(world.index(700))
+    assert (receipt.account_id, receipt.fund_lots) == (ALICE, 100)
+    assert world.money(ALICE, USD) == (90_000, 0)

@@ -3,7 +3,8 @@
 In one command: the account's orders in the market are cancelled; an IOC order offers the position
 at the bankruptcy price; what nobody took goes to the insurance fund at exactly the sum at which the
 position is worth nothing; if the fund cannot carry it, the most profitable opposite positions are
-closed against it at that sum. No step takes more than the position's own margin.
+closed against it at that sum. What even then is left stays open with its part of the margin, and is
+tried again at the next price. No step takes more than the position's own margin.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ from services.engine.domain.positions import (
     bankruptcy_ticks,
     close_and_open,
     closing_side,
+    ignore,
     leverage_of,
     position_of,
     tier_of,
+    watch,
 )
 from services.engine.domain.state import State
 
@@ -50,19 +53,27 @@ def sweep(state: State, book: Book, now_ns: int, events: list[Event]) -> None:
     """Liquidate every position of the market that its mark price reaches.
 
     Longs first, the first reached first, then the lowest account. Each liquidation may move the
-    mark, and each closes a position whole, so this ends. A halted market, and one whose index has
-    gone stale, liquidates nothing.
+    mark; each closes a position or leaves it for the next time, so this ends. A halted market, and
+    one whose index has gone stale, liquidates nothing.
     """
+    postponed: list[Position] = []
     while True:
         mark = _mark(book, now_ns)
-        if mark == 0:
-            return
-        account_id = book.long_liquidations.first_reached(
-            mark
-        ) or book.short_liquidations.first_reached(mark)
+        account_id = 0
+        if mark:
+            account_id = book.long_liquidations.first_reached(
+                mark
+            ) or book.short_liquidations.first_reached(mark)
         if account_id == 0:
-            return
-        _liquidate(state, book.positions[account_id], mark, now_ns, events)
+            break
+        position = book.positions[account_id]
+        _liquidate(state, position, mark, now_ns, events)
+        if position.quantity:
+            ignore(position)
+            postponed.append(position)
+    for position in postponed:
+        if position.quantity:
+            watch(position)
 
 
 def unwind_fund(state: State, book: Book, now_ns: int, events: list[Event]) -> None:
@@ -100,27 +111,30 @@ def _liquidate(
     balance = account.balance(book.quote_asset_id)
     orders = account.orders.get(book.market_id)
     for order in list(orders.values()) if orders else ():
-        state.close(order, ORDER_STATUS_CANCELLED, _LIQUIDATION, now_ns, events)
+        # The other order of a pair ends with the first.
+        if order.order_id in state.orders:
+            state.close(order, ORDER_STATUS_CANCELLED, _LIQUIDATION, now_ns, events)
     quantity, entry, margin = position.quantity, position.entry_notional, position.margin
     maintenance = tier_of(book, entry).maintenance_bps
     free_before = balance.free
     limit = bankruptcy_ticks(position)
     position.liquidating = True
-    order = _offer(state, position, limit, now_ns, events)
+    sold = _offer(state, position, limit, now_ns, events)
     left = abs(position.quantity)
     fund_lots = 0
     deleveraged: list[AutoDeleverage] = []
     if left:
         total = _worthless_at(position, position.margin)
-        if not _fund_carries(state, position, total, now_ns):
-            deleveraged, total = _deleverage(state, position, left, total, mark, now_ns, events)
-            left = abs(position.quantity)
-        if left:
+        if _hand_over(state, position, total, limit, now_ns, events):
             fund_lots = left
-            _hand_over(state, position, total, limit, now_ns, events)
+        else:
+            deleveraged = _deleverage(state, position, left, total, mark, now_ns, events)
     position.liquidating = False
+    if position.quantity == quantity:
+        # Nobody to take it, not even a part.
+        return
     surplus = balance.free - free_before
-    fee_most = -(-order.filled_notional * book.config.liquidation_fee_bps // 10_000)
+    fee_most = -(-sold.filled_notional * book.config.liquidation_fee_bps // 10_000)
     to_fund = max(0, min(surplus, fee_most))
     balance.free -= to_fund
     state.account(FUND_ACCOUNT_ID).balance(book.quote_asset_id).free += to_fund
@@ -137,15 +151,15 @@ def _liquidate(
             margin,
             mark,
             limit,
-            order.filled,
+            sold.filled,
             fund_lots,
             to_fund,
             tuple(deleveraged),
             maintenance,
             book.taker_fee_bps,
-            order.order_id,
-            order.filled_notional,
-            order.fees,
+            sold.order_id,
+            sold.filled_notional,
+            sold.fees,
             surplus - to_fund,
         )
     )
@@ -154,7 +168,10 @@ def _liquidate(
 def _offer(
     state: State, position: Position, limit_ticks: int, now_ns: int, events: list[Event]
 ) -> Order:
-    """An IOC order that closes the whole position, down or up to this price."""
+    """An IOC order that closes the whole position, down or up to this price.
+
+    With nobody there to meet it is not placed, and has no id.
+    """
     account, book = position.account, position.book
     lots, side = abs(position.quantity), closing_side(position)
     request = PlaceOrder(
@@ -168,11 +185,14 @@ def _offer(
         reduce_only=True,
     )
     balance = account.balance(book.quote_asset_id)
-    state.last_order_id += 1
     order = Order(
-        state.last_order_id, account, book, request, balance, limit_ticks, lots, 0, now_ns
+        state.last_order_id + 1, account, book, request, balance, limit_ticks, lots, 0, now_ns
     )
     order.uncovered = lots
+    if not book.opposite(side).reaches(limit_ticks):
+        order.order_id = 0
+        return order
+    state.last_order_id += 1
     events.append(
         OrderPlaced(
             order.order_id,
@@ -208,14 +228,23 @@ def _hand_over(
     price_ticks: int,
     now_ns: int,
     events: list[Event],
-) -> None:
-    """The fund takes what is left, at this sum."""
+) -> bool:
+    """The fund takes what is left, at this sum; False when it cannot pay or carry that."""
     book = position.book
     lots, side = abs(position.quantity), closing_side(position)
-    taken = position_of(state.account(FUND_ACCOUNT_ID), book, now_ns)
-    for owner, owner_side in ((position, side), (taken, _other(side))):
-        change = close_and_open(owner, owner_side, total, lots, 0, 0)
-        apply_change(state, owner, change, price_ticks, CAUSE_FUND_TAKEOVER, events)
+    fund = state.account(FUND_ACCOUNT_ID)
+    taken = position_of(fund, book, now_ns)
+    change = close_and_open(taken, _other(side), total, lots, 0, 0)
+    if fund.balance(book.quote_asset_id).free + change.free_delta() < 0:
+        return False
+    value = _mark(book, now_ns) * lots * book.units_per_tick_lot
+    gain = value - total if position.quantity > 0 else total - value
+    if _fund_equity(state, book.quote_asset_id, now_ns) + gain < 0:
+        return False
+    own = close_and_open(position, side, total, lots, 0, 0)
+    apply_change(state, position, own, price_ticks, CAUSE_FUND_TAKEOVER, events)
+    apply_change(state, taken, change, price_ticks, CAUSE_FUND_TAKEOVER, events)
+    return True
 
 
 def _deleverage(
@@ -226,11 +255,10 @@ def _deleverage(
     mark: int,
     now_ns: int,
     events: list[Event],
-) -> tuple[list[AutoDeleverage], int]:
-    """Close a position, `lots` for `total`, against opposite ones that gain by it.
+) -> list[AutoDeleverage]:
+    """Close a position, `lots` for `total`, against opposite ones that gain by it; returns whose.
 
     The highest product of profit at the mark and leverage comes first, then the lowest account.
-    Returns who it was and what of the total is left for the lots that are left.
     """
     book = position.book
     side = closing_side(position)
@@ -253,7 +281,7 @@ def _deleverage(
         counterparts.append(AutoDeleverage(other.account.account_id, taken, price_ticks))
         lots -= taken
         total -= share
-    return counterparts, total
+    return counterparts
 
 
 def _ranked(book: Book, position: Position, mark: int) -> list[Position]:
@@ -270,15 +298,6 @@ def _ranked(book: Book, position: Position, mark: int) -> list[Position]:
         reverse=True,
     )
     return opposite
-
-
-def _fund_carries(state: State, position: Position, total: int, now_ns: int) -> bool:
-    """Whether the fund, with this position taken at this sum, would be worth something still."""
-    book = position.book
-    lots = abs(position.quantity)
-    value = _mark(book, now_ns) * lots * book.units_per_tick_lot
-    gain = value - total if position.quantity > 0 else total - value
-    return _fund_equity(state, book.quote_asset_id, now_ns) + gain >= 0
 
 
 def _fund_equity(state: State, quote_asset_id: int, now_ns: int) -> int:

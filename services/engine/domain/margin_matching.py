@@ -190,7 +190,8 @@ def cancel_reducers(state: State, position: Position, now_ns: int, events: list[
     if not orders:
         return
     for order in [o for o in orders.values() if o.request.reduce_only]:
-        if position.closable(order.side) == 0:
+        # The other order of a pair ends with the first.
+        if position.closable(order.side) == 0 and order.order_id in state.orders:
             state.close(order, ORDER_STATUS_CANCELLED, _REDUCE_ONLY, now_ns, events)
 
 

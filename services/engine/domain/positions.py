@@ -443,15 +443,17 @@ def watch(position: Position) -> None:
     if account_id != FUND_ACCOUNT_ID:
         ticks = liquidation_ticks(position)
     position.liquidation_ticks = ticks
-    if ticks and position.quantity > 0:
-        book.long_liquidations.set(account_id, ticks)
-        book.short_liquidations.drop(account_id)
-    elif ticks and position.quantity < 0:
-        book.short_liquidations.set(account_id, ticks)
-        book.long_liquidations.drop(account_id)
-    else:
-        book.long_liquidations.drop(account_id)
-        book.short_liquidations.drop(account_id)
+    ignore(position)
+    if ticks:
+        index = book.long_liquidations if position.quantity > 0 else book.short_liquidations
+        index.set(account_id, ticks)
+
+
+def ignore(position: Position) -> None:
+    """Take the position out of the market's index of liquidation prices."""
+    account_id = position.account.account_id
+    position.book.long_liquidations.drop(account_id)
+    position.book.short_liquidations.drop(account_id)
 
 
 def closing_side(position: Position) -> int:
