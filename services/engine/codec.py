@@ -20,6 +20,7 @@ from kernel.reasons import Reason, Refused
 from kernel.shards import shard_of
 from mesh.shards import ShardMap
 from services.engine.domain import commands as c
+from services.engine.domain import constants as k
 from services.engine.domain import position_commands as pc
 from services.engine.domain.exchange import Exchange
 from services.engine.domain.views import OrderView
@@ -253,6 +254,70 @@ def cfd_triggers_command(
         text.ticks(request.stop_loss, "stop_loss"),
         text.ticks(request.take_profit, "take_profit"),
     )
+
+
+def leverage_command(
+    request: position_pb2.SetLeverageRequest, texts: MarketTexts, account_id: int
+) -> pc.SetLeverage:
+    """`SetLeverageRequest` -> command. Raises `Refused(MARKET_NOT_FOUND)`."""
+    market_id = texts.named(request.market).market.market_id
+    return pc.SetLeverage(account_id, market_id, request.leverage)
+
+
+def add_margin_command(
+    request: position_pb2.AddMarginRequest, texts: MarketTexts, account_id: int
+) -> pc.AddMargin:
+    """`AddMarginRequest` -> command. Raises `Refused` with the field at fault."""
+    market = texts.named(request.market).market
+    amount = market.quote.parse(request.amount, field="amount")
+    return pc.AddMargin(account_id, market.market_id, amount, request.request_id)
+
+
+class LateClose:
+    """`ClosePositionRequest` -> a MARKET order that only reduces, once the position is known for
+    certain. Raises `Refused` for what is wrong in itself.
+    """
+
+    __slots__ = ("_account_id", "_client_order_id", "_lots", "_market", "_now_ns")
+
+    def __init__(
+        self,
+        request: position_pb2.ClosePositionRequest,
+        texts: MarketTexts,
+        account_id: int,
+        now_ns: int,
+    ) -> None:
+        text = texts.named(request.market)
+        self._account_id = account_id
+        self._client_order_id = request.client_order_id
+        self._market = text.market
+        self._lots = text.lots(request.quantity, "quantity")
+        self._now_ns = now_ns
+        if self._client_order_id and not _CLIENT_ID.fullmatch(self._client_order_id):
+            raise _invalid("client_order_id", "must be 1 to 36 letters, digits or _ . : -")
+
+    def resolve(self, exchange: Exchange) -> c.Command | Refused:
+        """The order, or why there is none."""
+        known = exchange.known_request(self._account_id, self._client_order_id, self._now_ns)
+        if known is not None:
+            # The position may be gone by now: the order that was asked for tells which one.
+            return self._order(known.side, self._lots or known.quantity_lots)
+        position = exchange.position(self._account_id, self._market.market_id)
+        if position is None:
+            return Refused(Reason.POSITION_NOT_FOUND, "no open position there", field="market")
+        side = k.SIDE_SELL if position.quantity_lots > 0 else k.SIDE_BUY
+        return self._order(side, self._lots or abs(position.quantity_lots))
+
+    def _order(self, side: int, lots: int) -> c.PlaceOrder:
+        return c.PlaceOrder(
+            self._account_id,
+            self._market.market_id,
+            self._client_order_id,
+            side,
+            k.ORDER_TYPE_MARKET,
+            quantity_lots=lots,
+            reduce_only=True,
+        )
 
 
 class LateAmend:

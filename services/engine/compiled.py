@@ -20,6 +20,7 @@ DOMAIN = "services/engine/domain"
 # Compiled with the core: what else runs for every order, and the benchmark of the book alone.
 HOT = (
     "services/engine/cfd_model.py",
+    "services/engine/margin_model.py",
     "services/engine/projection.py",
     "services/engine/wire.py",
     "bench/support/bare_book.py",

@@ -18,6 +18,7 @@ from services.engine.domain import commands as c
 from services.engine.domain import constants as k
 from services.engine.domain import events as e
 from services.engine.domain import position_commands as pc
+from services.engine.domain import position_events as pe
 from services.engine.domain.bands import price_band
 from services.engine.projection import Balance, OrderState, Projection
 from services.engine.writer import Outcome
@@ -29,6 +30,7 @@ _KINDS = {
 }
 # Fields of the log's commands -> those of the requests they came from.
 _PUBLIC_FIELDS = {
+    "amount_units": "amount",
     "deadline_ns": "deadline",
     "display_quantity_lots": "display_quantity",
     "expire_ns": "expire_time",
@@ -226,7 +228,8 @@ class Encoder:
         if isinstance(command, c.AmendOrder):
             order = self._projection.order_of(command.account_id, command.order_id)
             return 0 if order is None else order.market_id
-        return command.market_id if isinstance(command, (c.PlaceOrder, pc.OpenCfd)) else 0
+        named = (c.PlaceOrder, pc.OpenCfd, pc.SetLeverage)
+        return command.market_id if isinstance(command, named) else 0
 
     def _limits(self, reason: Reason, market_id: int) -> dict[str, str]:
         """What the next order has to keep to."""
@@ -397,9 +400,7 @@ def _refusal(event: e.CommandRefused) -> Refused:
     return Refused(Reason(event.reason), field=order + dot + _PUBLIC_FIELDS.get(name, name))
 
 
-def preview(
-    text: MarketText, command: c.PlaceOrder, events: Sequence[e.Event]
-) -> order_pb2.PreviewOrderResponse:
+def preview(text: MarketText, events: Sequence[e.Event]) -> order_pb2.PreviewOrderResponse:
     """What the events of a trial run say about an order. Raises `Refused` if it was refused."""
     placed = accepted(events)[0]
     assert isinstance(placed, e.OrderPlaced)
@@ -409,12 +410,15 @@ def preview(
     for event in events:
         if isinstance(event, e.Trade) and event.taker_order_id == placed.order_id:
             fees += event.taker_fee_units
-            buys = command.side == k.SIDE_BUY
+            buys = event.taker_side == k.SIDE_BUY
             hold -= event.quote_hold_taken if buys else event.base_units
-        elif isinstance(event, e.OrderClosed) and event.order_id == placed.order_id:
+        elif (
+            isinstance(event, e.OrderClosed | pe.PositionChanged)
+            and event.order_id == placed.order_id
+        ):
             hold -= event.hold_released
     market = text.market
-    held_asset = market.quote if command.side == k.SIDE_BUY else market.base
+    held_asset = market.quote if placed.hold_asset_id == market.quote.asset_id else market.base
     return order_pb2.PreviewOrderResponse(
         filled_quantity=text.quantity(lots),
         filled_notional=text.amount(units),

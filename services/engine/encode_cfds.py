@@ -44,6 +44,14 @@ class CfdEncoder:
         """Several contracts."""
         return [self.cfd(cfd) for cfd in cfds]
 
+    def priced(self, cfd: CfdState, exit_ticks: int, pnl_units: int) -> position_pb2.Cfd:
+        """An open contract at a price."""
+        message = self.cfd(cfd)
+        text = self._texts.by_id[cfd.opened.market_id]
+        message.exit_price = text.price(exit_ticks)
+        message.unrealised_pnl = text.amount(pnl_units)
+        return message
+
     def opened(self, events: Sequence[e.Event]) -> position_pb2.OpenCfdResponse:
         """Answer of an accepted, or repeated, `OpenCfd`."""
         first = events[0]

@@ -17,6 +17,7 @@ from services.engine.domain import constants as k
 from services.engine.domain import events as e
 from services.engine.domain import position_events as pe
 from services.engine.domain.cfds import INSURANCE_ACCOUNT
+from services.engine.margin_model import MarginModel, PositionState
 
 # Closed orders that `GetOrder` still knows; older ones are in the history service.
 CLOSED_ORDERS_KEPT = 100_000
@@ -117,10 +118,12 @@ class Account:
 class Change:
     """What one log entry changed for one account."""
 
-    __slots__ = ("asset_ids", "cfds", "orders", "trades")
+    __slots__ = ("asset_ids", "cfds", "orders", "positions", "trades")
 
     def __init__(self) -> None:
         self.cfds: dict[int, CfdState] = {}
+        # By market id; one that closed has no quantity.
+        self.positions: dict[int, PositionState] = {}
         self.orders: dict[int, OrderState] = {}
         self.trades: list[e.Trade] = []
         self.asset_ids: set[int] = set()
@@ -140,6 +143,7 @@ class Projection:
         self.orders: dict[int, OrderState] = {}
         self.fees: dict[int, int] = {}
         self.cfds = CfdModel()
+        self.margin = MarginModel()
         self.open_orders = 0
         self._closed: deque[int] = deque()
         self._closed_kept = closed_orders_kept
@@ -178,6 +182,8 @@ class Projection:
                 self.cfds.take_prices(command, self.time_ns)
             elif isinstance(event, pe.PositionChanged):
                 self._position_changed(event)
+            elif isinstance(event, pe.LeverageChanged):
+                self.margin.leverage_changed(event)
             elif isinstance(event, pe.CfdOpened):
                 self._cfd_opened(event)
             elif isinstance(event, pe.CfdClosed):
@@ -314,7 +320,9 @@ class Projection:
             - event.fee_units
         )
         self.fees[asset_id] = self.fees.get(asset_id, 0) + event.fee_units
-        self._change(event.account_id).asset_ids.add(asset_id)
+        change = self._change(event.account_id)
+        change.positions[event.market_id] = self.margin.changed(event, self.time_ns)
+        change.asset_ids.add(asset_id)
 
     def _filled(self, order_id: int, event: e.Trade, fee_units: int) -> None:
         order = self.orders[order_id]

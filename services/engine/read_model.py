@@ -15,7 +15,7 @@ from typing import Final
 
 from tidebook.engine.v1 import log_pb2
 
-from services.engine import cfd_rows, logcodec
+from services.engine import cfd_rows, logcodec, margin_rows
 from services.engine.domain import commands as c
 from services.engine.domain.exchange import Exchange
 from services.engine.domain.record import field_names
@@ -52,6 +52,7 @@ def dump(projection: Projection, account_seqs: dict[int, int]) -> bytes:
         "fees": list(projection.fees.items()),
         "account_seqs": list(account_seqs.items()),
         "contracts": cfd_rows.dump(projection.cfds),
+        "margin": margin_rows.dump(projection.margin),
         "balances": len(balances),
         "closed": len(closed) // 3,
         "live": len(live),
@@ -69,7 +70,7 @@ def load(data: bytes, exchange: Exchange, projection: Projection) -> dict[int, i
     (size,) = _SIZE.unpack_from(data)
     at = _SIZE.size + size
     header = json.loads(data[_SIZE.size : at])
-    if tuple(header["columns"]) != _COLUMNS or "contracts" not in header:
+    if tuple(header["columns"]) != _COLUMNS or "margin" not in header:
         raise ValueError("the read model was written by another version of this program")
     projection.configure(
         c.Configure(
@@ -83,6 +84,7 @@ def load(data: bytes, exchange: Exchange, projection: Projection) -> dict[int, i
     projection.market_status.update(header["market_status"])
     projection.fees.update(header["fees"])
     cfd_rows.load(header["contracts"], exchange, projection.cfds)
+    margin_rows.load(header["margin"], projection.margin)
     end = at + header["balances"] * _BALANCE.size
     for account_id, asset_id, free, held in _BALANCE.iter_unpack(memoryview(data)[at:end]):
         balance = projection.account(account_id).balance(asset_id)

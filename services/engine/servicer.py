@@ -15,6 +15,7 @@ from mesh.telemetry import TRACEPARENT, current_trace
 from services.engine import codec
 from services.engine.domain import commands as c
 from services.engine.encode import preview
+from services.engine.encode_positions import write_position
 from services.engine.service import Engine
 from services.engine.trade_stream import trade
 from services.engine.writer import Outcome
@@ -50,7 +51,11 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         try:
             # The same code as the real thing, on a copy of what the order can meet.
             trial = await engine.at_rest(lambda core: core.copy_for(command))
-            return preview(text, command, trial.apply(command, now_ns))
+            before = trial.position(account_id, command.market_id)
+            response = preview(text, events := trial.apply(command, now_ns))
+            if text.market.kind == "MARGIN":
+                write_position(response, text, before, trial, events, now_ns)
+            return response
         except Refused as refused:
             response = order_pb2.PreviewOrderResponse()
             codec.write_error(response.error, refused)

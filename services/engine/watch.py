@@ -18,6 +18,7 @@ from kernel.reasons import Reason, Refused
 from services.engine.codec import set_time
 from services.engine.encode import Encoder
 from services.engine.encode_cfds import CfdEncoder
+from services.engine.encode_positions import PositionEncoder
 from services.engine.projection import Change, Projection
 
 # Orders and fills remembered over all accounts, for those who resume.
@@ -39,7 +40,10 @@ class Remembered:
     @property
     def items(self) -> int:
         """What it counts for against the bound."""
-        return 1 + len(self.change.orders) + len(self.change.trades) + len(self.change.cfds)
+        change = self.change
+        return (
+            1 + len(change.orders) + len(change.trades) + len(change.cfds) + len(change.positions)
+        )
 
 
 class Reader:
@@ -61,6 +65,7 @@ class AccountFeeds:
         self._projection = projection
         self._encoder = encoder
         self._cfds = CfdEncoder(projection, encoder.texts)
+        self._positions = PositionEncoder(projection, encoder.texts)
         self._most = remembered_items
         self._items = 0
         self._all: deque[Remembered] = deque()
@@ -142,6 +147,7 @@ class AccountFeeds:
             snapshot=True,
             orders=encoder.orders(projection.open_orders_of(account_id)),
             balances=encoder.balances(balances, balances),
+            positions=self._positions.positions(projection.margin.open_of(account_id)),
             cfds=self._cfds.cfds(projection.cfds.open_of(account_id)),
         )
         set_time(message.time, projection.time_ns)
@@ -155,16 +161,21 @@ class AccountFeeds:
         set_time(message.time, missed[-1].time_ns)
         orders = {}
         cfds = {}
+        positions = {}
         asset_ids: set[int] = set()
         for remembered in missed:
             orders.update(remembered.change.orders)
             cfds.update(remembered.change.cfds)
+            positions.update(remembered.change.positions)
             asset_ids |= remembered.change.asset_ids
             message.fills.extend(
                 encoder.fill(trade, account_id, remembered.seq, remembered.time_ns)
                 for trade in remembered.change.trades
             )
         message.orders.extend(encoder.orders(orders[order_id] for order_id in sorted(orders)))
+        message.positions.extend(
+            self._positions.positions(positions[market_id] for market_id in sorted(positions))
+        )
         message.cfds.extend(self._cfds.cfds(cfds[cfd_id] for cfd_id in sorted(cfds)))
         balances = self._projection.balances_of(account_id)
         message.balances.extend(encoder.balances(balances, asset_ids))

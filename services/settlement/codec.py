@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from google.protobuf.message import DecodeError
-from tidebook.engine.v1 import log_pb2
+from tidebook.engine.v1 import log_pb2, types_pb2
 
 from mesh.log import LogRecord
 from services.settlement.domain import margin
@@ -27,6 +27,13 @@ _WITHOUT_EFFECT = frozenset(
         "cancel_all_after_set",
         "time_passed",
     }
+)
+
+# What an order asks for that no account placed.
+_ENGINES_OWN = log_pb2.PlaceOrderCommand(
+    type=types_pb2.ORDER_TYPE_LIMIT,
+    time_in_force=types_pb2.TIME_IN_FORCE_IOC,
+    reduce_only=True,
 )
 
 
@@ -81,14 +88,7 @@ def _apply(batch: Batch, command: log_pb2.LoggedCommand, event: log_pb2.Event) -
     """Apply one event; the order that the command is about, 0 if the event names none."""
     name = event.WhichOneof("event")
     if name == "order_placed":
-        if command.HasField("place_oco"):
-            # The first order is placed first, and the second names it.
-            pair, placed = command.place_oco, event.order_placed
-            of_second = 0 < placed.oco_order_id < placed.order_id
-            batch.order_placed(placed, pair.second if of_second else pair.first)
-        else:
-            batch.order_placed(event.order_placed, command.place_order)
-        return event.order_placed.order_id
+        return _order_placed(batch, command, event.order_placed)
     if name == "trade":
         batch.trade(event.trade)
         return 0
@@ -107,6 +107,24 @@ def _apply(batch: Batch, command: log_pb2.LoggedCommand, event: log_pb2.Event) -
     if handler is None:
         raise ValueError(f"event {name or 'without content'} is not known here")
     return handler(batch, command, event)
+
+
+def _order_placed(batch: Batch, command: log_pb2.LoggedCommand, placed: log_pb2.OrderPlaced) -> int:
+    if command.HasField("place_oco") and placed.oco_order_id:
+        # The first order is placed first, and the second names it.
+        pair = command.place_oco
+        of_second = placed.oco_order_id < placed.order_id
+        batch.order_placed(placed, pair.second if of_second else pair.first)
+    elif (
+        command.HasField("place_order")
+        and command.events[0].order_placed.order_id == placed.order_id
+    ):
+        batch.order_placed(placed, command.place_order)
+    else:
+        # The engine's own: it liquidates a position, or offers what the insurance fund carries.
+        batch.order_placed(placed, _ENGINES_OWN)
+        return 0
+    return placed.order_id
 
 
 def _configured(batch: Batch, command: log_pb2.LoggedCommand, _: log_pb2.Event) -> int:

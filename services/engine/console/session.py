@@ -218,7 +218,7 @@ class Session:
         if refused is not None:
             raise refused
         text = self._texts.by_id[command.market_id]
-        return {"preview": json_of(preview(text, command, events))}
+        return {"preview": json_of(preview(text, events))}
 
     def _amend(self, fields: Fields) -> Answer:
         account_id = self._account_of(fields)

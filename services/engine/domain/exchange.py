@@ -13,6 +13,7 @@ from services.engine.domain import (
     margin_commands,
     oco,
     placing,
+    risk,
     snapshot,
     stops,
     system,
@@ -61,8 +62,10 @@ from services.engine.domain.views import (
     LevelView,
     MarketView,
     OrderView,
+    Outlook,
     PositionView,
     RestingView,
+    RiskView,
 )
 
 
@@ -199,6 +202,13 @@ class Exchange:
         known = self._state.remembered(account_id, client_order_id, now_ns)
         return 0 if known is None else known.order_id
 
+    def known_request(
+        self, account_id: int, client_order_id: str, now_ns: int
+    ) -> PlaceOrder | None:
+        """What a client id asked for, live or inside the idempotency window; not to be changed."""
+        known = self._state.remembered(account_id, client_order_id, now_ns)
+        return None if known is None else known.request
+
     def open_orders(self, account_id: int, market_id: int = 0) -> list[OrderView]:
         """Live orders of an account, oldest first; of all markets when `market_id` is 0."""
         account = self._state.accounts.get(account_id)
@@ -298,6 +308,23 @@ class Exchange:
         if account is None:
             return []
         return [_position_view(position) for _, position in sorted(account.positions.items())]
+
+    def position(self, account_id: int, market_id: int) -> PositionView | None:
+        """An account's open margin position in a market."""
+        account = self._state.accounts.get(account_id)
+        position = None if account is None else account.positions.get(market_id)
+        return None if position is None else _position_view(position)
+
+    def risk(
+        self, account_id: int, now_ns: int, market_id: int = 0, price_ticks: int = 0
+    ) -> RiskView:
+        """How near an account is to liquidation; see `risk.risk`."""
+        return risk.risk(self._state, account_id, now_ns, market_id, price_ticks)
+
+    def outlook(self, account_id: int, market_id: int, order_id: int, now_ns: int) -> Outlook:
+        """What a live order would make of its account's position; see `risk.outlook`."""
+        state = self._state
+        return risk.outlook(state, account_id, state.books[market_id], order_id, now_ns)
 
     def open_position_count(self) -> int:
         """Open margin positions of all accounts, the insurance fund's among them."""

@@ -87,6 +87,50 @@ class PositionView:
 
 
 @dataclass(frozen=True, slots=True)
+class PositionRisk:
+    """A margin position at a price (0: there is none); quote units. `liquidated` says that this
+    price reaches its liquidation price."""
+
+    market_id: int
+    mark_ticks: int
+    margin_units: int
+    unrealised_pnl_units: int
+    maintenance_units: int
+    liquidated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CfdRisk:
+    """A contract at the price at which it would close; quote units."""
+
+    cfd_id: int
+    exit_ticks: int
+    margin_units: int
+    unrealised_pnl_units: int
+    maintenance_units: int
+    liquidated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RiskView:
+    """Everything an account has open in one quote asset, and its money of that, held included."""
+
+    asset_id: int
+    money_units: int
+    positions: tuple[PositionRisk, ...]
+    cfds: tuple[CfdRisk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """A margin position as an order would leave it: lots, quote units, ticks (0: none)."""
+
+    quantity_lots: int
+    margin_units: int
+    liquidation_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
 class LevelView:
     """A price level: its total and its queue, oldest first."""
 

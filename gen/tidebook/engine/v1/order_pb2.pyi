@@ -500,9 +500,9 @@ class PreviewOrderResponse(_message.Message):
     hold_asset: _builtins.str
     """Asset of the hold."""
     margin: _builtins.str
-    """Margin markets: margin it would take."""
+    """Margin markets: margin it would take, what rests filled at its price; negative when it frees some."""
     liquidation_price: _builtins.str
-    """Margin markets: liquidation price of the position it would leave."""
+    """Margin markets: liquidation price of the position it would leave; empty for nowhere."""
     position_quantity: _builtins.str
     """Margin markets: quantity of the position it would leave, negative for short."""
     @_builtins.property

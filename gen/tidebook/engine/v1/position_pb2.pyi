@@ -55,7 +55,9 @@ class Position(_message.Message):
     leverage: _builtins.int
     """Leverage chosen for new orders."""
     mark_price: _builtins.str
-    """Mark price."""
+    """Mark price. This and what follows from it are empty in streams, where it would be old at once: the
+    ticker has it.
+    """
     unrealised_pnl: _builtins.str
     """Profit at the mark price."""
     realised_pnl: _builtins.str
@@ -855,7 +857,9 @@ class GetRiskResponse(_message.Message):
     maintenance_margin: _builtins.str
     """Maintenance margin of them."""
     margin_ratio_bps: _builtins.int
-    """maintenance_margin / (margin + unrealised profit) in basis points; 10000 or more is liquidation somewhere."""
+    """maintenance margin / (margin + unrealised profit) of the position or CFD nearest to liquidation, in
+    basis points; more than 10000 is liquidation, 1000000 the most that is said.
+    """
     unrealised_pnl: _builtins.str
     """Unrealised profit."""
     @_builtins.property

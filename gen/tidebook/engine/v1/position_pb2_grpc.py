@@ -97,7 +97,8 @@ class PositionServiceServicer:
     """
 
     def SetLeverage(self, request, context):
-        """Choose leverage for a market. Refused with LEVERAGE_OUT_OF_RANGE.
+        """Choose leverage for a market, 1 until then. Refused with LEVERAGE_OUT_OF_RANGE, and with LEVERAGE_LOCKED
+        while orders are open there; an open position keeps the margin it has.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

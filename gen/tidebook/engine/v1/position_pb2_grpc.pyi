@@ -34,7 +34,9 @@ class PositionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PositionServiceAsyncStub: ...
     SetLeverage: _grpc.UnaryUnaryMultiCallable[_position_pb2.SetLeverageRequest, _position_pb2.SetLeverageResponse]
-    """Choose leverage for a market. Refused with LEVERAGE_OUT_OF_RANGE."""
+    """Choose leverage for a market, 1 until then. Refused with LEVERAGE_OUT_OF_RANGE, and with LEVERAGE_LOCKED
+    while orders are open there; an open position keeps the margin it has.
+    """
     ListPositions: _grpc.UnaryUnaryMultiCallable[_position_pb2.ListPositionsRequest, _position_pb2.ListPositionsResponse]
     """Open positions."""
     AddMargin: _grpc.UnaryUnaryMultiCallable[_position_pb2.AddMarginRequest, _position_pb2.AddMarginResponse]
@@ -64,7 +66,9 @@ class PositionServiceAsyncStub(PositionServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SetLeverage: _aio.UnaryUnaryMultiCallable[_position_pb2.SetLeverageRequest, _position_pb2.SetLeverageResponse]  # type: ignore[assignment]
-    """Choose leverage for a market. Refused with LEVERAGE_OUT_OF_RANGE."""
+    """Choose leverage for a market, 1 until then. Refused with LEVERAGE_OUT_OF_RANGE, and with LEVERAGE_LOCKED
+    while orders are open there; an open position keeps the margin it has.
+    """
     ListPositions: _aio.UnaryUnaryMultiCallable[_position_pb2.ListPositionsRequest, _position_pb2.ListPositionsResponse]  # type: ignore[assignment]
     """Open positions."""
     AddMargin: _aio.UnaryUnaryMultiCallable[_position_pb2.AddMarginRequest, _position_pb2.AddMarginResponse]  # type: ignore[assignment]
@@ -97,7 +101,9 @@ class PositionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _position_pb2.SetLeverageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_position_pb2.SetLeverageResponse, _abc.Awaitable[_position_pb2.SetLeverageResponse]]:
-        """Choose leverage for a market. Refused with LEVERAGE_OUT_OF_RANGE."""
+        """Choose leverage for a market, 1 until then. Refused with LEVERAGE_OUT_OF_RANGE, and with LEVERAGE_LOCKED
+        while orders are open there; an open position keeps the margin it has.
+        """
 
     @_abc_1.abstractmethod
     def ListPositions(

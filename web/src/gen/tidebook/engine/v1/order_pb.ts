@@ -1204,14 +1204,14 @@ export type PreviewOrderResponse = Message<"tidebook.engine.v1.PreviewOrderRespo
   error?: Error | undefined;
 
   /**
-   * Margin markets: margin it would take.
+   * Margin markets: margin it would take, what rests filled at its price; negative when it frees some.
    *
    * @generated from field: string margin = 8;
    */
   margin: string;
 
   /**
-   * Margin markets: liquidation price of the position it would leave.
+   * Margin markets: liquidation price of the position it would leave; empty for nowhere.
    *
    * @generated from field: string liquidation_price = 9;
    */
@@ -1281,14 +1281,14 @@ export type PreviewOrderResponseJson = {
   error?: ErrorJson;
 
   /**
-   * Margin markets: margin it would take.
+   * Margin markets: margin it would take, what rests filled at its price; negative when it frees some.
    *
    * @generated from field: string margin = 8;
    */
   margin?: string;
 
   /**
-   * Margin markets: liquidation price of the position it would leave.
+   * Margin markets: liquidation price of the position it would leave; empty for nowhere.
    *
    * @generated from field: string liquidation_price = 9;
    */

@@ -62,7 +62,8 @@ export type Position = Message<"tidebook.engine.v1.Position"> & {
   leverage: number;
 
   /**
-   * Mark price.
+   * Mark price. This and what follows from it are empty in streams, where it would be old at once: the
+   * ticker has it.
    *
    * @generated from field: string mark_price = 6;
    */
@@ -189,7 +190,8 @@ export type PositionJson = {
   leverage?: number;
 
   /**
-   * Mark price.
+   * Mark price. This and what follows from it are empty in streams, where it would be old at once: the
+   * ticker has it.
    *
    * @generated from field: string mark_price = 6;
    */
@@ -1856,7 +1858,8 @@ export type GetRiskResponse = Message<"tidebook.engine.v1.GetRiskResponse"> & {
   maintenanceMargin: string;
 
   /**
-   * maintenance_margin / (margin + unrealised profit) in basis points; 10000 or more is liquidation somewhere.
+   * maintenance margin / (margin + unrealised profit) of the position or CFD nearest to liquidation, in
+   * basis points; more than 10000 is liquidation, 1000000 the most that is said.
    *
    * @generated from field: uint64 margin_ratio_bps = 4;
    */
@@ -1926,7 +1929,8 @@ export type GetRiskResponseJson = {
   maintenanceMargin?: string;
 
   /**
-   * maintenance_margin / (margin + unrealised profit) in basis points; 10000 or more is liquidation somewhere.
+   * maintenance margin / (margin + unrealised profit) of the position or CFD nearest to liquidation, in
+   * basis points; more than 10000 is liquidation, 1000000 the most that is said.
    *
    * @generated from field: uint64 margin_ratio_bps = 4;
    */
@@ -2080,7 +2084,8 @@ export const ListLiquidationsResponseSchema: GenMessage<ListLiquidationsResponse
  */
 export const PositionService: GenService<{
   /**
-   * Choose leverage for a market. Refused with LEVERAGE_OUT_OF_RANGE.
+   * Choose leverage for a market, 1 until then. Refused with LEVERAGE_OUT_OF_RANGE, and with LEVERAGE_LOCKED
+   * while orders are open there; an open position keeps the margin it has.
    *
    * @generated from rpc tidebook.engine.v1.PositionService.SetLeverage
    */
