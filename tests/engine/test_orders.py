@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from tidebook.common.v1 import reason_pb2
-from tidebook.engine.v1 import internal_pb2, market_pb2, order_pb2, position_pb2, position_pb2_grpc
+from tidebook.engine.v1 import internal_pb2, market_pb2, order_pb2
 from tidebook.engine.v1 import types_pb2 as t
 
 from kernel.reasons import Reason, Refused
@@ -205,13 +205,6 @@ async def test_a_refusal_names_the_limit_it_is_about(engine: EngineRig) -> None:
     assert refused.details == {"min_notional": "1"}
     refused = await refusal(alice.place(price="1.001"))
     assert refused.details == {"tick_size": "0.01"}
-
-
-async def test_what_is_not_offered_says_so(engine: EngineRig) -> None:
-    alice = await engine.funded(1)
-    positions = position_pb2_grpc.PositionServiceStub(engine.public)
-    call = positions.ListPositions(position_pb2.ListPositionsRequest(), metadata=alice.metadata)
-    assert (await refusal(call)).reason is Reason.UNSUPPORTED
 
 
 async def test_a_stop_waits_in_the_open_orders_and_fires(engine: EngineRig) -> None:
