@@ -74,7 +74,7 @@ def dump_body(state: State, scope: Scope | None = None) -> bytes:
     else:
         parts.append(_NOTHING_PAST)
     snapshot_house.dump(state, parts)
-    snapshot_margin.dump(state, parts)
+    snapshot_margin.dump(state, state.accounts if scope is None else scope.accounts, parts)
     return b"".join(parts)
 
 

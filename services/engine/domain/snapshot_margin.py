@@ -8,6 +8,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
+from services.engine.domain.accounts import Account
 from services.engine.domain.positions import Position, watch
 from services.engine.domain.state import State
 
@@ -18,14 +19,15 @@ _LEVERAGE: Final = Struct("<QII")
 _REQUEST: Final = Struct("<QIqB")
 
 
-def dump(state: State, parts: list[bytes]) -> None:
-    """Append it; positions and leverages by account, then market, requests as they came."""
+def dump(state: State, accounts: dict[int, Account], parts: list[bytes]) -> None:
+    """Append that of these accounts; positions and leverages by account, then market, requests as
+    they came."""
     clearing = [entry for entry in sorted(state.clearing.items()) if entry[1]]
     positions = bytearray()
     leverages = bytearray()
     requests = bytearray()
     counts = [0, 0, 0]
-    for account_id, account in sorted(state.accounts.items()):
+    for account_id, account in sorted(accounts.items()):
         for market_id, position in sorted(account.positions.items()):
             counts[0] += 1
             positions += _POSITION.pack(
