@@ -202,7 +202,7 @@ async def test_a_liquidation_is_told_and_leaves_a_receipt(
     await trade(ann, bob, "1", "50000")
     cathy = await client(engine, 1003)
     await cathy.place("buy", "1", "45300")
-    resting = await ann.place("buy", "0.01", "44000")
+    resting = await ann.place("buy", "0.01", "45100")
     stream = ann.trader.watch()
     await stream.read()
     # The mark is the median of index, mid and last.
