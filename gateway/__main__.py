@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 
 import aiohttp
+import grpc
 import structlog
 from tidebook.engine.v1 import order_pb2_grpc
 from tidebook.gateway.v1 import gateway_pb2_grpc
@@ -21,6 +22,7 @@ from gateway.metrics import Metrics
 from gateway.openapi.document import build_document, load_comments
 from gateway.openapi.pages import openapi_pages
 from gateway.services import ALL_SERVICES, UPSTREAM_SERVICES
+from gateway.shards.channel import ShardedChannel
 from gateway.site import Site
 from gateway.transcode import Router, build_routes
 from gateway.upstream import Upstreams
@@ -31,7 +33,7 @@ from gateway.ws.endpoint import WebSockets
 from gateway.ws.frames import FrameReader
 from gateway.ws.hub import Hub
 from mesh.channel import open_channel
-from mesh.config import Settings
+from mesh.config import SHARDED_SERVICES, Settings
 from mesh.interceptors import is_public
 from mesh.redis import open_redis
 from mesh.server import ServiceHost, run_service
@@ -48,9 +50,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         resources.push_async_callback(redis.aclose)
         recorder = SpanRecorder("gateway", redis, settings)
         resources.push_async_callback(recorder.close)
-        channels = {
-            name: open_channel(settings, name, caller="gateway") for name in UPSTREAM_SERVICES
-        }
+        channels = {name: _channel(settings, name) for name in UPSTREAM_SERVICES}
         upstreams = Upstreams(settings, channels)
         resources.push_async_callback(upstreams.close)
         http = await resources.enter_async_context(aiohttp.ClientSession())
@@ -111,6 +111,20 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         await stop.wait()
         # What was opened last is closed first: WebSockets, HTTP, the door, then what they stand on.
         health.draining = True
+
+
+def _channel(settings: Settings, name: str) -> grpc.aio.Channel:
+    """A channel to a service, or to each shard's."""
+    shards = settings.shard_map
+    if name not in SHARDED_SERVICES or len(shards) == 1:
+        return open_channel(settings, name, caller="gateway")
+    channels = {
+        shard: open_channel(
+            settings, name, caller="gateway", address=settings.address_of(name, shard)
+        )
+        for shard in shards.numbers
+    }
+    return ShardedChannel(channels, shards)
 
 
 def main() -> None:

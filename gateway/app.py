@@ -18,7 +18,7 @@ from gateway.metrics import Metrics
 from gateway.site import Site
 from gateway.transcode import TranscodeError
 from gateway.transcode.errors import NOT_FOUND, UNIMPLEMENTED
-from gateway.upstream import Upstreams
+from gateway.upstream import Upstreams, can_serve
 from gateway.web_security import Origins, secure
 from mesh.config import Settings
 from mesh.telemetry import SpanRecorder, format_traceparent, set_trace
@@ -147,13 +147,15 @@ class Health:
         return web.Response(text="ok\n")
 
     async def readyz(self, exchange: Exchange) -> web.Response:
-        """It can serve: every service behind it is healthy, and it is not being stopped."""
+        """It can serve: every service behind it is healthy (with several shards: of one of them),
+        and it is not being stopped.
+        """
         async with self._lock:
             # However often it is asked, the services are asked once a second.
             if time.monotonic() - self._known_at > _READY_CACHE_SECONDS:
                 self._known = await self._upstreams.health()
                 self._known_at = time.monotonic()
-        ready = all(self._known.values()) and not self.draining
+        ready = can_serve(self._known) and not self.draining
         body = {"ready": ready, "draining": self.draining, "services": self._known}
         return web.Response(
             status=200 if ready else 503,

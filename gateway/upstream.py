@@ -11,11 +11,14 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.services import UPSTREAM_SERVICES, rpc_path
+from gateway.shards.channel import ShardedChannel
 from gateway.transcode import Route
 from mesh.config import Settings
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 _HEALTH_TIMEOUT_SECONDS = 2.0
+# Between a service and its shard in what health says.
+SHARD_MARK = "-shard"
 
 
 class Upstreams:
@@ -66,23 +69,40 @@ class Upstreams:
         return self._raw[path]
 
     async def health(self) -> dict[str, bool]:
-        """Which services answer their health check with SERVING."""
-        names = list(self.channels)
-        return dict(zip(names, await asyncio.gather(*map(self._is_healthy, names)), strict=True))
-
-    async def _is_healthy(self, name: str) -> bool:
-        stub = health_pb2_grpc.HealthStub(self.channels[name])
-        try:
-            answer = await stub.Check(
-                health_pb2.HealthCheckRequest(), timeout=_HEALTH_TIMEOUT_SECONDS
-            )
-        except grpc.RpcError:
-            return False
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+        """Which services answer their health check with SERVING; those of shards one by one."""
+        parts: dict[str, grpc.aio.Channel] = {}
+        for name, channel in self.channels.items():
+            if isinstance(channel, ShardedChannel):
+                for shard, of_shard in channel.channels.items():
+                    parts[f"{name}{SHARD_MARK}{shard}"] = of_shard
+            else:
+                parts[name] = channel
+        healthy = await asyncio.gather(*map(_is_healthy, parts.values()))
+        return dict(zip(parts, healthy, strict=True))
 
     async def close(self) -> None:
         """Close all channels."""
         await asyncio.gather(*(channel.close() for channel in self.channels.values()))
+
+
+def can_serve(health: Mapping[str, bool]) -> bool:
+    """Whether every service is healthy. One shard that is not must not take the others out of
+    service: of those that each shard has, one is enough.
+    """
+    services: dict[str, bool] = {}
+    for part, healthy in health.items():
+        name = part.partition(SHARD_MARK)[0]
+        services[name] = services.get(name, False) or healthy
+    return all(services.values())
+
+
+async def _is_healthy(channel: grpc.aio.Channel) -> bool:
+    stub = health_pb2_grpc.HealthStub(channel)
+    try:
+        answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=_HEALTH_TIMEOUT_SECONDS)
+    except grpc.RpcError:
+        return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def _multicallable(

@@ -17,16 +17,18 @@ class Check:
 
 @dataclass
 class Report:
-    """All checks, and the log position of the ledger that they were made at."""
+    """All checks, and by shard the positions that they were made at: that of its ledger, and the
+    end of its log. `suffix` is what the names of the checks to come end in.
+    """
 
     checks: list[Check] = field(default_factory=list)
-    applied_seq: int = 0
-    log_seq: int = 0
+    positions: dict[int, tuple[int, int]] = field(default_factory=dict)
     seconds: float = 0.0
+    suffix: str = ""
 
     def check(self, name: str) -> Check:
         """Start another check."""
-        self.checks.append(Check(name))
+        self.checks.append(Check(name + self.suffix))
         return self.checks[-1]
 
     @property

@@ -28,7 +28,7 @@ from mesh.postgres import open_pool
 from mesh.redis import open_redis
 from ops.audit import Audit
 from ops.findings import Check, Report
-from ops.verify_books import compare_books
+from ops.verify_books import compare_books, compare_shards
 from services.settlement.domain.ledger import PoisonEntry
 from services.settlement.store.applying import read_progress
 from services.settlement.store.archive import archive_end, next_link, unpack
@@ -73,17 +73,24 @@ async def make_report(settings: Settings) -> Report:
     redis = open_redis(settings)
     pool = await open_pool(settings, "settlement")
     try:
-        reader = LogReader(redis, settings.shard)
-        engine = await _engine_state(settings)
-        newest = await reader.last_seq()
-        await _wait_for_ledger(pool, settings.shard, newest)
+        shards = settings.shard_map.numbers
+        readers = {shard: LogReader(redis, shard) for shard in shards}
+        engines = {shard: await _engine_state(settings, shard) for shard in shards}
+        newest = {shard: await reader.last_seq() for shard, reader in readers.items()}
+        for shard in shards:
+            await _wait_for_ledger(pool, shard, newest[shard])
         async with (
             pool.acquire() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             # A long replay lies between two looks at the database.
             await connection.execute("set local idle_in_transaction_session_timeout = 0")
-            await _compare(report, connection, reader, settings.shard, engine, newest)
+            for shard, reader in readers.items():
+                report.suffix = f", shard {shard}" if len(shards) > 1 else ""
+                await _compare(report, connection, reader, shard, engines[shard], newest[shard])
+            report.suffix = ""
+            if len(shards) > 1:
+                await compare_shards(report.check("transfers between shards"), connection)
     finally:
         await pool.close()
         await redis.aclose()
@@ -91,12 +98,15 @@ async def make_report(settings: Settings) -> Report:
     return report
 
 
-async def _engine_state(settings: Settings) -> internal_pb2.GetEngineStateResponse | None:
-    """What the running engine says of itself; None when none runs."""
-    channel = open_channel(settings, "engine", caller="ops")
+async def _engine_state(
+    settings: Settings, shard: int
+) -> internal_pb2.GetEngineStateResponse | None:
+    """What the running engine of a shard says of itself; None when none runs."""
+    address = settings.address_of("engine", shard)
+    channel = open_channel(settings, "engine", caller="ops", address=address)
     try:
         stub = internal_pb2_grpc.EngineInternalServiceStub(channel)
-        request = internal_pb2.GetEngineStateRequest(with_balances=True)
+        request = internal_pb2.GetEngineStateRequest(with_balances=True, shard=shard)
         state = await stub.GetEngineState(request, timeout=_ENGINE_SECONDS)
         return state if isinstance(state, internal_pb2.GetEngineStateResponse) else None
     except grpc.RpcError:
@@ -132,10 +142,13 @@ async def _compare(
     archived_seq = (await archive_end(connection, shard)).seq
     # The archive of the snapshot may have gone past `newest` meanwhile, and so may the ledger.
     end = max(newest, archived_seq, progress.seq, engine.log_seq if engine else 0)
-    report.applied_seq, report.log_seq = progress.seq, end
+    report.positions[shard] = (progress.seq, end)
     chain, archive = report.check("log hash chain"), report.check("archive = log")
     links = report.check("public chain")
-    replay, state = report.check("replay = recorded events"), Check("engine = replay")
+    replay, state = (
+        report.check("replay = recorded events"),
+        Check("engine = replay" + report.suffix),
+    )
     audit = Audit()
     if progress.seq == 0:
         await compare_books(report, connection, shard, audit, progress)
@@ -278,9 +291,12 @@ def _print(report: Report, console: Console) -> None:
     for line in _lines(report.checks):
         console.print(f"[red]{escape(line)}[/red]", highlight=False, soft_wrap=True)
     verdict = f"{report.differences} differences" if report.differences else "zero differences"
+    where = ", ".join(
+        f"{applied_seq} of {log_seq}" + (f" (shard {shard})" if len(report.positions) > 1 else "")
+        for shard, (applied_seq, log_seq) in report.positions.items()
+    )
     console.print(
-        f"{verdict} at ledger position {report.applied_seq} of {report.log_seq}"
-        f" ({report.seconds:.1f} s)",
+        f"{verdict} at ledger position {where} ({report.seconds:.1f} s)",
         highlight=False,
     )
 
@@ -298,8 +314,12 @@ def _as_json(report: Report) -> str:
     return json.dumps(
         {
             "differences": report.differences,
-            "applied_seq": report.applied_seq,
-            "log_seq": report.log_seq,
+            "applied_seq": report.positions[0][0],
+            "log_seq": report.positions[0][1],
+            "shards": [
+                {"shard": shard, "applied_seq": applied_seq, "log_seq": log_seq}
+                for shard, (applied_seq, log_seq) in report.positions.items()
+            ],
             "checks": [
                 {
                     "name": check.name,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from ops.audit import Audit
 from ops.findings import Check, Report
-from services.settlement.domain.ledger import LedgerKind
+from services.settlement.domain.ledger import LedgerKind, TransactionKind
 from services.settlement.reconciliation import books_of
 from services.settlement.store.applying import Progress
 from services.settlement.store.database import Connection
 from services.settlement.store.reading import totals
+from services.settlement.store.transfers import Direction, TransferStatus
 
 # These read whole tables.
 _SLOW_SECONDS = 600.0
@@ -22,7 +23,7 @@ async def compare_books(
     await _check_postings(report.check("ledger entries"), connection, shard, progress)
     await _compare_orders(report.check("order history = replay"), connection, shard, audit)
     await _compare_fills(report.check("fill history = replay"), connection, shard, audit)
-    await _compare_transfers(report.check("transfers = replay"), connection, audit)
+    await _compare_transfers(report.check("transfers = replay"), connection, shard, audit)
 
 
 async def _compare_balances(check: Check, connection: Connection, shard: int, audit: Audit) -> None:
@@ -166,12 +167,36 @@ async def _compare_fills(check: Check, connection: Connection, shard: int, audit
     ]
 
 
-async def _compare_transfers(check: Check, connection: Connection, audit: Audit) -> None:
+async def compare_shards(check: Check, connection: Connection) -> None:
+    """What left the shards is what came to others, and what is on its way."""
+    rows = await connection.fetch(
+        "select asset_id, sum(moved), sum(coming) from ("
+        "  select e.asset_id, e.amount as moved, 0 as coming from ledger_transactions t"
+        "   join ledger_entries e using (shard, transaction_id, time_ns)"
+        "   where t.kind = $1 and e.account_id > 0 union all"
+        "  select asset_id, 0, amount_units from transfers where direction = $2 and status = $3"
+        " ) both group by asset_id",
+        TransactionKind.SHARD_TRANSFER,
+        Direction.SHARD,
+        TransferStatus.HELD,
+    )
+    for asset_id, moved, coming in rows:
+        check.compared += 1
+        if moved + coming:
+            check.differences.append(
+                f"asset {asset_id}: the shards have {moved} of what left them, {coming} is coming"
+            )
+
+
+async def _compare_transfers(
+    check: Check, connection: Connection, shard: int, audit: Audit
+) -> None:
     """Every transfer that settlement takes for done was applied by the core, and as asked for."""
     rows = await connection.fetch(
         "select o.engine_transfer_id, t.account_id, t.asset_id, o.amount_units"
         " from outbox o join transfers t using (transfer_id)"
-        " where o.done_ns > 0 and t.failure = 0"
+        " where o.done_ns > 0 and t.failure = 0 and o.shard = $1",
+        shard,
     )
     for transfer_id, *asked in rows:
         check.compared += 1

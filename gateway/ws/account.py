@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import grpc
 import structlog
@@ -32,23 +32,30 @@ class AccountFeed:
         send: Callable[[Frame], Awaitable[None]],
         failed: Callable[[Refused], None],
         *,
-        resume_from_seq: int,
+        resume_from: Sequence[int],
     ) -> None:
         self._stub = stub
         self._metadata = metadata
         self._send = send
         self._failed = failed
-        self._seq = resume_from_seq
+        # Of shard 0, 1 and so on.
+        self._seqs = list(resume_from)
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
         """End the stream."""
         await cancel_and_wait(self._task)
 
+    def _note(self, update: order_pb2.WatchAccountResponse) -> None:
+        self._seqs += [0] * (update.shard + 1 - len(self._seqs))
+        self._seqs[update.shard] = update.seq
+
     async def _run(self) -> None:
         backoff = Backoff(first_seconds=0.2, most_seconds=5.0)
         while True:
-            request = order_pb2.WatchAccountRequest(resume_from_seq=self._seq)
+            request = order_pb2.WatchAccountRequest(
+                resume_from_seq=self._seqs[0], resume_from_shards=self._seqs[1:]
+            )
             metadata = self._metadata()
             try:
                 call = self._stub.WatchAccount(request, metadata=metadata)
@@ -56,11 +63,11 @@ class AccountFeed:
                     async for update in call:
                         backoff.reset()
                         await self._send(data_frame("account", update))
-                        self._seq = update.seq
+                        self._note(update)
             except grpc.RpcError as error:
                 refused = refused_from(error)
                 if refused.reason is Reason.SEQUENCE_TOO_OLD:
-                    self._seq = 0
+                    self._seqs = [0]
                 elif refused.reason is Reason.TOKEN_EXPIRED and metadata != self._metadata():
                     # The client has sent a newer token since.
                     continue

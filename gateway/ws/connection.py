@@ -253,7 +253,10 @@ class Connection:
             self._metadata,
             self._send_waiting,
             failed,
-            resume_from_seq=frame.subscribe.resume_from_seq,
+            resume_from=[
+                frame.subscribe.resume_from_seq,
+                *frame.subscribe.resume_from_shards,
+            ],
         )
 
     async def _send_waiting(self, frame: Frame) -> None:
