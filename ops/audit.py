@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from google.protobuf.message import DecodeError
 from tidebook.engine.v1 import log_pb2
 
+from kernel.shards import ids_before
 from services.engine import logcodec
 from services.engine.domain import commands as c
 from services.engine.domain import constants as k
@@ -44,8 +45,9 @@ class FillOutcome:
 
 @dataclass
 class Audit:
-    """A replay under way. `differences` names everything that is not as it must be."""
+    """A replay of a shard's log under way; `apply` names everything that is not as it must be."""
 
+    shard: int = 0
     exchange: Exchange = field(default_factory=Exchange)
     seq: int = 0
     commands: int = 0
@@ -93,8 +95,9 @@ class Audit:
 
     def _follow(self, seq: int, command: c.Command, event: e.Event) -> Iterator[str]:
         if isinstance(event, e.OrderPlaced):
-            if event.order_id != len(self.orders) + 1:
-                yield f"entry {seq}: order id {event.order_id} in place of {len(self.orders) + 1}"
+            expected = ids_before(self.shard) + len(self.orders) + 1
+            if event.order_id != expected:
+                yield f"entry {seq}: order id {event.order_id} in place of {expected}"
             self.orders[event.order_id] = OrderOutcome(
                 event.account_id, event.market_id, k.ORDER_STATUS_OPEN
             )

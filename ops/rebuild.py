@@ -54,9 +54,20 @@ class Rebuilt:
 
 
 async def rebuild(settings: Settings, *, check_only: bool = False) -> int:
-    """Rebuild and print what came of it; returns 0. Raises `OpsError` when it cannot be done."""
-    done = await make_again(settings, check_only=check_only)
+    """Rebuild every shard and print what came of it; returns 0. Raises `OpsError` when it cannot be
+    done.
+    """
     console = Console(highlight=False)
+    shards = settings.shard_map.numbers
+    for shard in shards:
+        if len(shards) > 1:
+            console.print(f"shard {shard}")
+        of_shard = settings.model_copy(update={"shard": shard})
+        _print(console, await make_again(of_shard, check_only=check_only), check_only)
+    return 0
+
+
+def _print(console: Console, done: Rebuilt, check_only: bool) -> None:
     for seq in done.set_aside:
         console.print(f"the snapshot of {seq} is of a log that is lost: set aside")
     if check_only:
@@ -66,7 +77,6 @@ async def rebuild(settings: Settings, *, check_only: bool = False) -> int:
     console.print(f"log entry {done.seq}, {done.commands} commands")
     console.print(f"log hash   {done.log_hash.hex()}")
     console.print(f"state hash {done.state_hash.hex()}", soft_wrap=True)
-    return 0
 
 
 async def make_again(settings: Settings, *, check_only: bool = False) -> Rebuilt:

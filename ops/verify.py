@@ -149,7 +149,7 @@ async def _compare(
         report.check("replay = recorded events"),
         Check("engine = replay" + report.suffix),
     )
-    audit = Audit()
+    audit = Audit(shard)
     if progress.seq == 0:
         await compare_books(report, connection, shard, audit, progress)
     seq, last_hash, last_link = 0, GENESIS_HASH, GENESIS_HASH

@@ -175,7 +175,7 @@ async def compare_shards(check: Check, connection: Connection) -> None:
         "   join ledger_entries e using (shard, transaction_id, time_ns)"
         "   where t.kind = $1 and e.account_id > 0 union all"
         "  select asset_id, 0, amount_units from transfers where direction = $2 and status = $3"
-        " ) both group by asset_id",
+        " ) moves group by asset_id",
         TransactionKind.SHARD_TRANSFER,
         Direction.SHARD,
         TransferStatus.HELD,
