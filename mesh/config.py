@@ -229,6 +229,16 @@ class Settings(BaseSettings):
     reconcile_seconds: float = Field(
         5.0, gt=0, description="Time between two comparisons of engine, ledger and archive."
     )
+    withdrawal_max_per_day: str = Field(
+        "USDC=1000000,BTC=50,ETH=500,SOL=10000,DOGE=5000000,BNB=2000",
+        description="Most of each asset an account may withdraw in 24 h.",
+    )
+    transfer_deadline_seconds: int = Field(
+        300, gt=0, description="Age at which a transfer that was never sent is given up."
+    )
+    order_overdue_seconds: int = Field(
+        60, gt=0, description="How long after its expiry a live order is reported as overdue."
+    )
     payout_delay_ms: int = Field(
         3000, ge=0, description="How long a withdrawal can still be cancelled before it is sent."
     )
@@ -348,6 +358,10 @@ class Settings(BaseSettings):
     def faucet_limits(self) -> tuple[dict[str, str], dict[str, str]]:
         """(per deposit, per day), each asset code -> decimal string."""
         return _amounts(self.faucet_max_per_deposit), _amounts(self.faucet_max_per_day)
+
+    def withdrawal_limits(self) -> dict[str, str]:
+        """Asset code -> most that may be withdrawn in a day, decimal string."""
+        return _amounts(self.withdrawal_max_per_day)
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,7 @@ class Transfers:
         self._shards = settings.shard_map
         self._simulated = settings.faucet_enabled
         self._per_deposit, self._per_day = settings.faucet_limits()
+        self._withdrawn_per_day = settings.withdrawal_limits()
         self._clock = clock
 
     async def deposit(
@@ -138,8 +139,9 @@ class Transfers:
     ) -> asyncpg.Record:
         """Take money out, after a while in which it can be called back. The payout is simulated.
 
-        Raises `Refused`: ASSET_NOT_FOUND, AMOUNT_INVALID, AMOUNT_TOO_PRECISE, IDEMPOTENCY_CONFLICT,
-        UNSUPPORTED outside demo and dev mode. Too little money makes a FAILED transfer.
+        Raises `Refused`: ASSET_NOT_FOUND, AMOUNT_INVALID, AMOUNT_TOO_PRECISE,
+        WITHDRAWAL_LIMIT_REACHED, IDEMPOTENCY_CONFLICT, UNSUPPORTED outside demo and dev mode. Too
+        little money makes a FAILED transfer.
         """
         self._check_simulated("withdrawals need a payout provider, and none is connected")
         self._shards.check(shard)
@@ -184,12 +186,17 @@ class Transfers:
                 _check_same(row, request)
             else:
                 now_ns = self._clock.now_ns()
+                taken = await store.asked_since(
+                    connection,
+                    request.account_id,
+                    request.direction,
+                    request.asset_id,
+                    now_ns - _DAY_NS,
+                )
                 if request.direction is Direction.DEPOSIT:
-                    since = now_ns - _DAY_NS
-                    taken = await store.deposited_since(
-                        connection, request.account_id, request.asset_id, since
-                    )
                     self._check_faucet(asset, request.amount_units, taken)
+                else:
+                    self._check_withdrawals(asset, request.amount_units, taken)
                 row = await store.add_transfer(
                     connection,
                     request,
@@ -211,13 +218,30 @@ class Transfers:
                 field="amount",
                 limit=asset.format(most),
             )
-        most = asset.parse(self._per_day.get(asset.code, "0"))
+        self._check_day(
+            Reason.FAUCET_LIMIT_REACHED, "the faucet gives", self._per_day, asset, units, taken
+        )
+
+    def _check_withdrawals(self, asset: Asset, units: int, taken: int) -> None:
+        self._check_day(
+            Reason.WITHDRAWAL_LIMIT_REACHED,
+            "an account may withdraw",
+            self._withdrawn_per_day,
+            asset,
+            units,
+            taken,
+        )
+
+    @staticmethod
+    def _check_day(
+        reason: Reason, what: str, limits: dict[str, str], asset: Asset, units: int, taken: int
+    ) -> None:
+        most = asset.parse(limits.get(asset.code, "0"))
         if taken + units > most:
             left = asset.format(max(0, most - taken))
             raise Refused(
-                Reason.FAUCET_LIMIT_REACHED,
-                f"the faucet gives at most {asset.format(most)} {asset.code} in 24 hours:"
-                f" {left} is left",
+                reason,
+                f"{what} at most {asset.format(most)} {asset.code} in 24 hours: {left} is left",
                 field="amount",
                 limit=asset.format(most),
                 left=left,

@@ -19,6 +19,9 @@ from tidebook.settlement.v1 import (
     ledger_pb2_grpc,
 )
 from tidebook.settlement.v1 import (
+    internal_pb2 as settlement_internal_pb2,
+)
+from tidebook.settlement.v1 import (
     internal_pb2_grpc as settlement_internal_pb2_grpc,
 )
 
@@ -48,6 +51,8 @@ class SmallEngine(internal_pb2_grpc.EngineInternalServiceServicer):
         # Called before and after the transfer is in the log; may raise what the caller then gets.
         self.before: Callable[[], Awaitable[None]] = _nothing
         self.after: Callable[[], Awaitable[None]] = _nothing
+        # What it says of its state from now on, whatever that is.
+        self.told: internal_pb2.GetEngineStateResponse | None = None
         self._turn = asyncio.Lock()
 
     async def ApplyTransfer(
@@ -72,6 +77,28 @@ class SmallEngine(internal_pb2_grpc.EngineInternalServiceServicer):
         return internal_pb2.ApplyTransferResponse(
             log_seq=seq, repeated=isinstance(event, e.CommandRepeated)
         )
+
+    async def GetEngineState(
+        self, request: internal_pb2.GetEngineStateRequest, context: Any
+    ) -> internal_pb2.GetEngineStateResponse:
+        if self.told is not None:
+            return self.told
+        exchange = self.maker.exchange
+        response = internal_pb2.GetEngineStateResponse(
+            log_seq=self.maker.seq, log_hash=self.maker.hash
+        )
+        for asset_id, units in exchange.fees().items():
+            response.fees.add(asset_id=asset_id, units=units)
+        for account_id in exchange.accounts():
+            if request.account_id in (0, account_id):
+                for asset_id, balance in exchange.account(account_id).items():
+                    response.balances.add(
+                        account_id=account_id,
+                        asset_id=asset_id,
+                        free_units=balance.free_units,
+                        held_units=balance.held_units,
+                    )
+        return response
 
 
 async def _nothing() -> None:
@@ -205,7 +232,12 @@ async def settlement_rig(settings: Settings, redis: Redis) -> AsyncIterator[Rig]
     """A running settlement service, its log begun with assets and markets."""
     base = free_ports([0, 1, 2, 100, 101, 102])
     settings = settings.model_copy(
-        update={"auth_port": base, "engine_port": base + 1, "settlement_port": base + 2}
+        update={
+            "auth_port": base,
+            "engine_port": base + 1,
+            "settlement_port": base + 2,
+            "reconcile_seconds": 0.2,
+        }
     )
     maker, wire = LogMaker(), Wire(redis)
     await wire.append(maker.begin())
@@ -213,6 +245,12 @@ async def settlement_rig(settings: Settings, redis: Redis) -> AsyncIterator[Rig]
     try:
         await rig.open()
         await rig.start()
+
+        async def configured() -> bool:
+            request = settlement_internal_pb2.GetProgressRequest()
+            return bool((await rig.internal.GetProgress(request)).applied_seq)
+
+        await eventually(configured)
         yield rig
     finally:
         await rig.close()

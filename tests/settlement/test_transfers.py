@@ -205,6 +205,21 @@ async def test_a_withdrawal_beyond_the_balance_fails_and_moves_nothing(rig: Rig)
     assert await client.balances() == {"USDC": ("100", "0")}
 
 
+async def test_withdrawals_have_a_daily_limit_and_what_failed_does_not_count(rig: Rig) -> None:
+    client = rig.client(7)
+    await client.deposit("BTC", "5")
+    failed = await client.withdraw("BTC", "49", "w1")
+    assert failed.status == ledger_pb2.TRANSFER_STATUS_FAILED
+    await client.withdraw("BTC", "2", "w2")
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await client.withdraw("BTC", "48.1", "w3")
+    reached = refused_from(refused.value)
+    assert reached.reason is Reason.WITHDRAWAL_LIMIT_REACHED
+    assert reached.details["left"] == "48"
+    # Asked again it is the same request, not one more.
+    assert (await client.withdraw("BTC", "2", "w2")).transfer_id
+
+
 async def test_money_needs_the_right_scope(rig: Rig) -> None:
     client = rig.client(7, scopes="read")
     with pytest.raises(grpc.aio.AioRpcError) as refused:

@@ -96,18 +96,21 @@ async def find_request(
     )
 
 
-async def deposited_since(
-    connection: Connection, account_id: int, asset_id: int, since_ns: int
+async def asked_since(
+    connection: Connection, account_id: int, direction: Direction, asset_id: int, since_ns: int
 ) -> int:
-    """Units of all deposits of an asset since a time, failed ones left out."""
+    """Units of all deposits or withdrawals of an asset since a time; those that came to nothing
+    are left out.
+    """
     total = await connection.fetchval(
         "select sum(amount_units) from transfers where account_id = $1 and direction = $2"
-        " and asset_id = $3 and created_ns > $4 and status <> $5",
+        " and asset_id = $3 and created_ns > $4 and status not in ($5, $6)",
         account_id,
-        Direction.DEPOSIT,
+        direction,
         asset_id,
         since_ns,
         TransferStatus.FAILED,
+        TransferStatus.CANCELLED,
     )
     return int(total or 0)
 

@@ -102,7 +102,8 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateWithdrawal(self, request, context):
-        """Take money out: held first, then paid.
+        """Take money out: held first, then paid. Refused with WITHDRAWAL_LIMIT_REACHED, AMOUNT_INVALID,
+        AMOUNT_TOO_PRECISE, ASSET_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

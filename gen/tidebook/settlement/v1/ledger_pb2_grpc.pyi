@@ -40,7 +40,9 @@ class LedgerServiceStub:
     Refused with FAUCET_LIMIT_REACHED, AMOUNT_INVALID, AMOUNT_TOO_PRECISE, ASSET_NOT_FOUND.
     """
     CreateWithdrawal: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.CreateWithdrawalRequest, _ledger_pb2.CreateWithdrawalResponse]
-    """Take money out: held first, then paid."""
+    """Take money out: held first, then paid. Refused with WITHDRAWAL_LIMIT_REACHED, AMOUNT_INVALID,
+    AMOUNT_TOO_PRECISE, ASSET_NOT_FOUND.
+    """
     CancelWithdrawal: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.CancelWithdrawalRequest, _ledger_pb2.CancelWithdrawalResponse]
     """Call a withdrawal back. Refused with TRANSFER_NOT_CANCELLABLE once it is sent."""
     CreateShardTransfer: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.CreateShardTransferRequest, _ledger_pb2.CreateShardTransferResponse]
@@ -77,7 +79,9 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     Refused with FAUCET_LIMIT_REACHED, AMOUNT_INVALID, AMOUNT_TOO_PRECISE, ASSET_NOT_FOUND.
     """
     CreateWithdrawal: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CreateWithdrawalRequest, _ledger_pb2.CreateWithdrawalResponse]  # type: ignore[assignment]
-    """Take money out: held first, then paid."""
+    """Take money out: held first, then paid. Refused with WITHDRAWAL_LIMIT_REACHED, AMOUNT_INVALID,
+    AMOUNT_TOO_PRECISE, ASSET_NOT_FOUND.
+    """
     CancelWithdrawal: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CancelWithdrawalRequest, _ledger_pb2.CancelWithdrawalResponse]  # type: ignore[assignment]
     """Call a withdrawal back. Refused with TRANSFER_NOT_CANCELLABLE once it is sent."""
     CreateShardTransfer: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CreateShardTransferRequest, _ledger_pb2.CreateShardTransferResponse]  # type: ignore[assignment]
@@ -123,7 +127,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.CreateWithdrawalRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.CreateWithdrawalResponse, _abc.Awaitable[_ledger_pb2.CreateWithdrawalResponse]]:
-        """Take money out: held first, then paid."""
+        """Take money out: held first, then paid. Refused with WITHDRAWAL_LIMIT_REACHED, AMOUNT_INVALID,
+        AMOUNT_TOO_PRECISE, ASSET_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def CancelWithdrawal(

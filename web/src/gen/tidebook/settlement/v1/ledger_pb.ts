@@ -2343,7 +2343,8 @@ export const LedgerService: GenService<{
     output: typeof CreateDepositResponseSchema;
   },
   /**
-   * Take money out: held first, then paid.
+   * Take money out: held first, then paid. Refused with WITHDRAWAL_LIMIT_REACHED, AMOUNT_INVALID,
+   * AMOUNT_TOO_PRECISE, ASSET_NOT_FOUND.
    *
    * @generated from rpc tidebook.settlement.v1.LedgerService.CreateWithdrawal
    */

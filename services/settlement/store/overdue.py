@@ -1,0 +1,64 @@
+"""Transfers and orders that should have ended by now."""
+
+from __future__ import annotations
+
+import asyncpg
+
+from kernel.reasons import Reason
+from services.settlement.store.database import Connection
+from services.settlement.store.transfers import TransferStatus
+
+# More of one kind say nothing new.
+_MOST = 100
+
+
+async def expire_unsent(
+    connection: Connection, asked_before_ns: int, now_ns: int
+) -> list[asyncpg.Record]:
+    """Give up the transfers asked for before a time that were never sent to the engine; which.
+
+    The relay takes a message by counting an attempt, so whoever is first here decides.
+    """
+    return await connection.fetch(
+        "with unsent as (update outbox o set done_ns = $2, last_error = 'expired unsent'"
+        "  from transfers t where o.transfer_id = t.transfer_id and o.done_ns = 0"
+        "  and o.attempts = 0 and t.status = $3 and t.created_ns < $1 returning o.transfer_id)"
+        " update transfers t set status = $4, failure = $5, updated_ns = $2 from unsent"
+        " where t.transfer_id = unsent.transfer_id"
+        " returning t.transfer_id, t.account_id, t.direction, t.amount_units",
+        asked_before_ns,
+        now_ns,
+        TransferStatus.PENDING,
+        TransferStatus.FAILED,
+        Reason.DEADLINE_PASSED,
+    )
+
+
+async def transfers(
+    connection: Connection, changed_before_ns: int, held_before_ns: int
+) -> list[asyncpg.Record]:
+    """Transfers that wait for the log, or for their payout or reversal, for longer than that."""
+    return await connection.fetch(
+        "select t.transfer_id, t.account_id, t.status, t.cancelling, o.attempts, o.last_error"
+        " from transfers t join outbox o using (transfer_id)"
+        " where (t.status = $3 and t.updated_ns < $1 and o.done_ns = 0)"
+        " or (t.status = $4 and not t.cancelling and t.updated_ns < $2)"
+        " or (t.status = $4 and t.cancelling and t.updated_ns < $1 and o.done_ns = 0)"
+        f" order by t.transfer_id limit {_MOST}",
+        changed_before_ns,
+        held_before_ns,
+        TransferStatus.PENDING,
+        TransferStatus.HELD,
+    )
+
+
+async def orders(
+    connection: Connection, shard: int, expired_before_ns: int
+) -> list[asyncpg.Record]:
+    """Live orders whose own time was over before that."""
+    return await connection.fetch(
+        "select order_id, account_id, market_id, expire_ns from open_orders"
+        f" where shard = $1 and expire_ns > 0 and expire_ns < $2 order by expire_ns limit {_MOST}",
+        shard,
+        expired_before_ns,
+    )

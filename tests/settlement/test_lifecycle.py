@@ -1,0 +1,110 @@
+"""What outlives its deadline is expired if nobody can have acted on it, and reported otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import structlog.testing
+
+from kernel.clock import ManualClock
+from kernel.reasons import Reason, Refused
+from mesh.config import Settings
+from services.engine.domain import constants as k
+from services.settlement.catalog import Catalog
+from services.settlement.lifecycle import LifecycleWorker
+from services.settlement.store import transfers as store
+from services.settlement.store.transfers import (
+    Direction,
+    OutboxMessage,
+    TransferRequest,
+    TransferStatus,
+)
+from services.settlement.transfers import TransferWorker
+from tests.settlement.support import START_NS, USDC, LogMaker, Settlement, Wire, buy
+
+_HOUR_NS = 3600 * 10**9
+
+
+class DeafEngine:
+    """Never answers anything but that it is away."""
+
+    async def apply_transfer(self, message: OutboxMessage, asset: str) -> None:
+        raise Refused(Reason.UNAVAILABLE)
+
+
+async def _ask(settlement: Settlement, clock: ManualClock) -> int:
+    request = TransferRequest(11, "one", Direction.DEPOSIT, USDC, 5)
+    async with settlement.pool.acquire() as connection, connection.transaction():
+        row = await store.add_transfer(connection, request, traceparent="", now_ns=clock.now_ns())
+    return int(row["transfer_id"])
+
+
+async def _row(settlement: Settlement, transfer_id: int) -> Any:
+    return await settlement.pool.fetchrow(
+        "select status, failure from transfers where transfer_id = $1", transfer_id
+    )
+
+
+async def test_a_transfer_that_was_never_sent_expires_and_is_never_sent(
+    settings: Settings, settlement: Settlement, maker: LogMaker, wire: Wire
+) -> None:
+    await wire.append(maker.begin(11))
+    async with settlement.following():
+        await settlement.caught_up(maker)
+    clock = ManualClock(START_NS)
+    transfer_id = await _ask(settlement, clock)
+    worker = LifecycleWorker(settlement.pool, settings, clock)
+    await worker.run_once()
+    assert tuple(await _row(settlement, transfer_id)) == (TransferStatus.PENDING, 0)
+    clock.advance(_HOUR_NS)
+    with structlog.testing.capture_logs() as said:
+        await worker.run_once()
+    assert [line["event"] for line in said] == ["transfer_expired"]
+    assert tuple(await _row(settlement, transfer_id)) == (
+        TransferStatus.FAILED,
+        Reason.DEADLINE_PASSED,
+    )
+    async with settlement.pool.acquire() as connection:
+        assert not await store.claim_messages(connection, clock.now_ns(), 10)
+
+
+async def test_a_transfer_that_was_sent_is_only_reported_and_not_at_every_look(
+    settings: Settings, settlement: Settlement, maker: LogMaker, wire: Wire
+) -> None:
+    await wire.append(maker.begin(11))
+    async with settlement.following():
+        await settlement.caught_up(maker)
+    clock = ManualClock(START_NS)
+    transfer_id = await _ask(settlement, clock)
+    relay = TransferWorker(
+        settlement.pool, Catalog(settlement.pool), DeafEngine(), settings, clock, asyncio.Event()
+    )
+    await relay.run_once()
+    clock.advance(_HOUR_NS)
+    worker = LifecycleWorker(settlement.pool, settings, clock)
+    with structlog.testing.capture_logs() as said:
+        await worker.run_once()
+        await worker.run_once()
+    assert [line["event"] for line in said] == ["transfer_overdue"]
+    assert said[0]["transfer_id"] == transfer_id and said[0]["attempts"] == 1
+    assert worker.overdue == 1
+    assert tuple(await _row(settlement, transfer_id)) == (TransferStatus.PENDING, 0)
+
+
+async def test_an_order_that_should_have_expired_is_reported(
+    settings: Settings, settlement: Settlement, maker: LogMaker, wire: Wire
+) -> None:
+    expire_ns = START_NS + _HOUR_NS
+    order = buy(11, "50000", "1", time_in_force=k.TIME_IN_FORCE_GTD, expire_ns=expire_ns)
+    await wire.append(maker.begin(11), maker.entry(order))
+    async with settlement.following():
+        await settlement.caught_up(maker)
+    clock = ManualClock(expire_ns)
+    worker = LifecycleWorker(settlement.pool, settings, clock)
+    await worker.run_once()
+    assert worker.overdue == 0
+    clock.advance(_HOUR_NS)
+    with structlog.testing.capture_logs() as said:
+        await worker.run_once()
+    assert [(line["event"], line["order_id"]) for line in said] == [("order_overdue", 1)]

@@ -1,0 +1,105 @@
+"""Engine, ledger and archive are compared all the time, and a difference is not kept quiet."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest_asyncio
+import structlog.testing
+from redis.asyncio import Redis
+from tidebook.engine.v1 import internal_pb2
+from tidebook.settlement.v1 import ledger_pb2, ledger_pb2_grpc
+
+from mesh.config import Settings
+from tests.settlement.rig import Rig, settlement_rig
+from tests.settlement.support import USDC, Settlement, buy, sell
+from tests.support import eventually
+
+MATCHED = ledger_pb2.RECONCILIATION_STATE_MATCHED
+DIFFERS = ledger_pb2.RECONCILIATION_STATE_DIFFERS
+
+
+@pytest_asyncio.fixture
+async def rig(settings: Settings, redis: Redis) -> AsyncIterator[Rig]:
+    async with settlement_rig(settings, redis) as rig:
+        maker, wire = rig.engine.maker, rig.engine.wire
+        await wire.append(
+            maker.entry(
+                maker.transfer(17, 2, 10**8),
+                maker.transfer(18, USDC, 60_000 * 10**8),
+                buy(18, "50000", "1"),
+                sell(17, "50000", "0.1"),
+            )
+        )
+        yield rig
+
+
+async def _report(rig: Rig) -> Any:
+    stub = ledger_pb2_grpc.LedgerServiceStub(rig.public)
+    return await stub.GetReconciliation(ledger_pb2.GetReconciliationRequest(), timeout=10)
+
+
+async def _compared_at(rig: Rig, seq: int, state: int) -> Any:
+    async def done() -> Any:
+        report = await _report(rig)
+        at = min(report.log_seq, report.compared_log_seq)
+        return report if at >= seq and report.state == state else False
+
+    return await eventually(done, timeout_s=40.0)
+
+
+async def test_what_the_engine_and_the_ledger_have_is_the_same(rig: Rig) -> None:
+    report = await _compared_at(rig, rig.engine.maker.seq, MATCHED)
+    assert report.compared >= 6 and not report.differing
+    assert report.balanced and not report.stopped_log_seq
+    assert {asset.engine_difference for asset in report.assets} == {"0"}
+
+
+async def test_an_account_sees_its_balances_three_times(rig: Rig) -> None:
+    client = rig.client(18)
+    await _compared_at(rig, rig.engine.maker.seq, MATCHED)
+    answer = await client.call(
+        client.ledger.GetAccountReconciliation, ledger_pb2.GetAccountReconciliationRequest()
+    )
+    assert answer.matched and answer.log_seq == rig.engine.maker.seq
+    usdc = {one.asset: one for one in answer.balances}["USDC"]
+    assert usdc.engine_free == usdc.ledger_free == usdc.entries_free != "0"
+    assert usdc.engine_held == usdc.ledger_held == usdc.entries_held != "0"
+    assert usdc.difference == "0"
+
+
+async def test_a_difference_is_told_and_raises_the_alarm(rig: Rig, settlement: Settlement) -> None:
+    await _compared_at(rig, rig.engine.maker.seq, MATCHED)
+    with structlog.testing.capture_logs() as said:
+        await settlement.pool.execute(
+            "update ledger_accounts set balance = balance + 7"
+            " where account_id = 18 and asset_id = 1 and kind = 1"
+        )
+        report = await _compared_at(rig, rig.engine.maker.seq, DIFFERS)
+    assert report.differing == 1
+    assert {asset.asset: asset.engine_difference for asset in report.assets}["USDC"] == (
+        "-0.00000007"
+    )
+    alarm = next(line for line in said if line["event"] == "reconciliation_differs")
+    assert (alarm["log_level"], alarm["account_id"]) == ("critical", 18)
+    assert alarm["ledger"] - alarm["engine"] == alarm["ledger"] - alarm["entries"] == 7
+
+
+async def test_a_ledger_that_has_gone_on_is_compared_where_the_engine_was(rig: Rig) -> None:
+    """The engine told its state, then the log went on: the ledger is looked at in the past."""
+    maker, wire = rig.engine.maker, rig.engine.wire
+    told = await rig.engine.GetEngineState(
+        internal_pb2.GetEngineStateRequest(with_balances=True, account_id=17), None
+    )
+    for number in range(20):
+        await wire.append(maker.entry(sell(17, str(50_100 + number), "0.01")))
+    await _compared_at(rig, maker.seq, MATCHED)
+    rig.engine.told = told
+    client = rig.client(17)
+    answer = await client.call(
+        client.ledger.GetAccountReconciliation, ledger_pb2.GetAccountReconciliationRequest()
+    )
+    assert answer.log_seq == maker.seq - 20
+    btc = {one.asset: one for one in answer.balances}["BTC"]
+    assert (btc.ledger_free, btc.ledger_held, btc.difference) == ("0.9", "0", "0")
