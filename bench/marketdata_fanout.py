@@ -2,11 +2,11 @@
 
 A whole exchange runs; its feed is a local server that speaks Backpack's protocol and stamps each
 tick with the moment it is sent. One price ticks 20 times a second (4 for 5,000 clients), and a
-process of its own holds all clients. What is measured is what a trader sees: from the tick leaving the feed's server until
-the client has the frame, with feed, market data, gateway, engine, stores and the load on the same
-cores. Stated reference: what one frame costs when the WebSocket library writes it for one client
-(header made and task woken each time), measured in the same run. Progress goes to stderr, one JSON
-object per line to stdout.
+process of its own holds all clients. What is measured is what a trader sees: from the tick leaving
+the feed's server until the client has the frame, with feed, market data, gateway, engine, stores
+and the load on the same cores. Stated reference: what one frame costs when the WebSocket library
+writes it for one client (header made and task woken each time), measured in the same run. Progress
+goes to stderr, one JSON object per line to stdout.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ class FakeBackpack:
     def __init__(self) -> None:
         self.symbols: Any = [{"symbol": symbol} for symbol in SYMBOLS]
         self.refuse_with: int | None = None
+        self.retry_after = ""
+        self.asked = 0
         self.subscriptions: list[list[str]] = []
         self.pongs = 0
         self._sockets: list[web.WebSocketResponse] = []
@@ -36,8 +38,10 @@ class FakeBackpack:
         return f"http://127.0.0.1:{self.port}"
 
     async def markets(self, _: web.Request) -> web.Response:
+        self.asked += 1
         if self.refuse_with is not None:
-            return web.Response(status=self.refuse_with)
+            headers = {"Retry-After": self.retry_after} if self.retry_after else {}
+            return web.Response(status=self.refuse_with, headers=headers)
         return web.json_response(self.symbols)
 
     async def socket(self, request: web.Request) -> web.WebSocketResponse:

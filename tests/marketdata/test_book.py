@@ -27,8 +27,14 @@ NAME = "BTC_USD"
 ACCOUNTS = (ALICE, BOB, CAROL)
 
 orders = st.builds(
-    lambda account, side, lots, price, mode, tif: place(
-        account, side, lots, price, self_trade_prevention=mode, time_in_force=tif
+    lambda account, side, lots, price, mode, tif, shown: place(
+        account,
+        side,
+        lots,
+        price,
+        self_trade_prevention=mode,
+        time_in_force=tif,
+        display_quantity_lots=shown if shown < lots else 0,
     ),
     st.sampled_from(ACCOUNTS),
     st.sampled_from(("buy", "sell")),
@@ -36,6 +42,26 @@ orders = st.builds(
     st.integers(997, 1_003),
     st.sampled_from((0, 1, 2, 3, 4)),
     st.sampled_from((k.TIME_IN_FORCE_GTC, k.TIME_IN_FORCE_GTC, k.TIME_IN_FORCE_IOC)),
+    # Icebergs now and then.
+    st.sampled_from((0, 0, 1, 3)),
+)
+# Stops that fire on our own trades, and rest when they do not trade at once.
+stops = st.builds(
+    lambda account, side, lots, price, trigger: place(
+        account,
+        side,
+        lots,
+        price,
+        type=k.ORDER_TYPE_STOP_LIMIT,
+        trigger_price_ticks=trigger,
+        trigger_source=k.TRIGGER_SOURCE_LAST,
+        time_in_force=k.TIME_IN_FORCE_GTC,
+    ),
+    st.sampled_from(ACCOUNTS),
+    st.sampled_from(("buy", "sell")),
+    st.integers(1, 12),
+    st.integers(997, 1_003),
+    st.integers(997, 1_003),
 )
 # (account, which of the live orders, new price or 0, new quantity or 0); both 0 cancels.
 changes = st.tuples(
@@ -44,7 +70,7 @@ changes = st.tuples(
     st.one_of(st.just(0), st.integers(1, 20)),
 )
 # Batches: what one log entry holds.
-flows = st.lists(st.lists(st.one_of(orders, orders, changes), max_size=4), max_size=25)
+flows = st.lists(st.lists(st.one_of(orders, orders, stops, changes), max_size=4), max_size=25)
 
 
 class Flow:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,19 @@ async def test_without_any_of_our_markets_it_goes_on_asking(
         assert not server.subscriptions
         server.symbols = good
         await eventually(lambda: server.subscriptions)
+
+
+async def test_a_rate_limit_is_kept_for_as_long_as_it_says(server: FakeBackpack) -> None:
+    server.refuse_with, server.retry_after = 429, "2"
+    feed = backpack(server)
+    async with running(feed.run(Sink())):
+        await eventually(lambda: server.asked == 1)
+        refused_at = time.monotonic()
+        server.refuse_with = None
+        await eventually(lambda: server.subscriptions)
+        # Without the header it would have been back within a few hundredths of a second.
+        assert time.monotonic() - refused_at > 1.5
+        assert server.asked == 2
 
 
 async def test_without_backpack_prices_are_simulated_said_to_be_and_then_real_again(

@@ -24,6 +24,8 @@ REST_URL = "https://api.backpack.exchange"
 
 _CONNECT_SECONDS = 5.0
 _FRAME_BYTES_MAX = 1 << 20
+# Longer than this no server is believed, in seconds.
+_RETRY_AFTER_MAX = 300
 # 2001-09-09 to 2286-11-20 in microseconds: seconds or milliseconds in that field are a mistake.
 _TIME_US = range(10**15, 10**16)
 
@@ -31,7 +33,13 @@ log = structlog.get_logger()
 
 
 class _Lost(Exception):
-    """The connection is of no more use; the message says why."""
+    """The connection is of no more use; the message says why. `wait_seconds` at least must pass
+    before the next one: the server asked for it.
+    """
+
+    def __init__(self, why: str, wait_seconds: float = 0.0) -> None:
+        super().__init__(why)
+        self.wait_seconds = wait_seconds
 
 
 class BackpackFeed:
@@ -70,9 +78,10 @@ class BackpackFeed:
                     await self._connected(session, sink)
                 except (aiohttp.ClientError, TimeoutError, OSError, _Lost) as error:
                     why = str(error) or type(error).__name__
+                    asked = error.wait_seconds if isinstance(error, _Lost) else 0.0
                 self.health.connected = False
                 self.health.detail = f"Backpack is not reachable: {why}"
-                pause = self._backoff.next_seconds()
+                pause = max(asked, self._backoff.next_seconds())
                 log.warning("feed_disconnected", feed="backpack", why=why, retry_s=round(pause, 2))
                 await asyncio.sleep(pause)
                 self.health.reconnects += 1
@@ -103,7 +112,9 @@ class BackpackFeed:
         url = f"{self._rest_url}/api/v1/markets"
         async with session.get(url, timeout=aiohttp.ClientTimeout(total=10)) as response:
             if response.status != 200:
-                raise _Lost(f"{url} answered {response.status}")
+                asked = response.headers.get("Retry-After", "")
+                wait = min(int(asked), _RETRY_AFTER_MAX) if asked.isdecimal() else 0
+                raise _Lost(f"{url} answered {response.status}", wait)
             try:
                 rows = json.loads(await response.text())
                 known = {row["symbol"] for row in rows}
