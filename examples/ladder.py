@@ -24,7 +24,7 @@ Side: TypeAlias = types_pb2.Side.ValueType
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """A market's name and steps."""
+    """A market's name and steps; `margin` says that positions are traded there, not coins."""
 
     market: str
     base: str
@@ -32,6 +32,12 @@ class Rules:
     tick: Decimal
     lot: Decimal
     min_notional: Decimal
+    margin: bool = False
+
+    @property
+    def pair(self) -> str:
+        """The market whose price is that of the coin."""
+        return f"{self.base}_{self.quote}"
 
     @classmethod
     def of(cls, market: market_pb2.Market) -> Rules:
@@ -42,6 +48,7 @@ class Rules:
             Decimal(market.tick_size),
             Decimal(market.lot_size),
             Decimal(market.min_notional),
+            market.kind == types_pb2.MARKET_KIND_MARGIN,
         )
 
     def quantity_for(self, notional: Decimal, price: Decimal) -> Decimal:

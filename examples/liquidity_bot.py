@@ -1,4 +1,4 @@
-"""A market maker for the demo: quotes every spot market around the external feed's price.
+"""A market maker for the demo: quotes spot and margin markets around the external feed's price.
 
     python examples/liquidity_bot.py --http http://127.0.0.1:8080 --grpc 127.0.0.1:50050 \\
         --state liquidity.json
@@ -32,6 +32,8 @@ from tidebook.engine.v1 import (
     market_pb2_grpc,
     order_pb2,
     order_pb2_grpc,
+    position_pb2,
+    position_pb2_grpc,
     types_pb2,
 )
 from tidebook.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
@@ -62,6 +64,9 @@ FAUCET = {
 # Never more than this on one side of one market, and of USDC never more than this part.
 MOST_PER_SIDE = Decimal(20_000)
 SHARE = Decimal("0.8")
+# Margin markets hold this part of the USDC, at this leverage.
+MARGIN_SHARE = Decimal("0.1")
+LEVERAGE = 10
 TAKER_SMALLEST, TAKER_LARGEST = 20, 250
 TAKER_EVERY_SECONDS = 2.5
 RECONCILE_SECONDS = 15.0
@@ -131,7 +136,10 @@ class Account:
         self.name = name
         self.source = KeyHolder(channel, key)
         self.orders = order_pb2_grpc.OrderServiceStub(channel)
+        self.positions = position_pb2_grpc.PositionServiceStub(channel)
         self.total: dict[str, Decimal] = {}
+        # Market -> what its margin position was worth when it was looked at, negative for short.
+        self.exposure: dict[str, Decimal] = {}
         self._channel = channel
         self._look_at = 0.0
 
@@ -160,6 +168,22 @@ class Account:
             timeout=ANSWER_SECONDS,
         )
         self.total = {b.asset: Decimal(b.free) + Decimal(b.held) for b in answer.balances}
+        listed = await self.positions.ListPositions(
+            position_pb2.ListPositionsRequest(),
+            metadata=await bearer(self.source),
+            timeout=ANSWER_SECONDS,
+        )
+        self.exposure = {
+            p.market: Decimal(p.quantity) * Decimal(p.mark_price or 0) for p in listed.positions
+        }
+
+    async def set_leverage(self, market: str, leverage: int) -> None:
+        """Choose it for the orders to come; no order may be open there."""
+        await self.positions.SetLeverage(
+            position_pb2.SetLeverageRequest(market=market, leverage=leverage),
+            metadata=await bearer(self.source),
+            timeout=ANSWER_SECONDS,
+        )
 
 
 class Maker:
@@ -170,6 +194,7 @@ class Maker:
     ) -> None:
         self._account = account
         self._ladders = [Ladder(one) for one in rules]
+        self._margin_markets = [one.market for one in rules if one.margin]
         self._assets = {one.base for one in rules} | {one.quote for one in rules}
         self._feed = feed
         self._rng = rng
@@ -184,6 +209,8 @@ class Maker:
         try:
             # What an earlier life may have left, and with it what this stream is to be like.
             await self._send(call, [_cancel_everything()], first=True)
+            for market in self._margin_markets:
+                await self._account.set_leverage(market, LEVERAGE)
             while not stop.is_set():
                 await self._account.look(self._assets)
                 await self._requote(call)
@@ -219,21 +246,28 @@ class Maker:
         self, ladder: Ladder, placed: dict[int, tuple[Ladder, Slot, Quote]]
     ) -> Sequence[Slot]:
         """What of a ladder is to be cancelled; what is to be placed is added to `placed`."""
-        rules, total = ladder.rules, self._account.total
-        price = self._feed.prices.get(rules.market)
+        price = self._feed.prices.get(ladder.rules.pair)
         if price is None:
             return list(ladder.quotes)
-        changes = ladder.changes(
-            price,
-            bid_funds=min(
-                MOST_PER_SIDE, total.get(rules.quote, Decimal(0)) * SHARE / len(self._ladders)
-            ),
-            ask_funds=min(MOST_PER_SIDE, total.get(rules.base, Decimal(0)) * price * SHARE),
-            rng=self._rng,
-        )
+        bid_funds, ask_funds = self._funds(ladder.rules, price)
+        changes = ladder.changes(price, bid_funds=bid_funds, ask_funds=ask_funds, rng=self._rng)
         for slot, quote in changes.place.items():
             placed[len(placed) + 1] = (ladder, slot, quote)
         return changes.cancel
+
+    def _funds(self, rules: Rules, price: Decimal) -> tuple[Decimal, Decimal]:
+        """What the two sides of a market may come to, in its quote asset."""
+        total = self._account.total
+        money = total.get(rules.quote, Decimal(0))
+        if not rules.margin:
+            spot = len(self._ladders) - len(self._margin_markets)
+            coins = total.get(rules.base, Decimal(0)) * price
+            return min(MOST_PER_SIDE, money * SHARE / spot), min(MOST_PER_SIDE, coins * SHARE)
+        side = min(MOST_PER_SIDE, money * MARGIN_SHARE * LEVERAGE / 2 / len(self._margin_markets))
+        # The further a position has gone, the less is offered that would take it further.
+        exposure = self._account.exposure.get(rules.market, Decimal(0))
+        none = Decimal(0)
+        return max(none, side - max(exposure, none)), max(none, side + min(exposure, none))
 
     async def _reconcile(self, call: TradeCall) -> None:
         """Forget quotes that were traded, and take back orders that belong to no slot."""
@@ -291,7 +325,7 @@ class Taker:
             await asyncio.sleep(self._rng.expovariate(1 / TAKER_EVERY_SECONDS))
             await self._account.look(self._assets)
             rules = self._rng.choice(self._rules)
-            price = self._feed.prices.get(rules.market)
+            price = self._feed.prices.get(rules.pair)
             if price is not None:
                 await self._trade(rules, price)
 
@@ -342,7 +376,7 @@ async def quote_until_stopped(options: Options, stop: asyncio.Event) -> None:
         rules = [
             Rules.of(market)
             for market in answer.markets
-            if market.kind == types_pb2.MARKET_KIND_SPOT
+            if market.kind in (types_pb2.MARKET_KIND_SPOT, types_pb2.MARKET_KIND_MARGIN)
             and (not options.markets or market.market in options.markets)
         ]
         feed, rng = Feed(), random.Random(options.seed)
@@ -351,7 +385,7 @@ async def quote_until_stopped(options: Options, stop: asyncio.Event) -> None:
         log.info("quoting", markets=" ".join(one.market for one in rules))
         async with asyncio.TaskGroup() as group:
             others = [
-                group.create_task(feed.follow(channel, [one.market for one in rules])),
+                group.create_task(feed.follow(channel, sorted({one.pair for one in rules}))),
                 group.create_task(taker.run()),
             ]
             await maker.run(stop, options.interval_seconds)

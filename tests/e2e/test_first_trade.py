@@ -55,18 +55,18 @@ async def test_the_first_trade_says_what_failed_and_exits_with_1() -> None:
 
 
 async def all_quoted(http: HttpApi) -> None:
-    """Wait until every spot market has both sides."""
+    """Wait until every spot and margin market has both sides."""
 
     async def quoted() -> None:
         tickers = (await http.call("GET", "/v1/marketdata/tickers"))["tickers"]
-        spot = [ticker for ticker in tickers if ticker["market"].count("_") == 1]
-        assert len(spot) == 5
-        assert all(ticker["bestBid"] and ticker["bestAsk"] for ticker in spot)
+        books = [ticker for ticker in tickers if not ticker["market"].endswith("_CFD")]
+        assert len(books) == 10
+        assert all(ticker["bestBid"] and ticker["bestAsk"] for ticker in books)
 
     await eventually(quoted, timeout_s=30)
 
 
-async def test_the_bots_quote_every_spot_market_on_both_sides(exchange: Exchange) -> None:
+async def test_the_bots_quote_every_market_with_a_book_on_both_sides(exchange: Exchange) -> None:
     endpoints = Endpoints(exchange.http_url, exchange.grpc_address)
     async with HttpApi(endpoints) as http:
         await all_quoted(http)
