@@ -275,3 +275,39 @@ def test_a_cfd_opens_moves_its_stop_and_is_fired_by_a_price() -> None:
     assert kinds(fired) == ["pricesSet", "cfdClosed"]
     assert fired["events"][1]["returned"] == "90"
     assert fired["events"][1]["reason"] == "CFD_CLOSE_REASON_STOP_LOSS"
+
+
+def test_a_margin_position_goes_round_and_leaves_nothing() -> None:
+    def order(account: str, side: str, price: str) -> dict[str, Any]:
+        return {
+            "command": "place",
+            "account": account,
+            "market": "BTC_USDC_MARGIN",
+            "side": f"SIDE_{side}",
+            "type": "ORDER_TYPE_LIMIT",
+            "price": price,
+            "quantity": "1",
+        }
+
+    money: list[dict[str, Any]] = [
+        {"command": "deposit", "account": name, "asset": "USDC", "amount": "100000"}
+        for name in ("alice", "bob")
+    ]
+    leverage: list[dict[str, Any]] = [
+        {"command": "setLeverage", "account": name, "market": "BTC_USDC_MARGIN", "leverage": 10}
+        for name in ("alice", "bob")
+    ]
+    opened = [*money, *leverage, order("bob", "SELL", "50000"), order("alice", "BUY", "50000")]
+    asked = {"command": "positions", "account": "alice"}
+    [position] = last(*opened, asked)["positions"]
+    assert (position["quantity"], position["margin"], position["leverage"]) == ("1", "5000", 10)
+    more = {
+        "command": "addMargin",
+        "account": "alice",
+        "market": "BTC_USDC_MARGIN",
+        "amount": "500",
+    }
+    assert last(*opened, more, asked)["positions"][0]["margin"] == "5500"
+    close = {"command": "closePosition", "account": "alice", "market": "BTC_USDC_MARGIN"}
+    closed = last(*opened, more, order("bob", "BUY", "51000"), close, asked)
+    assert closed["positions"] == []

@@ -25,6 +25,7 @@ from services.engine.domain.configuration import configuration
 from services.engine.domain.exchange import Exchange
 from services.engine.encode import Encoder, preview
 from services.engine.encode_cfds import CfdEncoder
+from services.engine.encode_positions import PositionEncoder
 from services.engine.projection import Projection
 
 # 2026-01-01T00:00:00Z
@@ -60,6 +61,10 @@ class Session:
             "batch": self._batch,
             "setMarketStatus": self._set_market_status,
             "setPrice": self._set_price,
+            "setLeverage": self._set_leverage,
+            "addMargin": self._add_margin,
+            "closePosition": self._close_position,
+            "positions": self._positions,
             "openCfd": self._open_cfd,
             "closeCfd": self._close_cfd,
             "updateCfdTriggers": self._update_cfd_triggers,
@@ -272,6 +277,40 @@ class Session:
             return self.execute({"command": name, "account": account, **data})
         except Refused as refused:
             return refusal(refused)
+
+    # ------------------------------------------------------------ margin positions
+
+    def _set_leverage(self, fields: Fields) -> Answer:
+        account_id = self._account_of(fields)
+        request = fields.message(position_pb2.SetLeverageRequest())
+        return self._apply(codec.leverage_command(request, self._texts, account_id))
+
+    def _add_margin(self, fields: Fields) -> Answer:
+        account_id = self._account_of(fields)
+        request = fields.message(position_pb2.AddMarginRequest())
+        return self._apply(codec.add_margin_command(request, self._texts, account_id))
+
+    def _close_position(self, fields: Fields) -> Answer:
+        account_id = self._account_of(fields)
+        request = fields.message(position_pb2.ClosePositionRequest())
+        late = codec.LateClose(request, self._texts, account_id, self._clock.now_ns())
+        command = late.resolve(self._exchange)
+        if isinstance(command, Refused):
+            raise command
+        return self._apply(command)
+
+    def _positions(self, fields: Fields) -> Answer:
+        account_id = self._known_account(fields)
+        request = fields.message(position_pb2.ListPositionsRequest())
+        market_id = self._texts.id_of(request.market)
+        encoder = PositionEncoder(self._projection, self._texts)
+        risk = self._exchange.risk(account_id, self._clock.now_ns())
+        found = [
+            encoder.priced(account_id, one)
+            for one in risk.positions
+            if market_id in (0, one.market_id)
+        ]
+        return {"positions": [json_of(position) for position in found if position is not None]}
 
     # ------------------------------------------------------------ CFDs
 
