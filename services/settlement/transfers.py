@@ -195,7 +195,7 @@ class Transfers:
                 )
                 if request.direction is Direction.DEPOSIT:
                     self._check_faucet(asset, request.amount_units, taken)
-                else:
+                elif request.direction is Direction.WITHDRAWAL:
                     self._check_withdrawals(asset, request.amount_units, taken)
                 row = await store.add_transfer(
                     connection,
