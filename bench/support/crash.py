@@ -1,8 +1,9 @@
 """A recorded crash through seeded accounts with margin positions: what it leaves behind.
 
-Every account takes a position of 1x to 100x while the recording is calm, half of them long; market
-makers quote both sides around each price, thinner the faster it moves. Then every recorded price is
-an index price. At the end, and on the way, the exchange's invariants must hold.
+Every recorded price is an index price, with a maker's thin ladder around it. During the first half
+the accounts take their positions one after the other, 1x to 100x, half of them long; what the book
+does not take of the liquidations is the insurance fund's, then the winners'. At the end, and on the
+way, the exchange's invariants must hold.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ class Crash:
         self.apply(c.CancelAll(MAKER, MARKET.market_id))
         self.order(MAKER, other, ticks, max(lots, 1), k.TIME_IN_FORCE_GTC)
         self.order(account_id, side, ticks, max(lots, 1), k.TIME_IN_FORCE_IOC)
+        self.counts["opened"] += self.exchange.position(account_id, MARKET.market_id) is not None
 
 
 def prices_of(path: Path) -> Iterator[tuple[int, int]]:
@@ -123,12 +125,14 @@ def run_crash(path: Path, *, accounts: int, every: int = 1, most: int = 0) -> di
     crash.now_ns, first = prices[0]
     crash.deposit(MAKER, 10**17)
     crash.price(first, crash.now_ns)
-    for number in range(accounts):
-        crash.take_position(FIRST + number, first)
-    opened = crash.exchange.open_position_count()
+    half = max(1, len(prices) // 2)
+    came = 0
     began = time.process_time()
     for number, (time_ns, ticks) in enumerate(prices):
         crash.price(ticks, time_ns)
+        while came < min(accounts, (number + 1) * accounts // half):
+            crash.take_position(FIRST + came, ticks)
+            came += 1
         if number % max(1, len(prices) // 20) == 0:
             crash.exchange.check_invariants()
     seconds = time.process_time() - began
@@ -145,7 +149,7 @@ def run_crash(path: Path, *, accounts: int, every: int = 1, most: int = 0) -> di
         "accounts": accounts,
         "prices": len(prices),
         "fall_bps": 10_000 - min(ticks for _, ticks in prices) * 10_000 // first,
-        "opened": opened,
+        "opened": crash.counts["opened"],
         "liquidated": crash.counts["liquidated"],
         "left_to_the_fund": crash.counts["by_fund"],
         "auto_deleveraged": crash.counts["deleveraged"],
