@@ -5,6 +5,7 @@ Works from the commands alone; what the log, the ledger and the history say is o
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -147,10 +148,17 @@ class Audit:
         return {key: units for key, units in found.items() if units}
 
     def conservation(self) -> Iterator[str]:
-        """Per asset of the core: free + held + fees = what came in and did not leave."""
-        inside = dict(self.exchange.fees())
+        """Per asset of the core: free + held + fees + house + clearing = what came in and stayed.
+
+        The insurance fund is one of the accounts.
+        """
+        inside: dict[int, int] = defaultdict(int)
+        core = self.exchange
+        for totals in (core.fees(), core.house(), core.clearing()):
+            for asset_id, units in totals.items():
+                inside[asset_id] += units
         for (_, asset_id, _), units in self.balances().items():
-            inside[asset_id] = inside.get(asset_id, 0) + units
+            inside[asset_id] += units
         external = self.exchange.external()
         for asset_id in sorted(inside.keys() | external.keys()):
             have, came = inside.get(asset_id, 0), external.get(asset_id, 0)

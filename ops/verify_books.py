@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from ops.audit import Audit
 from ops.findings import Check, Report
 from services.settlement.domain.ledger import LedgerKind, TransactionKind
+from services.settlement.domain.margin import INSURANCE_FUND
 from services.settlement.reconciliation import books_of
 from services.settlement.store.applying import Progress
 from services.settlement.store.database import Connection
@@ -35,7 +38,8 @@ async def _compare_balances(check: Check, connection: Connection, shard: int, au
         LedgerKind.CLIENT_HELD,
     )
     ledger = {(r[0], r[1], r[2] == LedgerKind.CLIENT_HELD): int(r[3]) for r in rows}
-    core = audit.balances()
+    # The insurance fund is compared below: the ledger has one account of it, free and held.
+    core = {key: units for key, units in audit.balances().items() if key[0] != INSURANCE_FUND}
     for key in sorted(ledger.keys() | core.keys()):
         check.compared += 1
         if ledger.get(key, 0) != core.get(key, 0):
@@ -45,22 +49,37 @@ async def _compare_balances(check: Check, connection: Connection, shard: int, au
                 f" has {ledger.get(key, 0)}, the core {core.get(key, 0)}"
             )
     _, sums = await totals(connection, shard)
-    fees, external = audit.exchange.fees(), audit.exchange.external()
-    for asset_id in sorted(sums.keys() | fees.keys() | external.keys()):
+    exchange = audit.exchange
+    fund: dict[int, int] = defaultdict(int)
+    for (account_id, asset_id, _), units in audit.balances().items():
+        if account_id == INSURANCE_FUND:
+            fund[asset_id] += units
+    totals_of = {
+        "fees": exchange.fees(),
+        "insurance": fund,
+        "house": exchange.house(),
+        "clearing": exchange.clearing(),
+        "outside": exchange.external(),
+    }
+    known = {asset_id for of in totals_of.values() for asset_id in of}
+    for asset_id in sorted(sums.keys() | known):
         check.compared += 1
         books = books_of(asset_id, sums.get(asset_id, {}))
         if books.difference:
             check.differences.append(f"asset {asset_id}: the books are off by {books.difference}")
-        if books.fees != fees.get(asset_id, 0):
-            check.differences.append(
-                f"asset {asset_id}: the ledger has fees of {books.fees},"
-                f" the core {fees.get(asset_id, 0)}"
-            )
-        if books.deposits - books.withdrawals != external.get(asset_id, 0):
-            check.differences.append(
-                f"asset {asset_id}: the ledger has {books.deposits - books.withdrawals} from"
-                f" outside, the core {external.get(asset_id, 0)}"
-            )
+        has = {
+            "fees": books.fees,
+            "insurance": books.insurance,
+            "house": books.house,
+            "clearing": books.clearing,
+            "outside": books.deposits - books.withdrawals,
+        }
+        check.differences += [
+            f"asset {asset_id}, {name}: the ledger has {has[name]},"
+            f" the core {totals_of[name].get(asset_id, 0)}"
+            for name in has
+            if has[name] != totals_of[name].get(asset_id, 0)
+        ]
 
 
 async def _check_postings(

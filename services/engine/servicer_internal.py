@@ -187,10 +187,9 @@ class InternalServicer(internal_pb2_grpc.EngineInternalServiceServicer):
                 state_hash=b"" if request.without_state_hash else exchange.state_hash(),
                 open_orders=exchange.open_order_count(),
                 accounts=len(exchange.accounts()),
-                fees=[
-                    internal_pb2.AssetTotal(asset_id=asset_id, units=units)
-                    for asset_id, units in sorted(exchange.fees().items())
-                ],
+                fees=_totals(exchange.fees()),
+                house=_totals(exchange.house()),
+                clearing=_totals(exchange.clearing()),
             )
             if request.with_balances:
                 _add_balances(response, exchange, request)
@@ -249,6 +248,13 @@ def _resting(levels: tuple[LevelView, ...]) -> list[internal_pb2.RestingOrder]:
         )
         for level in levels
         for order in level.orders
+    ]
+
+
+def _totals(units_of: dict[int, int]) -> list[internal_pb2.AssetTotal]:
+    return [
+        internal_pb2.AssetTotal(asset_id=asset_id, units=units)
+        for asset_id, units in units_of.items()
     ]
 
 

@@ -87,5 +87,7 @@ class EngineClient:
                 (b.account_id, b.asset_id): (b.free_units, b.held_units) for b in state.balances
             },
             fees={total.asset_id: total.units for total in state.fees},
+            house={total.asset_id: total.units for total in state.house},
+            clearing={total.asset_id: total.units for total in state.clearing},
             last_account_id=state.last_account_id,
         )

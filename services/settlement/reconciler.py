@@ -40,14 +40,16 @@ log = structlog.get_logger()
 class EngineView:
     """What the engine says of some accounts at a log position.
 
-    `balances` has (account id, asset id) -> (free, held); `last_account_id` is 0 when no account
-    comes after them.
+    `balances` has (account id, asset id) -> (free, held), the totals asset id -> units;
+    `last_account_id` is 0 when no account comes after them.
     """
 
     log_seq: int
     log_hash: bytes
     balances: dict[tuple[int, int], tuple[int, int]]
     fees: dict[int, int]
+    house: dict[int, int]
+    clearing: dict[int, int]
     last_account_id: int
 
 
@@ -188,10 +190,10 @@ class Reconciler:
         self.waiting = why
 
 
-# Of the exchange's own ledger accounts, those that the engine tells of in every slice, and those
-# that it has as accounts with the smallest ids. Nobody else knows the others.
-_EVERY = frozenset({LedgerKind.FEES})
-_FIRST = _EVERY | {LedgerKind.INSURANCE, LedgerKind.HOUSE}
+# Of the exchange's own ledger accounts, those that the engine tells of in every slice; the
+# insurance fund it has as the account with the smallest id. Nobody else knows the outside world.
+_EVERY = frozenset({LedgerKind.FEES, LedgerKind.HOUSE, LedgerKind.CLEARING})
+_FIRST = _EVERY | {LedgerKind.INSURANCE}
 
 
 def _compare(
@@ -227,8 +229,13 @@ def _as_ledger(view: EngineView) -> Balances:
     for (account_id, asset_id), (free_units, held_units) in view.balances.items():
         found[_key(free(account_id, asset_id))] += free_units
         found[_key(held(account_id, asset_id))] += held_units
-    for asset_id, units in view.fees.items():
-        found[0, asset_id, LedgerKind.FEES] += units
+    for kind, totals in (
+        (LedgerKind.FEES, view.fees),
+        (LedgerKind.HOUSE, view.house),
+        (LedgerKind.CLEARING, view.clearing),
+    ):
+        for asset_id, units in totals.items():
+            found[0, asset_id, kind] += units
     return {key: units for key, units in found.items() if units}
 
 

@@ -31,7 +31,7 @@ from services.settlement.follower import Applier, Archiver
 from services.settlement.halts import Halts
 from services.settlement.store.applying import read_progress
 from tests.settlement.margin_log import MarginLog
-from tests.support import eventually, free_ports
+from tests.support import eventually
 
 _ROOT = Path(__file__).resolve().parents[2]
 USDC, BTC = 1, 2
@@ -179,9 +179,9 @@ class LogMaker:
 
 
 async def settlement_process(settings: Settings) -> asyncio.subprocess.Process:
-    """The whole service as a process of its own, on free ports."""
+    """The whole service as a process of its own, on the port of the settings."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TIDEBOOK_")}
-    environment |= environment_of(settings, {"settlement_port": free_ports([0, 100])})
+    environment |= environment_of(settings, {"settlement_port": settings.settlement_port})
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.settlement"),
         env=environment,

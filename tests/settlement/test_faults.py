@@ -32,7 +32,7 @@ from tests.settlement.support import (
     settlement_process,
     trading,
 )
-from tests.support import eventually
+from tests.support import eventually, free_ports
 
 _TMPFS_MB = 200
 
@@ -158,6 +158,7 @@ async def test_services_killed_at_random_points_apply_everything_once(
 ) -> None:
     """`--kills 100` for the long run."""
     chance = random.Random(kills)
+    settings = settings.model_copy(update={"settlement_port": free_ports([0, 100])})
     async with _writing(wire, endless_trading(maker)):
         for _ in range(kills):
             process = await settlement_process(settings)

@@ -628,6 +628,8 @@ class GetEngineStateResponse(_message.Message):
     FEES_FIELD_NUMBER: _builtins.int
     LOG_ERROR_FIELD_NUMBER: _builtins.int
     LAST_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    HOUSE_FIELD_NUMBER: _builtins.int
+    CLEARING_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     """The shard."""
     epoch: _builtins.int
@@ -656,6 +658,14 @@ class GetEngineStateResponse(_message.Message):
     def log_error(self) -> _error_pb2.Error:
         """The last refusal of an append, if the log cannot be written now."""
 
+    @_builtins.property
+    def house(self) -> _containers.RepeatedCompositeFieldContainer[Global___AssetTotal]:
+        """What the house has won, negative for lost, per asset."""
+
+    @_builtins.property
+    def clearing(self) -> _containers.RepeatedCompositeFieldContainer[Global___AssetTotal]:
+        """What open margin positions are owed, negative for what they owe, per asset."""
+
     def __init__(
         self,
         *,
@@ -670,10 +680,12 @@ class GetEngineStateResponse(_message.Message):
         fees: _abc.Iterable[Global___AssetTotal] | None = ...,
         log_error: _error_pb2.Error | None = ...,
         last_account_id: _builtins.int = ...,
+        house: _abc.Iterable[Global___AssetTotal] | None = ...,
+        clearing: _abc.Iterable[Global___AssetTotal] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["log_error", b"log_error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "balances", b"balances", "epoch", b"epoch", "fees", b"fees", "last_account_id", b"last_account_id", "log_error", b"log_error", "log_hash", b"log_hash", "log_seq", b"log_seq", "open_orders", b"open_orders", "shard", b"shard", "state_hash", b"state_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "balances", b"balances", "clearing", b"clearing", "epoch", b"epoch", "fees", b"fees", "house", b"house", "last_account_id", b"last_account_id", "log_error", b"log_error", "log_hash", b"log_hash", "log_seq", b"log_seq", "open_orders", b"open_orders", "shard", b"shard", "state_hash", b"state_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
