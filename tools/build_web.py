@@ -7,6 +7,7 @@ from the machine when it is new enough for the page's tools, else from nodejs-wh
 from __future__ import annotations
 
 import argparse
+import gzip
 import hashlib
 import importlib.util
 import json
@@ -24,6 +25,7 @@ STAMP = WEB / "dist" / ".built-from"
 INSTALLED = WEB / "node_modules" / ".installed-from"
 # What the page's build tool asks for: 20.19 or newer of 20, 22.12 or newer of 22, anything later.
 _NEW_ENOUGH = {20: 19, 22: 12}
+_MOST_SCRIPT_BYTES = 400_000
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def main() -> None:
             return
         print("Building the web page", flush=True)
         _install().npm("run", "build", "--silent")
+        _check_size(WEB / "dist")
         STAMP.write_text(sources)
     elif task == "check":
         node = _install()
@@ -68,6 +71,14 @@ def main() -> None:
         # The generator's plugin is one of the page's packages and runs on Node.
         check = ["--check"] if task == "check-gen" else []
         _install().run([sys.executable, str(ROOT / "tools" / "gen.py"), "--web", *check])
+
+
+def _check_size(dist: Path) -> None:
+    """Fail when the page's script has grown past what a phone should have to fetch."""
+    scripts = sorted(dist.rglob("*.js"))
+    size = sum(len(gzip.compress(path.read_bytes(), 9)) for path in scripts)
+    if size > _MOST_SCRIPT_BYTES:
+        sys.exit(f"the page's script is {size} bytes compressed, more than {_MOST_SCRIPT_BYTES}")
 
 
 def _install() -> Node:

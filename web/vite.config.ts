@@ -5,7 +5,7 @@ const gateway = process.env.TIDEBOOK_GATEWAY ?? "http://127.0.0.1:8080";
 
 export default defineConfig({
   plugins: [react()],
-  build: { outDir: "dist", sourcemap: false },
+  build: { outDir: "dist", sourcemap: false, chunkSizeWarningLimit: 700 },
   server: {
     proxy: {
       "/v1": gateway,

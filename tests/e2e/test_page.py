@@ -1,22 +1,28 @@
-"""The page in a real browser: a new user signs up, deposits, trades and cancels."""
+"""The page in a real browser: prices, books, spot orders, and everybody can use it."""
 
 from __future__ import annotations
 
 import re
-import shutil
-import uuid
 from collections.abc import AsyncIterator
 
-import aiohttp
 import pytest
 import pytest_asyncio
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Page, expect
 
 from tests.support.exchange import Exchange
+from tests.support.page import (
+    CHROMIUM,
+    accessibility_problems,
+    account,
+    balance,
+    choose_tab,
+    get_play_money,
+    open_page,
+    order_form,
+    sign_up,
+)
 from tests.support.waiting import eventually
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-PASSWORD = "a long enough pass phrase"
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
@@ -25,52 +31,8 @@ pytestmark = [
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def page(exchange: Exchange) -> AsyncIterator[Page]:
-    """The page of the running system in a fresh browser; what it complains about fails the test."""
-    complaints: list[str] = []
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-background-networking", "--disable-sync"],
-        )
-        page = await browser.new_page(viewport={"width": 1400, "height": 900})
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.set_default_timeout(20_000)
-        await page.goto(exchange.http_url)
+    async with open_page(exchange) as page:
         yield page
-        await browser.close()
-    assert complaints == []
-
-
-async def code_for(exchange: Exchange, email: str) -> str:
-    async with aiohttp.ClientSession() as session:
-
-        async def newest() -> str:
-            url = f"{exchange.http_url}/dev/mailbox"
-            async with session.get(url, params={"to": email}) as response:
-                mails = (await response.json())["mails"]
-            found = re.search(r"\b\d{6}\b", mails[0]["text"])
-            assert found, "the mail has no code"
-            return found[0]
-
-        return await eventually(newest)
-
-
-async def sign_up(page: Page, exchange: Exchange) -> str:
-    email = f"page-{uuid.uuid4().hex[:12]}@example.com"
-    await page.get_by_role("button", name="New here? Create an account").click()
-    await page.get_by_label("E-mail").fill(email)
-    await page.get_by_label("Password").fill(PASSWORD)
-    await page.get_by_role("button", name="Create account").click()
-    await page.get_by_role("textbox", name="Code").fill(await code_for(exchange, email))
-    await page.get_by_role("button", name="Sign in", exact=True).click()
-    await expect(page.get_by_role("region", name="Place an order")).to_be_visible()
-    return email
-
-
-async def get_play_money(page: Page, amount: str) -> None:
-    faucet = page.get_by_role("form", name="Faucet")
-    await faucet.get_by_label("Amount").fill(amount)
-    await faucet.get_by_role("button", name="Get play money").click()
 
 
 async def test_a_visitor_sees_live_prices_marked_as_simulated(page: Page) -> None:
@@ -85,60 +47,112 @@ async def test_a_visitor_sees_live_prices_marked_as_simulated(page: Page) -> Non
     assert await eventually(moved)
 
 
-async def test_a_visitor_sees_book_and_trades_of_the_bots_move(page: Page) -> None:
+async def test_a_visitor_sees_book_depth_and_trades_of_the_bots_move(page: Page) -> None:
     book = page.get_by_role("region", name="Order book")
     await expect(book.get_by_role("listitem").nth(5)).to_be_visible()
     seq = await book.locator("h2 small").text_content()
     await expect(book.locator("h2 small")).not_to_have_text(seq or "")
     await expect(
         page.get_by_role("region", name="Trades").get_by_role("listitem").first
-    ).to_be_visible(timeout=60_000)
+    ).to_be_visible(timeout=180_000)
+    await book.get_by_label("Group prices by").select_option("10")
+    prices = await book.get_by_role("list", name="Bids").get_by_role("button").all_inner_texts()
+    assert prices
+    for text in prices:
+        assert re.match(r"\D*[\d,]+\.\d\b", text), f"{text!r} is no multiple of 10"
+    await book.get_by_role("button", name="Depth").click()
+    await expect(book.get_by_role("img", name="Depth of the book")).to_be_visible()
+    chart = page.get_by_role("region", name="Chart")
+    await chart.get_by_role("button", name="Index").click()
+    await expect(chart).to_contain_text(re.compile(r"O [\d,]+\.\d\d H"))
 
 
-async def test_a_new_user_deposits_rests_an_order_and_cancels_it(
+async def test_a_new_user_rests_an_order_amends_it_and_cancels_it(
     page: Page, exchange: Exchange
 ) -> None:
     await sign_up(page, exchange)
     await get_play_money(page, "1000")
-    account = page.get_by_role("region", name="Account")
-    await expect(account.get_by_role("row", name=re.compile("USDC"))).to_contain_text("1,000")
+    await expect(balance(page, "USDC")).to_have_text("1,000")
 
-    form = page.get_by_role("region", name="Place an order")
-    await form.get_by_label(re.compile("^Price")).fill("1000.00")
-    await form.get_by_label(re.compile("^Quantity")).fill("0.1")
+    form = order_form(page)
+    await form.get_by_label(re.compile("^Price")).fill("60000.00")
+    await form.get_by_label(re.compile("^Quantity")).fill("0.001")
+    await expect(form.get_by_label("Preview")).to_contain_text("60.12 USDC")
     await form.get_by_role("button", name="Buy BTC").click()
     await expect(form.get_by_role("status")).to_contain_text("is open")
-    # 100 for the order and 0.2 for its worst fee are held, exactly.
-    usdc = account.get_by_role("row", name=re.compile("USDC"))
-    await expect(usdc.get_by_role("cell").nth(1)).to_have_text("899.8")
-    await expect(usdc.get_by_role("cell").nth(2)).to_have_text("100.2")
+    # 60 for the order and 0.12 for its worst fee are held, exactly.
+    await expect(balance(page, "USDC")).to_have_text("939.88")
+    await expect(balance(page, "USDC", 2)).to_have_text("60.12")
 
-    await account.get_by_role("button", name=re.compile("Cancel order")).click()
-    await expect(account).to_contain_text("No open orders.")
-    await expect(usdc.get_by_role("cell").nth(1)).to_have_text("1,000")
+    desk = account(page)
+    await desk.get_by_role("button", name=re.compile("Amend order")).click()
+    await page.get_by_label("New price").fill("59000.00")
+    await page.get_by_role("button", name="Change the order").click()
+    await expect(balance(page, "USDC", 2)).to_have_text("59.118")
+    await desk.get_by_role("button", name=re.compile("Trace order")).click()
+    await expect(page.get_by_role("dialog")).to_contain_text("engine.match")
+    await page.keyboard.press("Escape")
+
+    await desk.get_by_role("button", name=re.compile("Cancel order")).click()
+    await expect(desk).to_contain_text("No open orders.")
+    await expect(balance(page, "USDC")).to_have_text("1,000")
 
 
-async def test_a_market_order_fills_against_the_bots(page: Page, exchange: Exchange) -> None:
+async def test_a_market_order_fills_and_is_in_the_history(page: Page, exchange: Exchange) -> None:
     await sign_up(page, exchange)
     await get_play_money(page, "5000")
     await page.get_by_role("button", name="SOL/USDC").click()
     book = page.get_by_role("region", name="Order book")
     await expect(book.get_by_role("listitem").nth(5)).to_be_visible()
-    form = page.get_by_role("region", name="Place an order")
-    await form.get_by_role("button", name="Market").click()
+    form = order_form(page)
+    await form.get_by_role("button", name="Market", exact=True).click()
     await form.get_by_label(re.compile("^Quantity")).fill("0.5")
     await form.get_by_role("button", name="Buy SOL").click()
     await expect(form.get_by_role("status")).to_contain_text("is filled")
-    account = page.get_by_role("region", name="Account")
-    solana = account.get_by_role("row", name=re.compile("^SOL "))
-    await expect(solana.get_by_role("cell").nth(1)).to_have_text("0.5")
+    await expect(balance(page, "SOL")).to_have_text("0.5")
+    await page.get_by_role("link", name="History").click()
+    row = page.get_by_role("row", name=re.compile("SOL.USDC"))
+    await expect(row).to_contain_text("filled")
+    async with page.expect_download() as download:
+        await page.get_by_role("button", name="Download CSV").click()
+    lines = (await (await download.value).path()).read_text().splitlines()
+    assert len(lines) == 2, "a header and the order"
+    assert "SOL_USDC" in lines[1]
+
+
+async def test_every_kind_of_order_that_waits_can_be_placed(page: Page, exchange: Exchange) -> None:
+    await sign_up(page, exchange)
+    await get_play_money(page, "5000")
+    form = order_form(page)
+    kinds = {
+        "ORDER_TYPE_STOP_LIMIT": {"Trigger price": "69000", "Price": "69000"},
+        "ORDER_TYPE_TAKE_PROFIT_MARKET": {"Trigger price": "60000"},
+        "ORDER_TYPE_TRAILING_STOP": {"Trailing distance": "5"},
+        "OCO": {"Stop trigger price": "69000", "Price": "60000"},
+    }
+    await expect(balance(page, "USDC")).to_have_text("5,000")
+    for kind, fields in kinds.items():
+        await form.get_by_label("Conditional order").select_option(kind)
+        for label, value in fields.items():
+            await form.get_by_label(re.compile(f"^{label}")).fill(value)
+        await form.get_by_label(re.compile("^Quantity")).fill("0.001")
+        await form.get_by_role("button", name="Buy BTC").click()
+        await expect(form.get_by_role("status")).to_be_visible()
+        await expect(form.get_by_role("alert")).to_have_count(0)
+    # The pair is two orders.
+    rows = account(page).get_by_role("button", name=re.compile("Cancel order"))
+    await expect(rows).to_have_count(len(kinds) + 1)
+    await account(page).get_by_role("button", name="Cancel all").click()
+    await expect(account(page)).to_contain_text("No open orders.")
+    await expect(balance(page, "USDC")).to_have_text("5,000")
 
 
 async def test_a_refusal_is_shown_with_its_reason(page: Page, exchange: Exchange) -> None:
     await sign_up(page, exchange)
-    form = page.get_by_role("region", name="Place an order")
-    await form.get_by_label(re.compile("^Price")).fill("1000.00")
-    await form.get_by_label(re.compile("^Quantity")).fill("0.1")
+    form = order_form(page)
+    await form.get_by_label(re.compile("^Price")).fill("60000.00")
+    await form.get_by_label(re.compile("^Quantity")).fill("10")
+    await expect(form.get_by_label("Preview")).to_contain_text("Would be refused")
     await form.get_by_role("button", name="Buy BTC").click()
     await expect(form.get_by_role("alert")).to_contain_text("INSUFFICIENT_BALANCE")
 
@@ -153,3 +167,67 @@ async def test_a_session_survives_a_reload_and_ends_with_sign_out(
     await expect(page.get_by_role("region", name="Sign in")).to_be_visible()
     await page.reload()
     await expect(page.get_by_role("region", name="Sign in")).to_be_visible()
+
+
+async def test_an_account_is_secured_with_keys_and_a_second_factor(
+    page: Page, exchange: Exchange
+) -> None:
+    await sign_up(page, exchange)
+    await page.get_by_role("link", name="Security").click()
+    keys = page.get_by_role("region", name="API keys", exact=True).first
+    await keys.get_by_label("Name").fill("my bot")
+    await keys.get_by_role("checkbox", name="trade").check()
+    await keys.get_by_role("button", name="Create key").click()
+    await expect(keys.get_by_role("status")).to_contain_text("secret")
+    await keys.get_by_role("button", name="Revoke my bot").click()
+    await expect(keys).to_contain_text("No API keys.")
+    factor = page.get_by_role("region", name="Second factor")
+    await factor.get_by_label("Your password").fill("a long enough pass phrase")
+    await factor.get_by_role("button", name="Set up").click()
+    await expect(factor.get_by_role("img", name=re.compile("QR code"))).to_be_visible()
+    await expect(page.get_by_role("region", name="Sessions", exact=True)).to_contain_text(
+        "this one"
+    )
+
+
+async def test_everybody_can_use_it(page: Page, exchange: Exchange) -> None:
+    """axe finds nothing serious, in dark and light, and a phone need not scroll sideways."""
+    assert await accessibility_problems(page) == []
+    await sign_up(page, exchange)
+    await expect(account(page)).to_contain_text("No open orders.")
+    for path in ("Trade", "Wallet", "History", "Security", "Status"):
+        await page.get_by_role("link", name=path, exact=True).click()
+        await page.emulate_media(color_scheme="light" if path == "Trade" else "dark")
+        await expect(page.get_by_role("main")).to_be_visible()
+        assert await accessibility_problems(page) == [], path
+    await expect(page.get_by_role("region", name="Reconciliation")).to_contain_text("books balance")
+    await page.set_viewport_size({"width": 390, "height": 844})
+    for path in ("Status", "Wallet", "Trade"):
+        await page.get_by_role("link", name=path, exact=True).click()
+        await expect(page.get_by_role("main")).to_be_visible()
+        width = await page.evaluate("document.documentElement.scrollWidth")
+        assert width <= 390, path
+
+
+async def test_a_contract_is_opened_with_a_stop_and_closed(page: Page, exchange: Exchange) -> None:
+    await sign_up(page, exchange)
+    await get_play_money(page, "1000")
+    await page.get_by_role("group", name="Kind of market").get_by_role("button", name="CFD").click()
+    form = page.get_by_role("region", name="Open a CFD")
+    await form.get_by_label("Margin").fill("100")
+    await form.get_by_label("Leverage").select_option("5")
+    await form.get_by_label(re.compile("^Stop loss")).fill("55000")
+    await expect(form.get_by_label("Preview")).to_contain_text("Liquidation price")
+    await form.get_by_role("button", name="Open long").click()
+    await expect(form.get_by_role("status")).to_contain_text("is open at")
+    await expect(balance(page, "USDC", 2)).to_have_text("100")
+    await choose_tab(page, "CFDs")
+    row = account(page).get_by_role("row", name=re.compile("BTC.USDC CFD"))
+    await expect(row).to_contain_text("55,000.00")
+    await row.get_by_role("button", name=re.compile("Stop loss and take profit")).click()
+    await page.get_by_role("dialog").get_by_label(re.compile("^Take profit")).fill("90000")
+    await page.get_by_role("dialog").get_by_role("button", name="Save").click()
+    await expect(row).to_contain_text("90,000.00")
+    await row.get_by_role("button", name=re.compile("^Close CFD")).click()
+    await expect(account(page)).to_contain_text("No open CFDs.")
+    await expect(balance(page, "USDC", 2)).to_have_text("0")

@@ -44,7 +44,8 @@ async function send(method: string, path: string, body?: object): Promise<Respon
 // One refresh at a time: a refresh token is good for one use.
 let refreshing: Promise<boolean> | null = null;
 
-function refreshSession(): Promise<boolean> {
+/** Spend the refresh token; false when the session is over. */
+export function refreshSession(): Promise<boolean> {
   refreshing ??= send("POST", "/v1/auth/refresh", {})
     .then((response) => response.ok)
     .finally(() => {
@@ -87,4 +88,22 @@ function toError(status: number, text: string): ApiError {
 
 export const get = <T>(path: string) => call<T>("GET", path);
 export const post = <T>(path: string, body: object) => call<T>("POST", path, body);
+export const patch = <T>(path: string, body: object) => call<T>("PATCH", path, body);
 export const remove = <T>(path: string) => call<T>("DELETE", path);
+
+/** A server stream of the gateway: one JSON object per line, all of them. */
+export async function getStream<T>(path: string): Promise<T[]> {
+  const ask = () => send("GET", path);
+  let response = await ask();
+  if (response.status === 401 && mayHaveSession() && (await refreshSession())) response = await ask();
+  const text = await response.text();
+  if (!response.ok) throw toError(response.status, text);
+  return text
+    .split("\n")
+    .filter((line) => line !== "")
+    .map((line) => {
+      const { result, error } = JSON.parse(line) as { result?: T; error?: ErrorBody };
+      if (result === undefined) throw new ApiError(error?.message ?? "The export broke off.", 500, "", "");
+      return result;
+    });
+}

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { applyUpdate, GapError } from "./book";
+import { applyUpdate, GapError, grouped, withTotals } from "./book";
 
 const snapshot = {
   seq: "5",
@@ -40,4 +40,30 @@ describe("the local book", () => {
     const book = applyUpdate(applyUpdate(null, snapshot), { seq: "9", snapshot: true });
     expect(book).toEqual({ seq: "9", bids: [], asks: [] });
   });
+});
+
+describe("a grouped book", () => {
+  it("never shows a better price than there is", () => {
+    const levels = [
+      { price: "100.07", quantity: "1" },
+      { price: "100.02", quantity: "2" },
+      { price: "99.99", quantity: "3" },
+    ];
+    expect(grouped(levels, "0.1", "bid")).toEqual([
+      { price: "100", quantity: "3" },
+      { price: "99.9", quantity: "3" },
+    ]);
+    expect(grouped([...levels].reverse(), "0.1", "ask")).toEqual([
+      { price: "100", quantity: "3" },
+      { price: "100.1", quantity: "3" },
+    ]);
+  });
+
+  it("adds up from the best price on", () =>
+    expect(
+      withTotals([
+        { price: "1", quantity: "0.1" },
+        { price: "2", quantity: "0.2" },
+      ]).map((row) => row.total),
+    ).toEqual(["0.1", "0.3"]));
 });

@@ -1,5 +1,5 @@
 import type { BookUpdateJson, LevelJson } from "../gen/tidebook/marketdata/v1/marketdata_pb";
-import { compare } from "./decimal";
+import { add, ceilTo, compare, floorTo } from "./decimal";
 
 /** A local order book kept by snapshots and deltas; immutable, so that React sees each change. */
 export interface Book {
@@ -42,4 +42,31 @@ function merge(
   const kept = levels.filter((level) => !changed.has(level.price ?? ""));
   const added = changes.filter((level) => compare(level.quantity ?? "0", "0") > 0);
   return [...kept, ...added].sort((a, b) => order * compare(a.price ?? "0", b.price ?? "0"));
+}
+
+/** Levels added up in groups of `step`: bids to the step below, asks to the one above. */
+export function grouped(levels: readonly LevelJson[], step: string, side: "bid" | "ask"): LevelJson[] {
+  const groups: LevelJson[] = [];
+  for (const { price = "0", quantity = "0" } of levels) {
+    const at = side === "bid" ? floorTo(price, step) : ceilTo(price, step);
+    const last = groups.at(-1);
+    if (last?.price === at) last.quantity = add(last.quantity ?? "0", quantity);
+    else groups.push({ price: at, quantity });
+  }
+  return groups;
+}
+
+export interface Row {
+  readonly price: string;
+  readonly quantity: string;
+  /** Of this level and all better ones. */
+  readonly total: string;
+}
+
+export function withTotals(levels: readonly LevelJson[]): Row[] {
+  let total = "0";
+  return levels.map(({ price = "0", quantity = "0" }) => {
+    total = add(total, quantity);
+    return { price, quantity, total };
+  });
 }

@@ -1,5 +1,23 @@
 import { describe, expect, it } from "vitest";
-import { add, compare, isMultiple, multiply, parse, percent, pretty, subtract } from "./decimal";
+import {
+  absolute,
+  add,
+  basisPoints,
+  bpsOfPercent,
+  ceilTo,
+  compare,
+  cut,
+  divide,
+  floorTo,
+  isMultiple,
+  multiply,
+  negate,
+  parse,
+  percentOfBps,
+  pretty,
+  subtract,
+} from "./decimal";
+import { percent, screenNumber } from "./screen";
 
 describe("exact decimals", () => {
   it("adds what floats cannot", () => expect(add("0.1", "0.2")).toBe("0.3"));
@@ -26,4 +44,32 @@ describe("exact decimals", () => {
     expect(pretty(undefined)).toBe("–");
   });
   it("gives a bar its width", () => expect(percent("1", "8")).toBe(12.5));
+  it("divides towards zero", () => {
+    expect(divide("10", "3", 2)).toBe("3.33");
+    expect(divide("-10", "3", 2)).toBe("-3.33");
+    expect(divide("1", "8", 8)).toBe("0.125");
+  });
+  it("rounds to a step away from or towards the book", () => {
+    expect(floorTo("100.07", "0.05")).toBe("100.05");
+    expect(ceilTo("100.07", "0.05")).toBe("100.1");
+    expect(floorTo("-0.07", "0.05")).toBe("-0.1");
+    expect(ceilTo("100.1", "0.1")).toBe("100.1");
+  });
+  it("cuts, negates and takes the size", () => {
+    expect(cut("1.23456789", 2)).toBe("1.23");
+    expect(negate("-0")).toBe("0");
+    expect(absolute("-2.50")).toBe("2.5");
+  });
+  it("speaks in basis points and percent", () => {
+    expect(basisPoints("1", "8")).toBe(1250n);
+    expect(basisPoints("1", "0")).toBe(0n);
+    expect(percentOfBps(-5)).toBe("-0.05%");
+    expect(percentOfBps(1250n)).toBe("+12.50%");
+    expect(bpsOfPercent("1.5")).toBe(150n);
+    expect(bpsOfPercent("1.555")).toBeNull();
+  });
+  it("makes drawings only of what can be drawn", () => {
+    expect(screenNumber("12.5")).toBe(12.5);
+    expect(screenNumber("")).toBeNull();
+  });
 });

@@ -1,6 +1,6 @@
 /**
- * Exact decimals for the page: strings from the wire, BigInt inside. Number is never used for a price,
- * quantity or amount; the one exception is the width of a bar on the screen.
+ * Exact decimals for the page: strings from the wire, BigInt inside. A float never holds a price,
+ * quantity or amount; what only a drawing needs is made in screen.ts.
  */
 
 /** A decimal as `units * 10 ** -scale`. */
@@ -10,18 +10,22 @@ export interface Decimal {
 }
 
 const PATTERN = /^-?\d{1,20}(\.\d{1,18})?$/;
+// Products in between may be longer than what the exchange takes.
+const EXACT = /^-?\d+(\.\d+)?$/;
 
 /** `"1.50"` -> 150 at scale 2; null for anything that is not a plain decimal. */
 export function parse(text: string): Decimal | null {
-  if (!PATTERN.test(text)) return null;
+  return PATTERN.test(text) ? split(text) : null;
+}
+
+function split(text: string): Decimal {
   const [whole = "0", fraction = ""] = text.split(".");
   return { units: BigInt(whole + fraction), scale: fraction.length };
 }
 
 function parsed(text: string): Decimal {
-  const value = parse(text || "0");
-  if (value === null) throw new Error(`not a decimal: ${text}`);
-  return value;
+  if (text !== "" && !EXACT.test(text)) throw new Error(`not a decimal: ${text}`);
+  return split(text || "0");
 }
 
 function align(a: Decimal, b: Decimal): [bigint, bigint, number] {
@@ -52,6 +56,40 @@ export function multiply(a: string, b: string): string {
   return format({ units: x.units * y.units, scale: x.scale + y.scale });
 }
 
+/** `a / b` with `decimals` places, rounded towards zero; `b` must not be zero. */
+export function divide(a: string, b: string, decimals: number): string {
+  const [x, y] = align(parsed(a), parsed(b));
+  return format({ units: (x * 10n ** BigInt(decimals)) / y, scale: decimals });
+}
+
+export function negate(a: string): string {
+  const { units, scale } = parsed(a);
+  return format({ units: -units, scale });
+}
+
+export const isNegative = (a: string | undefined): boolean => (a ?? "").startsWith("-");
+export const isZero = (a: string | undefined): boolean => parsed(a ?? "0").units === 0n;
+export const absolute = (a: string): string => (isNegative(a) ? negate(a) : a);
+
+/** `value` cut to `decimals` places, for values that are computed and not rounded by the exchange. */
+export function cut(value: string, decimals: number): string {
+  return divide(value, "1", decimals);
+}
+
+/** How many decimals a step such as "0.01" has. */
+export const decimalsOf = (step: string | undefined): number => parsed(step ?? "1").scale;
+
+/** The largest multiple of `step` that is not above `value` (for values of either sign). */
+export function floorTo(value: string, step: string): string {
+  const [x, y, scale] = align(parsed(value), parsed(step));
+  return format({ units: x - (((x % y) + y) % y), scale });
+}
+
+/** The smallest multiple of `step` that is not below `value`. */
+export function ceilTo(value: string, step: string): string {
+  return negate(floorTo(negate(value), step));
+}
+
 /** `value` is a whole multiple of `step`. */
 export function isMultiple(value: string, step: string): boolean {
   const [x, y] = align(parsed(value), parsed(step));
@@ -77,8 +115,21 @@ export function pretty(text: string | undefined, step = "1"): string {
   return shown ? `${grouped}.${shown}` : grouped;
 }
 
-/** `part / whole` in percent, for the width of a bar: the only place where exactness is given up. */
-export function percent(part: string, whole: string): number {
+/** Basis points as a percentage: -125 -> "-1.25%". */
+export function percentOfBps(bps: number | bigint, sign = true): string {
+  const size = (bps < 0 ? -bps : bps).toString().padStart(3, "0");
+  const shown = `${size.slice(0, -2)}.${size.slice(-2)}%`;
+  return `${bps < 0 ? "-" : sign ? "+" : ""}${shown}`;
+}
+
+/** `part` of `whole` in whole basis points, cut; 0 when there is no whole. */
+export function basisPoints(part: string, whole: string): bigint {
   const [x, y] = align(parsed(part), parsed(whole));
-  return y === 0n ? 0 : Number((x * 1000n) / y) / 10;
+  return y === 0n ? 0n : (x * 10_000n) / y;
+}
+
+/** A percentage typed by a person in basis points: "1.25" -> 125; null if it has more than two decimals. */
+export function bpsOfPercent(text: string): bigint | null {
+  const value = parse(text);
+  return value === null || value.scale > 2 ? null : value.units * 10n ** BigInt(2 - value.scale);
 }

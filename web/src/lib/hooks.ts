@@ -1,13 +1,7 @@
-import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { createContext, useContext, useEffect, useRef, useState } from "react";
+import { useQuery } from "@tanstack/react-query";
+import { createContext, useContext, useEffect, useState } from "react";
 import type { GetMeResponseJson, UserJson } from "../gen/tidebook/auth/v1/auth_pb";
-import type { ListMarketsResponseJson, MarketJson } from "../gen/tidebook/engine/v1/market_pb";
-import type {
-  BalanceJson,
-  FillJson,
-  OrderJson,
-  WatchAccountResponseJson,
-} from "../gen/tidebook/engine/v1/order_pb";
+import type { ListMarketsResponseJson } from "../gen/tidebook/engine/v1/market_pb";
 import type {
   FeedStatusJson,
   ListPricesResponseJson,
@@ -21,7 +15,6 @@ import { applyUpdate, type Book, GapError } from "./book";
 import type { Connection, Socket } from "./socket";
 
 const TRADES_SHOWN = 40;
-const FILLS_SHOWN = 50;
 
 export const SocketContext = createContext<Socket | null>(null);
 
@@ -56,14 +49,16 @@ export function useUser(): UserJson | null | undefined {
   return data;
 }
 
-export function useMarkets(): MarketJson[] {
-  const { data } = useQuery({
+/** The markets and assets of the exchange; asked for until there is an answer. */
+export function useExchange(): ListMarketsResponseJson & { error: Error | null } {
+  const { data, failureReason } = useQuery({
     queryKey: ["markets"],
     queryFn: () => get<ListMarketsResponseJson>("/v1/markets"),
-    staleTime: Infinity,
+    staleTime: 60_000,
+    refetchInterval: 60_000,
     retry: true,
   });
-  return (data?.markets ?? []).filter((market) => market.kind === "MARKET_KIND_SPOT");
+  return { ...data, error: data ? null : failureReason };
 }
 
 /** How the external feed is; asked for anew now and then. */
@@ -76,7 +71,7 @@ export function useFeed(): FeedStatusJson | undefined {
   return data?.feed;
 }
 
-type ByMarket<T> = Readonly<Record<string, T>>;
+export type ByMarket<T> = Readonly<Record<string, T>>;
 
 export function usePrices(): ByMarket<PriceJson> {
   const socket = useSocket();
@@ -116,7 +111,7 @@ export function useBook(market: string): Book | null {
   const [book, setBook] = useState<Book | null>(null);
   useEffect(() => {
     let current: Book | null = null;
-    const subscription = { channel: "CHANNEL_BOOK", markets: [market], depth: 50 } as const;
+    const subscription = { channel: "CHANNEL_BOOK", markets: [market], depth: 200 } as const;
     const wanted = { ...subscription, markets: [...subscription.markets] };
     setBook(null);
     return socket.subscribe(wanted, (frame) => {
@@ -168,58 +163,4 @@ export function useTrades(market: string): readonly TradeJson[] {
 
 function newestFirst(a: { tradeId?: string }, b: { tradeId?: string }): number {
   return BigInt(a.tradeId ?? 0) < BigInt(b.tradeId ?? 0) ? 1 : -1;
-}
-
-export interface Account {
-  /** A snapshot has arrived. */
-  readonly ready: boolean;
-  readonly balances: ByMarket<BalanceJson>;
-  readonly openOrders: readonly OrderJson[];
-  readonly fills: readonly FillJson[];
-}
-
-const EMPTY: Account = { ready: false, balances: {}, openOrders: [], fills: [] };
-const LIVE = new Set(["ORDER_STATUS_OPEN", "ORDER_STATUS_PARTIALLY_FILLED", "ORDER_STATUS_UNTRIGGERED"]);
-
-/** Balances, open orders and fills of the signed-in user, from the private channel. */
-export function useAccount(userId: string | undefined): Account {
-  const socket = useSocket();
-  const queries = useQueryClient();
-  const [account, setAccount] = useState<Account>(EMPTY);
-  const seq = useRef("0");
-  useEffect(() => {
-    setAccount(EMPTY);
-    if (userId === undefined) return;
-    // The connection was opened before the cookies said who it is.
-    socket.restart();
-    const subscription = { channel: "CHANNEL_ACCOUNT" } as const;
-    return socket.subscribe(subscription, (frame) => {
-      const news = frame.account;
-      if (!news) return;
-      if (!news.snapshot && (news.prevSeq ?? "0") !== seq.current) {
-        socket.resubscribe(subscription);
-        return;
-      }
-      seq.current = news.seq ?? "0";
-      setAccount((old) => applyAccount(news.snapshot ? EMPTY : old, news));
-    });
-  }, [socket, queries, userId]);
-  return account;
-}
-
-function applyAccount(old: Account, news: WatchAccountResponseJson): Account {
-  const orders = new Map(old.openOrders.map((order) => [order.orderId, order]));
-  for (const order of news.orders ?? []) {
-    if (LIVE.has(order.status ?? "")) orders.set(order.orderId, order);
-    else orders.delete(order.orderId);
-  }
-  const balances = Object.fromEntries((news.balances ?? []).map((row) => [row.asset ?? "", row]));
-  return {
-    ready: true,
-    balances: { ...old.balances, ...balances },
-    openOrders: [...orders.values()].sort((a, b) =>
-      BigInt(a.orderId ?? 0) < BigInt(b.orderId ?? 0) ? 1 : -1,
-    ),
-    fills: [...[...(news.fills ?? [])].reverse(), ...old.fills].slice(0, FILLS_SHOWN),
-  };
 }

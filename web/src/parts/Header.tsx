@@ -2,6 +2,7 @@ import { useMutation, useQueryClient } from "@tanstack/react-query";
 import type { UserJson } from "../gen/tidebook/auth/v1/auth_pb";
 import { post } from "../lib/api";
 import { useConnection, useFeed, useSocket } from "../lib/hooks";
+import type { Theme } from "../lib/page";
 
 const FEED_NAMES: Record<string, string> = {
   FEED_KIND_BACKPACK: "Backpack live",
@@ -9,24 +10,70 @@ const FEED_NAMES: Record<string, string> = {
   FEED_KIND_SYNTHETIC: "Synthetic prices",
 };
 
-export function Header({ user }: { user: UserJson | null | undefined }) {
+export const VIEWS = [
+  ["/", "Trade"],
+  ["/wallet", "Wallet"],
+  ["/history", "History"],
+  ["/security", "Security"],
+  ["/status", "Status"],
+] as const;
+
+const NEXT_THEME: Record<Theme, Theme> = { system: "dark", dark: "light", light: "system" };
+const THEME_SIGNS: Record<Theme, string> = { system: "◐", dark: "☾", light: "☀" };
+
+interface Props {
+  user: UserJson | null | undefined;
+  path: string;
+  go: (path: string) => void;
+  theme: Theme;
+  setTheme: (theme: Theme) => void;
+}
+
+export function Header({ user, path, go, theme, setTheme }: Props) {
   const queries = useQueryClient();
   const socket = useSocket();
   const signOut = useMutation({
     mutationFn: () => post("/v1/auth/signout", {}),
     onSettled: async () => {
+      // What was cached belongs to the one who leaves.
+      queries.removeQueries({ predicate: ({ queryKey }) => queryKey[0] === "mine" });
       await queries.invalidateQueries({ queryKey: ["me"] });
       socket.restart();
     },
   });
+  const here = path.startsWith("/markets/") ? "/" : path;
   return (
     <header>
       <h1>
-        <img src="/icon.svg" alt="" width="26" height="26" /> Tidebook
+        <img src="/icon.svg" alt="" width="24" height="24" /> Tidebook
       </h1>
+      <nav aria-label="Page">
+        {VIEWS.map(([target, name]) => (
+          <a
+            key={target}
+            href={target}
+            aria-current={here === target ? "page" : undefined}
+            onClick={(event) => {
+              event.preventDefault();
+              go(target);
+            }}
+          >
+            {name}
+          </a>
+        ))}
+      </nav>
+      <span className="spacer" />
       <Feed />
       <ConnectionState />
-      <span className="spacer" />
+      <button
+        type="button"
+        className="quiet"
+        aria-label={`Colours: ${theme}. Switch to ${NEXT_THEME[theme]}`}
+        title={`Colours: ${theme}`}
+        onClick={() => setTheme(NEXT_THEME[theme])}
+      >
+        {THEME_SIGNS[theme]}
+      </button>
       {user && (
         <>
           <span className="who">{user.email}</span>
@@ -40,7 +87,7 @@ export function Header({ user }: { user: UserJson | null | undefined }) {
 }
 
 /** Simulated prices are called simulated wherever they are shown. */
-function Feed() {
+export function Feed() {
   const feed = useFeed();
   if (feed === undefined) return null;
   return (
@@ -52,7 +99,7 @@ function Feed() {
   );
 }
 
-function ConnectionState() {
+export function ConnectionState() {
   const connection = useConnection();
   const text = { open: "Live", connecting: "Connecting…", lost: "Reconnecting…" }[connection];
   return (

@@ -1,154 +1,227 @@
 import { useMutation } from "@tanstack/react-query";
-import { type FormEvent, useState } from "react";
+import { type FormEvent, useCallback, useState } from "react";
 import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
-import type { PlaceOrderRequestJson, PlaceOrderResponseJson } from "../gen/tidebook/engine/v1/order_pb";
+import type { PlaceOcoResponseJson, PlaceOrderResponseJson } from "../gen/tidebook/engine/v1/order_pb";
+import type { TickerJson } from "../gen/tidebook/marketdata/v1/marketdata_pb";
+import type { Account } from "../lib/account";
 import { post } from "../lib/api";
-import { isMultiple, multiply, parse, pretty } from "../lib/decimal";
-import type { Account } from "../lib/hooks";
+import { absolute, pretty } from "../lib/decimal";
+import { isBuy, kindOf, marketTitle, ORDER_TYPES, words } from "../lib/names";
+import {
+  BLANK,
+  type Draft,
+  type FormType,
+  hasPrice,
+  hasTrigger,
+  isComplete,
+  isTrailing,
+  problemOf,
+  share,
+  toOco,
+  toOrder,
+} from "../lib/order";
+import { useKey } from "../lib/page";
+import { Choice, DecimalField } from "./Basics";
+import { Leverage, useLeverage } from "./Leverage";
+import { OrderOptions } from "./OrderOptions";
+import { OrderPreview } from "./OrderPreview";
 import { Problem } from "./Problem";
+
+const CONDITIONAL: readonly FormType[] = [
+  "ORDER_TYPE_STOP_LIMIT",
+  "ORDER_TYPE_STOP_MARKET",
+  "ORDER_TYPE_TAKE_PROFIT_LIMIT",
+  "ORDER_TYPE_TAKE_PROFIT_MARKET",
+  "ORDER_TYPE_TRAILING_STOP",
+  "OCO",
+];
 
 interface Props {
   market: MarketJson;
   account: Account;
+  ticker: TickerJson | undefined;
   price: string;
   onPrice: (price: string) => void;
 }
 
-type Type = "ORDER_TYPE_LIMIT" | "ORDER_TYPE_MARKET";
-type Side = "SIDE_BUY" | "SIDE_SELL";
+type Placed = { order: PlaceOrderResponseJson } | { pair: PlaceOcoResponseJson };
 
-export function OrderForm({ market, account, price, onPrice }: Props) {
-  const [type, setType] = useState<Type>("ORDER_TYPE_LIMIT");
-  const [side, setSide] = useState<Side>("SIDE_BUY");
-  const [ioc, setIoc] = useState(false);
-  const [quantity, setQuantity] = useState("");
-  const limit = type === "ORDER_TYPE_LIMIT";
+/** Spot and margin orders of every type. */
+export function OrderForm({ market, account, ticker, price, onPrice }: Props) {
+  const [rest, setRest] = useState<Omit<Draft, "price">>(BLANK);
+  const draft: Draft = { ...rest, price };
+  const set = (change: Partial<Draft>) => setRest((old) => ({ ...old, ...change }));
+  const setSide = useCallback((side: Draft["side"]) => setRest((old) => ({ ...old, side })), []);
+  useKey("b", useCallback(() => setSide("SIDE_BUY"), [setSide]));
+  useKey("s", useCallback(() => setSide("SIDE_SELL"), [setSide]));
+  const [leverage, setLeverage] = useLeverage(market.market ?? "");
 
   const place = useMutation({
-    mutationFn: (order: PlaceOrderRequestJson) => post<PlaceOrderResponseJson>("/v1/orders", order),
+    mutationFn: async (order: Draft): Promise<Placed> => {
+      // Sent once more by an impatient finger, it is still one order.
+      const clientOrderId = crypto.randomUUID();
+      if (order.type !== "OCO") {
+        return { order: await post<PlaceOrderResponseJson>("/v1/orders", { ...toOrder(order, market), clientOrderId }) };
+      }
+      const { first, second } = toOco(order, market);
+      const pair = { first: { ...first, clientOrderId }, second: { ...second, clientOrderId: crypto.randomUUID() } };
+      return { pair: await post<PlaceOcoResponseJson>("/v1/orders:oco", pair) };
+    },
   });
   const onSubmit = (event: FormEvent) => {
     event.preventDefault();
-    place.mutate({
-      market: market.market,
-      side,
-      type,
-      quantity,
-      // Sent once more by an impatient finger, it is still one order.
-      clientOrderId: crypto.randomUUID(),
-      ...(limit && { price, timeInForce: ioc ? "TIME_IN_FORCE_IOC" : "TIME_IN_FORCE_GTC" }),
-    });
+    place.mutate(draft);
   };
 
-  const pays = side === "SIDE_BUY" ? market.quoteAsset : market.baseAsset;
+  const margin = kindOf(market) === "margin";
+  const buy = isBuy(draft.side);
+  const byQuote = draft.type === "ORDER_TYPE_MARKET" && draft.byQuote;
+  const pays = margin || buy ? market.quoteAsset : market.baseAsset;
   const free = account.balances[pays ?? ""]?.free ?? "0";
-  const total = limit && parse(price) && parse(quantity) ? multiply(price, quantity) : "";
-  const problem = fieldProblem(market, limit ? price : null, quantity);
+  const near = (buy ? ticker?.bestAsk : ticker?.bestBid) || ticker?.markPrice || "";
+  const problem = problemOf(draft, market);
+  const verb = margin ? (buy ? "Buy / long" : "Sell / short") : buy ? "Buy" : "Sell";
+  const position = account.positions.find((row) => row.market === market.market);
 
   return (
     <section className="panel" aria-label="Place an order">
-      <h2>
-        {market.baseAsset}/{market.quoteAsset}
-      </h2>
+      <h2>{marketTitle(market.market)}</h2>
+      {margin && <Leverage market={market} position={position} leverage={leverage} onLeverage={setLeverage} />}
       <form onSubmit={onSubmit}>
         <div className="switch" role="group" aria-label="Side">
-          <Choice name="Buy" tone="up" on={side === "SIDE_BUY"} choose={() => setSide("SIDE_BUY")} />
-          <Choice name="Sell" tone="down" on={side === "SIDE_SELL"} choose={() => setSide("SIDE_SELL")} />
+          <Choice name={margin ? "Buy / long" : "Buy"} tone="buy" on={buy} choose={() => setSide("SIDE_BUY")} />
+          <Choice name={margin ? "Sell / short" : "Sell"} tone="sell" on={!buy} choose={() => setSide("SIDE_SELL")} />
         </div>
-        <div className="switch" role="group" aria-label="Order type">
-          <Choice name="Limit" on={limit} choose={() => setType("ORDER_TYPE_LIMIT")} />
-          <Choice name="Market" on={!limit} choose={() => setType("ORDER_TYPE_MARKET")} />
-        </div>
-        {limit && (
-          <label>
-            Price ({market.quoteAsset}, steps of {market.tickSize})
-            <input
-              inputMode="decimal"
-              required
-              value={price}
-              onChange={(event) => onPrice(event.target.value.trim())}
-            />
-          </label>
-        )}
-        <label>
-          Quantity ({market.baseAsset}, steps of {market.lotSize})
-          <input
-            inputMode="decimal"
+        <TypeChoice type={draft.type} onType={(type) => set({ type })} />
+        {hasTrigger(draft.type) && (
+          <DecimalField
+            label={draft.type === "OCO" ? "Stop trigger price" : "Trigger price"}
+            suffix={market.quoteAsset}
             required
-            value={quantity}
-            onChange={(event) => setQuantity(event.target.value.trim())}
+            value={draft.trigger}
+            onChange={(trigger) => set({ trigger })}
           />
-        </label>
-        {limit && (
-          <label className="inline">
-            <input type="checkbox" checked={ioc} onChange={(event) => setIoc(event.target.checked)} />
-            Immediate or cancel
-          </label>
         )}
+        {draft.type === "OCO" && (
+          <DecimalField
+            label="Stop limit price"
+            hint="(empty: at market)"
+            suffix={market.quoteAsset}
+            value={draft.stopPrice}
+            onChange={(stopPrice) => set({ stopPrice })}
+          />
+        )}
+        {isTrailing(draft.type) && (
+          <DecimalField
+            label="Trailing distance"
+            suffix="%"
+            required
+            value={draft.trailingPercent}
+            onChange={(trailingPercent) => set({ trailingPercent })}
+          />
+        )}
+        {hasPrice(draft.type) && (
+          <DecimalField
+            label="Price"
+            hint={`steps of ${market.tickSize}`}
+            suffix={market.quoteAsset}
+            required
+            value={price}
+            onChange={onPrice}
+          />
+        )}
+        {draft.type === "ORDER_TYPE_MARKET" && (
+          <div className="tabs" role="group" aria-label="Amount in">
+            <Choice name={`In ${market.baseAsset}`} on={!draft.byQuote} choose={() => set({ byQuote: false })} />
+            <Choice name={`In ${market.quoteAsset}`} on={draft.byQuote} choose={() => set({ byQuote: true })} />
+          </div>
+        )}
+        <DecimalField
+          label={byQuote ? "Amount" : "Quantity"}
+          hint={byQuote ? "" : `steps of ${market.lotSize}`}
+          suffix={byQuote ? market.quoteAsset : market.baseAsset}
+          required
+          value={draft.quantity}
+          onChange={(quantity) => set({ quantity })}
+        />
+        <div className="switch shares" role="group" aria-label="Part of what is available">
+          {["25", "50", "75", "100"].map((percent) => (
+            <button
+              type="button"
+              key={percent}
+              onClick={() => set({ quantity: share(free, percent, draft, market, near, leverage) })}
+            >
+              {percent}%
+            </button>
+          ))}
+        </div>
+        <OrderOptions draft={draft} market={market} set={set} />
         <dl>
           <dt>Available</dt>
           <dd className="number">
             {pretty(free)} {pays}
           </dd>
-          {total && (
+          {position && (
             <>
-              <dt>Total</dt>
+              <dt>Position</dt>
               <dd className="number">
-                {pretty(total, market.tickSize)} {market.quoteAsset}
+                {position.quantity?.startsWith("-") ? "Short" : "Long"} {pretty(absolute(position.quantity ?? "0"))}
               </dd>
             </>
           )}
-          <dt>Fees (maker / taker)</dt>
-          <dd className="number">
-            {market.makerFeeBps ?? 0} / {market.takerFeeBps ?? 0} bps
-          </dd>
         </dl>
+        {isComplete(draft) && problem === "" && <OrderPreview draft={draft} market={market} leverage={leverage} />}
         {problem && <p className="hint">{problem}</p>}
         <Problem error={place.error} />
-        {place.data && !place.error && <Result {...place.data} />}
+        {place.data && !place.error && <Result placed={place.data} />}
         <button
           type="submit"
-          className={`primary ${side === "SIDE_BUY" ? "buy" : "sell"}`}
+          className={`primary ${buy ? "buy" : "sell"}`}
           disabled={place.isPending || problem !== ""}
         >
-          {side === "SIDE_BUY" ? "Buy" : "Sell"} {market.baseAsset}
+          {place.isPending ? "Sending…" : `${verb} ${market.baseAsset}`}
         </button>
       </form>
     </section>
   );
 }
 
-function fieldProblem(market: MarketJson, price: string | null, quantity: string): string {
-  if (price && !parse(price)) return "The price is not a plain number such as 12.5.";
-  if (price && !isMultiple(price, market.tickSize ?? "1"))
-    return `The price is a multiple of ${market.tickSize}.`;
-  if (quantity && !parse(quantity)) return "The quantity is not a plain number such as 0.25.";
-  if (quantity && !isMultiple(quantity, market.lotSize ?? "1"))
-    return `The quantity is a multiple of ${market.lotSize}.`;
-  return "";
-}
-
-function Result({ order, fills = [] }: PlaceOrderResponseJson) {
-  const status = (order?.status ?? "").replace("ORDER_STATUS_", "").replace("_", " ").toLowerCase();
+function TypeChoice({ type, onType }: { type: FormType; onType: (type: FormType) => void }) {
+  const conditional = CONDITIONAL.includes(type);
   return (
-    <p className="done" role="status">
-      Order {order?.orderId} is {status}
-      {fills.length > 0 && `: ${pretty(order?.filledQuantity)} filled in ${fills.length} trades`}.
-    </p>
+    <div className="switch types" role="group" aria-label="Order type">
+      <Choice name="Limit" on={type === "ORDER_TYPE_LIMIT"} choose={() => onType("ORDER_TYPE_LIMIT")} />
+      <Choice name="Market" on={type === "ORDER_TYPE_MARKET"} choose={() => onType("ORDER_TYPE_MARKET")} />
+      <select
+        aria-label="Conditional order"
+        className={conditional ? "on" : ""}
+        value={conditional ? type : ""}
+        onChange={(event) => onType(CONDITIONAL.find((name) => name === event.target.value) ?? "ORDER_TYPE_LIMIT")}
+      >
+        <option value="">Stop…</option>
+        {CONDITIONAL.map((name) => (
+          <option key={name} value={name}>
+            {ORDER_TYPES[name] ?? "OCO (one cancels the other)"}
+          </option>
+        ))}
+      </select>
+    </div>
   );
 }
 
-interface ChoiceProps {
-  name: string;
-  on: boolean;
-  choose: () => void;
-  tone?: string;
-}
-
-function Choice({ name, on, choose, tone = "" }: ChoiceProps) {
+function Result({ placed }: { placed: Placed }) {
+  if ("pair" in placed) {
+    return (
+      <p className="done" role="status">
+        Orders {placed.pair.first?.orderId} and {placed.pair.second?.orderId} are placed: one cancels the other.
+      </p>
+    );
+  }
+  const { order, fills = [] } = placed.order;
   return (
-    <button type="button" className={tone} aria-pressed={on} onClick={choose}>
-      {name}
-    </button>
+    <p className="done" role="status">
+      Order {order?.orderId} is {words(order?.status, "ORDER_STATUS_")}
+      {fills.length > 0 && `: ${pretty(order?.filledQuantity)} filled in ${fills.length} ${fills.length === 1 ? "trade" : "trades"}`}.
+    </p>
   );
 }

@@ -1,6 +1,7 @@
 import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
 import { pretty } from "../lib/decimal";
 import { useTrades } from "../lib/hooks";
+import { clock } from "../lib/names";
 
 export function TradesPanel({ market }: { market: MarketJson }) {
   const trades = useTrades(market.market ?? "");
@@ -21,7 +22,7 @@ export function TradesPanel({ market }: { market: MarketJson }) {
             </span>
             <span className="number">{pretty(trade.quantity, market.lotSize)}</span>
             <time className="number" dateTime={trade.time}>
-              {trade.time && new Date(trade.time).toLocaleTimeString()}
+              {clock(trade.time)}
             </time>
           </li>
         ))}

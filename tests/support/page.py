@@ -1,0 +1,113 @@
+"""The page in a real browser, as its tests drive it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+from playwright.async_api import Locator, Page, async_playwright, expect
+
+from tests.support.exchange import Exchange
+from tests.support.waiting import eventually
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+PASSWORD = "a long enough pass phrase"
+PATIENCE_MS = 30_000
+_AXE = Path(__file__).parents[2] / "web" / "node_modules" / "axe-core" / "axe.min.js"
+
+
+@asynccontextmanager
+async def open_page(exchange: Exchange) -> AsyncIterator[Page]:
+    """The page of the running system in a fresh browser; what it complains about fails the test."""
+    complaints: list[str] = []
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-background-networking", "--disable-sync"],
+        )
+        page = await browser.new_page(viewport={"width": 1400, "height": 900}, color_scheme="dark")
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.set_default_timeout(PATIENCE_MS)
+        expect.set_options(timeout=PATIENCE_MS)
+        await page.goto(exchange.http_url)
+        yield page
+        await browser.close()
+    assert complaints == []
+
+
+async def code_for(exchange: Exchange, email: str) -> str:
+    """The one-time code of the newest mail."""
+    async with aiohttp.ClientSession() as session:
+
+        async def newest() -> str:
+            url = f"{exchange.http_url}/dev/mailbox"
+            async with session.get(url, params={"to": email}) as response:
+                mails = (await response.json())["mails"]
+            found = re.search(r"\b\d{6}\b", mails[0]["text"])
+            assert found, "the mail has no code"
+            return found[0]
+
+        return await eventually(newest)
+
+
+async def sign_up(page: Page, exchange: Exchange) -> str:
+    """Open an account through the page; its address."""
+    email = f"page-{uuid.uuid4().hex[:12]}@example.com"
+    await page.get_by_role("button", name="New here? Create an account").click()
+    await page.get_by_label("E-mail").fill(email)
+    await page.get_by_label("Password").fill(PASSWORD)
+    await page.get_by_role("button", name="Create account").click()
+    await page.get_by_role("textbox", name="Code").fill(await code_for(exchange, email))
+    await page.get_by_role("button", name="Sign in", exact=True).click()
+    await expect(order_form(page)).to_be_visible()
+    return email
+
+
+async def get_play_money(page: Page, amount: str) -> None:
+    """Deposit USDC from the faucet, and come back to the order form."""
+    await page.get_by_role("link", name="Wallet").click()
+    faucet = page.get_by_role("form", name="Faucet")
+    await faucet.get_by_label("Amount").fill(amount)
+    await faucet.get_by_role("button", name="Get play money").click()
+    await expect(faucet.get_by_role("status")).to_contain_text("completed")
+    await page.get_by_role("link", name="Trade").click()
+
+
+def order_form(page: Page) -> Locator:
+    return page.get_by_role("region", name="Place an order")
+
+
+def account(page: Page) -> Locator:
+    """Orders, positions, contracts and fills."""
+    return page.get_by_role("region", name="Account", exact=True)
+
+
+def balance(page: Page, asset: str, column: int = 1) -> Locator:
+    """A cell of the balances beside the form: column 1 is available, 2 in use."""
+    balances = page.get_by_role("region", name="Balances", exact=True)
+    return (
+        balances.get_by_role("row", name=re.compile(f"^{asset} ")).get_by_role("cell").nth(column)
+    )
+
+
+async def choose_tab(page: Page, name: str) -> None:
+    """One of the account's tabs."""
+    tabs = page.get_by_role("group", name="Account", exact=True)
+    await tabs.get_by_role("button", name=re.compile(f"^{name}")).click()
+
+
+async def accessibility_problems(page: Page) -> list[str]:
+    """What axe finds serious or worse, in one line each."""
+    # The page's own policy forbids scripts in its text, so axe comes the way the debugger does.
+    await page.evaluate(_AXE.read_text())
+    found = await page.evaluate("axe.run({ resultTypes: ['violations'] })")
+    return [
+        f"{problem['id']}: {problem['nodes'][0]['html'][:200]}"
+        for problem in found["violations"]
+        if problem["impact"] in ("serious", "critical")
+    ]

@@ -1,0 +1,30 @@
+import type { Account } from "../lib/account";
+import { add, pretty } from "../lib/decimal";
+import { Table } from "./Basics";
+
+/** What the account has; `brief` leaves out the totals, for a narrow place. */
+export function Balances({ account, brief = false }: { account: Account; brief?: boolean }) {
+  const rows = Object.values(account.balances);
+  const head = ["Asset", ">Available", ">In use", ...(brief ? [] : [">Total"])];
+  return (
+    <>
+      <h2>Balances</h2>
+      {!account.ready && <p className="notice">Loading…</p>}
+      {account.ready && rows.length === 0 && (
+        <p className="notice">Nothing here yet: take some play money from the faucet in your wallet.</p>
+      )}
+      {rows.length > 0 && (
+        <Table label="Balances by asset" head={head}>
+          {rows.map(({ asset = "", free = "0", held = "0" }) => (
+            <tr key={asset}>
+              <td>{asset}</td>
+              <td className="number">{pretty(free)}</td>
+              <td className="number">{pretty(held)}</td>
+              {!brief && <td className="number">{pretty(add(free, held))}</td>}
+            </tr>
+          ))}
+        </Table>
+      )}
+    </>
+  );
+}

@@ -1,0 +1,164 @@
+/** Small pieces that every part uses. */
+import { type MouseEvent, type ReactNode, useEffect, useId, useRef } from "react";
+import { isNegative, isZero, pretty } from "../lib/decimal";
+import { isBuy } from "../lib/names";
+import type { SideJson } from "../gen/tidebook/engine/v1/types_pb";
+
+interface ChoiceProps {
+  name: ReactNode;
+  on: boolean;
+  choose: () => void;
+  tone?: string;
+}
+
+/** One of several buttons of which one is on. */
+export function Choice({ name, on, choose, tone = "" }: ChoiceProps) {
+  return (
+    <button type="button" className={tone} aria-pressed={on} onClick={choose}>
+      {name}
+    </button>
+  );
+}
+
+interface TabsProps<T extends string> {
+  label: string;
+  tabs: readonly (readonly [T, ReactNode])[];
+  chosen: T;
+  onChoose: (tab: T) => void;
+}
+
+/** A row of choices that look like tabs. */
+export function Tabs<T extends string>({ label, tabs, chosen, onChoose }: TabsProps<T>) {
+  return (
+    <div className="tabs" role="group" aria-label={label}>
+      {tabs.map(([tab, name]) => (
+        <Choice key={tab} name={name} on={tab === chosen} choose={() => onChoose(tab)} />
+      ))}
+    </div>
+  );
+}
+
+interface FieldProps {
+  label: ReactNode;
+  value: string;
+  onChange: (text: string) => void;
+  required?: boolean;
+  placeholder?: string;
+  hint?: ReactNode;
+  suffix?: string;
+}
+
+/** A decimal that a person types; spaces around it are not meant. */
+export function DecimalField({ label, value, onChange, required, placeholder, hint, suffix }: FieldProps) {
+  const id = useId();
+  return (
+    <div className="field">
+      <label htmlFor={id}>
+        {label} {hint && <small>{hint}</small>}
+      </label>
+      <span className="box">
+        <input
+          id={id}
+          inputMode="decimal"
+          autoComplete="off"
+          required={required}
+          placeholder={placeholder}
+          value={value}
+          onChange={(event) => onChange(event.target.value.trim().replace(",", "."))}
+        />
+        {suffix && <span className="suffix">{suffix}</span>}
+      </span>
+    </div>
+  );
+}
+
+export function SideName({ side, long = false }: { side: SideJson | undefined; long?: boolean }) {
+  const [buy, sell] = long ? ["Long", "Short"] : ["Buy", "Sell"];
+  return <span className={isBuy(side) ? "up" : "down"}>{isBuy(side) ? buy : sell}</span>;
+}
+
+/** An amount with its sign and the colour that goes with it. */
+export function Profit({ amount, step, unit = "" }: { amount: string | undefined; step?: string; unit?: string }) {
+  if (!amount) return <span>–</span>;
+  const tone = isZero(amount) ? "" : isNegative(amount) ? "down" : "up";
+  return (
+    <span className={tone}>
+      {tone === "up" && "+"}
+      {pretty(amount, step)} {unit}
+    </span>
+  );
+}
+
+interface DialogProps {
+  title: string;
+  onClose: () => void;
+  children: ReactNode;
+  wide?: boolean;
+}
+
+/** A modal dialog: the browser keeps the focus inside and gives it back; Escape closes it. */
+export function Dialog({ title, onClose, children, wide = false }: DialogProps) {
+  const dialog = useRef<HTMLDialogElement>(null);
+  const name = useId();
+  useEffect(() => dialog.current?.showModal(), []);
+  const onBackdrop = (event: MouseEvent) => {
+    if (event.target === dialog.current) onClose();
+  };
+  return (
+    // A click beside it closes it for the mouse; the keyboard has Escape.
+    <dialog
+      ref={dialog}
+      className={wide ? "wide" : ""}
+      aria-labelledby={name}
+      onClose={onClose}
+      onClick={onBackdrop}
+    >
+      <div className="inside">
+        <h2 id={name}>
+          {title}
+          <span className="spacer" />
+          <button type="button" className="quiet" aria-label="Close" onClick={onClose}>
+            ✕
+          </button>
+        </h2>
+        {children}
+      </div>
+    </dialog>
+  );
+}
+
+/** A table that scrolls sideways by itself where the screen is narrow; what scrolls takes the focus. */
+export function Table({ label, head, children }: { label: string; head: readonly string[]; children: ReactNode }) {
+  return (
+    <div className="scroll" role="region" aria-label={label} tabIndex={0}>
+      <table>
+        <thead>
+          <tr>
+            {head.map((name) => (
+              <th key={name} scope="col" className={name.startsWith(">") ? "number" : ""}>
+                {name.startsWith("!") ? <span className="hidden">{name.slice(1)}</span> : name.replace(">", "")}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>{children}</tbody>
+      </table>
+    </div>
+  );
+}
+
+/** Loading, failed, empty: what a list shows in place of its rows. */
+export function Placeholder({ loading, error, empty }: { loading: boolean; error: Error | null; empty: string }) {
+  if (error) {
+    return (
+      <p className="problem" role="alert">
+        {error.message}
+      </p>
+    );
+  }
+  return (
+    <p className="notice" aria-busy={loading}>
+      {loading ? "Loading…" : empty}
+    </p>
+  );
+}

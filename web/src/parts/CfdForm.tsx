@@ -1,0 +1,169 @@
+import { keepPreviousData, useMutation, useQuery } from "@tanstack/react-query";
+import { type FormEvent, useCallback, useState } from "react";
+import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
+import type {
+  OpenCfdRequestJson,
+  OpenCfdResponseJson,
+  PreviewCfdResponseJson,
+} from "../gen/tidebook/engine/v1/position_pb";
+import type { SideJson } from "../gen/tidebook/engine/v1/types_pb";
+import type { PriceJson } from "../gen/tidebook/marketdata/v1/marketdata_pb";
+import type { Account } from "../lib/account";
+import { post } from "../lib/api";
+import { cut, decimalsOf, floorTo, isMultiple, isZero, multiply, parse, pretty } from "../lib/decimal";
+import { isBuy, marketTitle } from "../lib/names";
+import { useKey, useSettled } from "../lib/page";
+import { wholeNumber } from "../lib/screen";
+import { Choice, DecimalField } from "./Basics";
+import { LeverageChoice } from "./Leverage";
+import { Problem } from "./Problem";
+
+interface Props {
+  market: MarketJson;
+  account: Account;
+  price: PriceJson | undefined;
+}
+
+/** A contract for difference: margin, leverage and, if wanted, where it ends by itself. */
+export function CfdForm({ market, account, price }: Props) {
+  const [side, setSide] = useState<SideJson>("SIDE_BUY");
+  useKey("b", useCallback(() => setSide("SIDE_BUY"), []));
+  useKey("s", useCallback(() => setSide("SIDE_SELL"), []));
+  const [margin, setMargin] = useState("");
+  const [leverage, setLeverage] = useState("10");
+  const [stopLoss, setStopLoss] = useState("");
+  const [takeProfit, setTakeProfit] = useState("");
+  const wish: OpenCfdRequestJson = {
+    market: market.market,
+    side,
+    margin,
+    leverage: wholeNumber(leverage),
+    ...(stopLoss && { stopLoss }),
+    ...(takeProfit && { takeProfit }),
+  };
+  const open = useMutation({
+    mutationFn: () => post<OpenCfdResponseJson>("/v1/cfds", { ...wish, clientCfdId: crypto.randomUUID() }),
+  });
+  const onSubmit = (event: FormEvent) => {
+    event.preventDefault();
+    open.mutate();
+  };
+  const buy = isBuy(side);
+  const quote = market.quoteAsset ?? "";
+  const free = account.balances[quote]?.free ?? "0";
+  const tick = market.tickSize ?? "1";
+  const problem = problemOf(margin, [stopLoss, takeProfit], tick);
+  return (
+    <section className="panel" aria-label="Open a CFD">
+      <h2>{marketTitle(market.market)}</h2>
+      <form onSubmit={onSubmit}>
+        <div className="switch two-lines" role="group" aria-label="Side">
+          <Choice
+            name={
+              <>
+                Long <small>{pretty(price?.ask, tick)}</small>
+              </>
+            }
+            tone="buy"
+            on={buy}
+            choose={() => setSide("SIDE_BUY")}
+          />
+          <Choice
+            name={
+              <>
+                Short <small>{pretty(price?.bid, tick)}</small>
+              </>
+            }
+            tone="sell"
+            on={!buy}
+            choose={() => setSide("SIDE_SELL")}
+          />
+        </div>
+        <DecimalField label="Margin" suffix={quote} required value={margin} onChange={setMargin} />
+        <div className="switch shares" role="group" aria-label="Part of what is available">
+          {["0.25", "0.5", "0.75", "1"].map((part) => (
+            <button key={part} type="button" onClick={() => setMargin(floorTo(multiply(free, part), "0.01"))}>
+              {cut(multiply(part, "100"), 0)}%
+            </button>
+          ))}
+        </div>
+        <LeverageChoice most={market.maxLeverage ?? 1} leverage={leverage} onLeverage={setLeverage} />
+        <DecimalField label="Stop loss" hint="optional" suffix={quote} value={stopLoss} onChange={setStopLoss} />
+        <DecimalField label="Take profit" hint="optional" suffix={quote} value={takeProfit} onChange={setTakeProfit} />
+        <dl>
+          <dt>Available</dt>
+          <dd className="number">
+            {pretty(free)} {quote}
+          </dd>
+        </dl>
+        {margin && problem === "" && <Preview wish={wish} market={market} />}
+        {problem && <p className="hint">{problem}</p>}
+        <Problem error={open.error} />
+        {open.data && !open.error && (
+          <p className="done" role="status">
+            CFD {open.data.cfd?.cfdId} is open at {pretty(open.data.cfd?.entryPrice, tick)}.
+          </p>
+        )}
+        <button type="submit" className={`primary ${buy ? "buy" : "sell"}`} disabled={open.isPending || problem !== ""}>
+          {open.isPending ? "Sending…" : `Open ${buy ? "long" : "short"}`}
+        </button>
+        <p className="hint">
+          Against the house at the feed's price{price?.simulated && ", which is simulated here"}. You can lose the
+          margin and no more.
+        </p>
+      </form>
+    </section>
+  );
+}
+
+function problemOf(margin: string, triggers: readonly string[], tick: string): string {
+  if (margin && (!parse(margin) || margin.startsWith("-"))) return "The margin is not a plain number such as 100.";
+  if (margin && isZero(margin)) return "The margin is zero.";
+  for (const trigger of triggers) {
+    if (trigger && !parse(trigger)) return "Stop loss and take profit are plain numbers such as 65000.";
+    if (trigger && !isMultiple(trigger, tick)) return `Stop loss and take profit are multiples of ${tick}.`;
+  }
+  return "";
+}
+
+function Preview({ wish, market }: { wish: OpenCfdRequestJson; market: MarketJson }) {
+  const text = useSettled(JSON.stringify(wish), 250);
+  const { data, error } = useQuery({
+    queryKey: ["mine", "preview-cfd", text],
+    queryFn: () => post<PreviewCfdResponseJson>("/v1/cfds:preview", { cfd: JSON.parse(text) as object }),
+    placeholderData: keepPreviousData,
+    refetchInterval: 3_000,
+    gcTime: 0,
+    retry: false,
+  });
+  if (error) return <Problem error={error} />;
+  if (data === undefined) return <p className="notice">Working it out…</p>;
+  const { cfd, fee = "0" } = data;
+  const quote = market.quoteAsset;
+  const tick = market.tickSize;
+  return (
+    <dl className="preview" aria-label="Preview">
+      {cfd && (
+        <>
+          <dt>Entry price</dt>
+          <dd className="number">
+            {pretty(cfd.entryPrice, tick)} {quote}
+          </dd>
+          <dt>Position</dt>
+          <dd className="number">
+            {pretty(cfd.notional)} {quote}
+          </dd>
+          <dt>Fees</dt>
+          <dd className="number">
+            {pretty(fee || "0")} {quote}
+          </dd>
+          <dt>Liquidation price</dt>
+          <dd className="number">
+            {cfd.liquidationPrice ? `${pretty(cut(cfd.liquidationPrice, decimalsOf(tick)), tick)} ${quote}` : "none"}
+          </dd>
+        </>
+      )}
+      {data.error && <dd className="hint wide">Would be refused: {data.error.message}</dd>}
+    </dl>
+  );
+}

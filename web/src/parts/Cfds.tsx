@@ -1,0 +1,102 @@
+import { useMutation } from "@tanstack/react-query";
+import { type FormEvent, useState } from "react";
+import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
+import type { CfdJson } from "../gen/tidebook/engine/v1/position_pb";
+import type { PriceJson } from "../gen/tidebook/marketdata/v1/marketdata_pb";
+import { patch, post } from "../lib/api";
+import { basisPoints, cut, decimalsOf, percentOfBps, pretty } from "../lib/decimal";
+import type { ByMarket } from "../lib/hooks";
+import { marketTitle } from "../lib/names";
+import { cfdExit, cfdProfit } from "../lib/profit";
+import { DecimalField, Dialog, Profit, SideName, Table } from "./Basics";
+import { Problem } from "./Problem";
+
+interface Props {
+  cfds: readonly CfdJson[];
+  byName: Record<string, MarketJson>;
+  prices: ByMarket<PriceJson>;
+}
+
+const HEAD = ["Market", "Side", ">Margin", ">Entry", ">Now", ">Liquidation", ">Stop loss", ">Take profit", ">Profit (return)", "!Actions"];
+
+export function Cfds({ cfds, byName, prices }: Props) {
+  const close = useMutation({ mutationFn: (id: string) => post(`/v1/cfds/${id}:close`, {}) });
+  const [editing, setEditing] = useState<CfdJson | null>(null);
+  if (cfds.length === 0) return <p className="notice">No open CFDs. They are opened in the CFD markets.</p>;
+  return (
+    <>
+      <Table label="CFDs" head={HEAD}>
+        {cfds.map((cfd) => {
+          const { market = "", cfdId = "", margin = "0" } = cfd;
+          const tick = byName[market]?.tickSize ?? "1";
+          const exit = cfdExit(cfd, prices[market]);
+          const profit = cfdProfit(cfd, exit);
+          return (
+            <tr key={cfdId}>
+              <td>
+                {marketTitle(market)} <small>{cfd.leverage}x</small>
+              </td>
+              <td>
+                <SideName side={cfd.side} long />
+              </td>
+              <td className="number">{pretty(margin)}</td>
+              <td className="number">{pretty(cfd.entryPrice, tick)}</td>
+              <td className="number">{pretty(exit, tick)}</td>
+              <td className="number">
+                {cfd.liquidationPrice ? pretty(cut(cfd.liquidationPrice, decimalsOf(tick)), tick) : "none"}
+              </td>
+              <td className="number">{pretty(cfd.stopLoss, tick)}</td>
+              <td className="number">{pretty(cfd.takeProfit, tick)}</td>
+              <td className="number">
+                <Profit amount={cut(profit, 2)} step="0.01" />{" "}
+                <small>({percentOfBps(basisPoints(profit, margin))})</small>
+              </td>
+              <td className="actions">
+                <button type="button" className="quiet" aria-label={`Stop loss and take profit of CFD ${cfdId}`} onClick={() => setEditing(cfd)}>
+                  Stop / profit
+                </button>
+                <button
+                  type="button"
+                  className="quiet"
+                  aria-label={`Close CFD ${cfdId}`}
+                  disabled={close.isPending && close.variables === cfdId}
+                  onClick={() => close.mutate(cfdId)}
+                >
+                  Close
+                </button>
+              </td>
+            </tr>
+          );
+        })}
+      </Table>
+      <Problem error={close.error} />
+      {editing && <Triggers cfd={editing} onClose={() => setEditing(null)} />}
+    </>
+  );
+}
+
+function Triggers({ cfd, onClose }: { cfd: CfdJson; onClose: () => void }) {
+  const [stopLoss, setStopLoss] = useState(cfd.stopLoss ?? "");
+  const [takeProfit, setTakeProfit] = useState(cfd.takeProfit ?? "");
+  const save = useMutation({
+    mutationFn: () => patch(`/v1/cfds/${cfd.cfdId}`, { stopLoss, takeProfit }),
+    onSuccess: onClose,
+  });
+  return (
+    <Dialog title={`CFD ${cfd.cfdId}: where it closes by itself`} onClose={onClose}>
+      <form
+        onSubmit={(event: FormEvent) => {
+          event.preventDefault();
+          save.mutate();
+        }}
+      >
+        <DecimalField label="Stop loss" hint="empty for none" value={stopLoss} onChange={setStopLoss} />
+        <DecimalField label="Take profit" hint="empty for none" value={takeProfit} onChange={setTakeProfit} />
+        <Problem error={save.error} />
+        <button type="submit" className="primary" disabled={save.isPending}>
+          Save
+        </button>
+      </form>
+    </Dialog>
+  );
+}

@@ -1,0 +1,204 @@
+import {
+  CandlestickSeries,
+  createChart,
+  HistogramSeries,
+  type IChartApi,
+  type ISeriesApi,
+  type UTCTimestamp,
+} from "lightweight-charts";
+import { useCallback, useEffect, useRef, useState } from "react";
+import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
+import type { CandleJson, CandleSourceJson } from "../gen/tidebook/marketdata/v1/marketdata_pb";
+import { INTERVALS, useCandles } from "../lib/candles";
+import { compare, decimalsOf, pretty } from "../lib/decimal";
+import { kindOf } from "../lib/names";
+import { useRemembered } from "../lib/page";
+import { screenNumber } from "../lib/screen";
+import { Choice, Placeholder } from "./Basics";
+
+interface Series {
+  chart: IChartApi;
+  candles: ISeriesApi<"Candlestick">;
+  volume: ISeriesApi<"Histogram">;
+}
+
+interface Props {
+  market: MarketJson;
+  dark: boolean;
+}
+
+const QUICK = new Set(["CANDLE_INTERVAL_1M", "CANDLE_INTERVAL_5M", "CANDLE_INTERVAL_15M", "CANDLE_INTERVAL_1H"]);
+const NAMES = INTERVALS.map(([interval]) => interval);
+
+export function Chart({ market, dark }: Props) {
+  const [interval, setInterval] = useRemembered<(typeof NAMES)[number]>("interval", "CANDLE_INTERVAL_1M", NAMES);
+  const ownTrades = kindOf(market) === "spot";
+  const [wish, setWish] = useState<CandleSourceJson | null>(null);
+  // A contract has no trades of its own and a margin book few: the external price tells more there.
+  const source = wish ?? (ownTrades ? "CANDLE_SOURCE_CLOB" : "CANDLE_SOURCE_INDEX");
+  return (
+    <section className="panel chart" aria-label="Chart">
+      <div className="tools">
+        <div className="tabs" role="group" aria-label="Interval">
+          {INTERVALS.filter(([name]) => QUICK.has(name)).map(([name, text]) => (
+            <Choice key={name} name={text} on={name === interval} choose={() => setInterval(name)} />
+          ))}
+        </div>
+        <select
+          aria-label="All intervals"
+          value={interval}
+          onChange={(event) => setInterval(NAMES.find((name) => name === event.target.value) ?? interval)}
+        >
+          {INTERVALS.map(([name, text]) => (
+            <option key={name} value={name}>
+              {text}
+            </option>
+          ))}
+        </select>
+        <span className="spacer" />
+        <div className="tabs" role="group" aria-label="Made of">
+          {kindOf(market) !== "cfd" && (
+            <Choice name="Trades" on={source === "CANDLE_SOURCE_CLOB"} choose={() => setWish("CANDLE_SOURCE_CLOB")} />
+          )}
+          <Choice name="Index" on={source === "CANDLE_SOURCE_INDEX"} choose={() => setWish("CANDLE_SOURCE_INDEX")} />
+        </div>
+      </div>
+      <Canvas key={`${market.market} ${interval} ${source}`} {...{ market, dark, interval, source }} />
+    </section>
+  );
+}
+
+function Canvas({ market, dark, interval, source }: Props & Pick<Required<CandleJson>, "interval" | "source">) {
+  const box = useRef<HTMLDivElement>(null);
+  const series = useRef<Series | null>(null);
+  const newest = useRef("");
+  const decimals = decimalsOf(market.tickSize);
+  const [under, setUnder] = useState<CandleJson | null>(null);
+  const byTime = useRef(new Map<number, CandleJson>());
+
+  useEffect(() => {
+    if (box.current === null) return;
+    const chart = createChart(box.current, {
+      autoSize: true,
+      layout: { background: { color: "transparent" }, attributionLogo: false, fontSize: 11 },
+      timeScale: { timeVisible: true, secondsVisible: interval === "CANDLE_INTERVAL_1S", rightOffset: 4 },
+      localization: {
+        timeFormatter: (time: number) => new Date(time * 1000).toLocaleString(),
+      },
+    });
+    const candles = chart.addSeries(CandlestickSeries, {
+      priceFormat: { type: "price", precision: decimals, minMove: 1 / 10 ** decimals },
+    });
+    const volume = chart.addSeries(HistogramSeries, {
+      priceScaleId: "volume",
+      priceFormat: { type: "volume" },
+      lastValueVisible: false,
+      priceLineVisible: false,
+    });
+    chart.priceScale("volume").applyOptions({ scaleMargins: { top: 0.82, bottom: 0 } });
+    chart.subscribeCrosshairMove(({ time }) => setUnder(byTime.current.get(time as number) ?? null));
+    series.current = { chart, candles, volume };
+    return () => {
+      series.current = null;
+      chart.remove();
+    };
+  }, [decimals, interval]);
+
+  useEffect(() => {
+    const colour = colours();
+    series.current?.chart.applyOptions({
+      layout: { textColor: colour.text },
+      grid: { vertLines: { color: colour.grid }, horzLines: { color: colour.grid } },
+      rightPriceScale: { borderColor: colour.grid },
+      timeScale: { borderColor: colour.grid },
+    });
+    series.current?.candles.applyOptions({
+      upColor: colour.up,
+      downColor: colour.down,
+      borderVisible: false,
+      wickUpColor: colour.up,
+      wickDownColor: colour.down,
+    });
+  }, [dark, interval, decimals]);
+
+  const onLive = useCallback((candle: CandleJson) => {
+    const bar = drawn(candle);
+    const at = candle.openTime ?? "";
+    // Only the newest may change; an older one is in the next page from the server.
+    if (series.current === null || bar === null || at < newest.current) return;
+    newest.current = at;
+    byTime.current.set(bar.candle.time as number, candle);
+    series.current.candles.update(bar.candle);
+    series.current.volume.update(bar.volume);
+  }, []);
+  const { data, error, isPending } = useCandles({ market: market.market ?? "", interval, source }, onLive);
+
+  useEffect(() => {
+    if (data === undefined || series.current === null) return;
+    const bars = [...data].reverse().flatMap((candle) => drawn(candle) ?? []);
+    byTime.current = new Map(data.map((candle) => [seconds(candle), candle]));
+    newest.current = data[0]?.openTime ?? "";
+    series.current.candles.setData(bars.map((bar) => bar.candle));
+    series.current.volume.setData(bars.map((bar) => bar.volume));
+    const shown = 120;
+    if (bars.length > shown) {
+      series.current.chart.timeScale().setVisibleLogicalRange({ from: bars.length - shown, to: bars.length + 3 });
+    } else series.current.chart.timeScale().fitContent();
+  }, [data, dark]);
+
+  const legend = under ?? data?.[0];
+  const tick = market.tickSize;
+  return (
+    <div className="canvas">
+      <p className="legend number">
+        {legend && (
+          <>
+            O {pretty(legend.open, tick)} H {pretty(legend.high, tick)} L {pretty(legend.low, tick)} C{" "}
+            {pretty(legend.close, tick)} <span>Vol {pretty(legend.volume)}</span>
+            {legend.simulated && " · simulated"}
+          </>
+        )}
+      </p>
+      <div ref={box} className="plot" role="img" aria-label={`Candles of ${market.market}`} />
+      {!data?.length && (
+        <div className="over">
+          <Placeholder loading={isPending} error={error} empty="No trades in this chart yet: the first one draws a candle." />
+        </div>
+      )}
+    </div>
+  );
+}
+
+const seconds = ({ openTime = "" }: CandleJson): number => Math.floor(Date.parse(openTime) / 1000);
+
+function drawn(candle: CandleJson) {
+  const [open, high, low, close] = [candle.open, candle.high, candle.low, candle.close].map(screenNumber);
+  if (open == null || high == null || low == null || close == null) return null;
+  const time = seconds(candle) as UTCTimestamp;
+  const rose = compare(candle.close || "0", candle.open || "0") >= 0;
+  const colour = colours();
+  return {
+    candle: { time, open, high, low, close },
+    volume: { time, value: screenNumber(candle.volume) ?? 0, color: rose ? colour.upSoft : colour.downSoft },
+  };
+}
+
+/** The stylesheet's colours as the canvas needs them, for the theme of now. */
+function colours() {
+  const probe = document.createElement("span");
+  document.body.append(probe);
+  const colour = (name: string) => {
+    probe.style.color = `var(--${name})`;
+    return getComputedStyle(probe).color;
+  };
+  const found = {
+    text: colour("dim"),
+    grid: colour("grid"),
+    up: colour("up"),
+    down: colour("down"),
+    upSoft: colour("up-soft"),
+    downSoft: colour("down-soft"),
+  };
+  probe.remove();
+  return found;
+}

@@ -1,0 +1,119 @@
+import { useMutation } from "@tanstack/react-query";
+import { type FormEvent, useState } from "react";
+import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
+import type { OrderJson } from "../gen/tidebook/engine/v1/order_pb";
+import { patch, remove } from "../lib/api";
+import { percentOfBps, pretty } from "../lib/decimal";
+import { clock, marketTitle, ORDER_TYPES } from "../lib/names";
+import { DecimalField, Dialog, SideName, Table } from "./Basics";
+import { Problem } from "./Problem";
+import { Trace } from "./Trace";
+
+interface Props {
+  orders: readonly OrderJson[];
+  ready: boolean;
+  byName: Record<string, MarketJson>;
+}
+
+const HEAD = ["Time", "Market", "Type", "Side", ">Price", ">Trigger", ">Filled / quantity", "!Actions"];
+
+export function OpenOrders({ orders, ready, byName }: Props) {
+  const cancel = useMutation({ mutationFn: (id: string) => remove(`/v1/orders/${id}`) });
+  const cancelAll = useMutation({ mutationFn: () => remove("/v1/orders") });
+  const [amending, setAmending] = useState<OrderJson | null>(null);
+  const [tracing, setTracing] = useState<string | null>(null);
+  if (!ready) return <p className="notice">Loading…</p>;
+  return (
+    <>
+      {orders.length === 0 && <p className="notice">No open orders.</p>}
+      {orders.length > 0 && (
+        <Table label="Open orders" head={HEAD}>
+          {orders.map((order) => (
+            <tr key={order.orderId}>
+              <td>{clock(order.createTime)}</td>
+              <td>{marketTitle(order.market)}</td>
+              <td>
+                {ORDER_TYPES[order.type ?? ""]}
+                {order.displayQuantity && <small> iceberg</small>}
+                {order.postOnly && <small> post only</small>}
+                {order.reduceOnly && <small> reduce only</small>}
+                {(order.ocoOrderId ?? "0") !== "0" && <small> OCO</small>}
+              </td>
+              <td>
+                <SideName side={order.side} />
+              </td>
+              <td className="number">{order.price ? pretty(order.price, byName[order.market ?? ""]?.tickSize) : "market"}</td>
+              <td className="number">
+                {pretty(order.triggerPrice, byName[order.market ?? ""]?.tickSize)}
+                {order.trailingBps ? <small> {percentOfBps(order.trailingBps, false)}</small> : null}
+              </td>
+              <td className="number">
+                {pretty(order.filledQuantity || "0")} / {pretty(order.quantity || order.quoteAmount)}
+              </td>
+              <td className="actions">
+                <button type="button" className="quiet" aria-label={`Amend order ${order.orderId}`} onClick={() => setAmending(order)}>
+                  Amend
+                </button>
+                <button type="button" className="quiet" aria-label={`Trace order ${order.orderId}`} onClick={() => setTracing(order.orderId ?? "")}>
+                  Trace
+                </button>
+                <button
+                  type="button"
+                  className="quiet"
+                  aria-label={`Cancel order ${order.orderId}`}
+                  disabled={cancel.isPending && cancel.variables === order.orderId}
+                  onClick={() => cancel.mutate(order.orderId ?? "")}
+                >
+                  Cancel
+                </button>
+              </td>
+            </tr>
+          ))}
+        </Table>
+      )}
+      {orders.length > 1 && (
+        <button type="button" className="quiet" disabled={cancelAll.isPending} onClick={() => cancelAll.mutate()}>
+          Cancel all {orders.length} orders
+        </button>
+      )}
+      <Problem error={cancel.error ?? cancelAll.error} />
+      {amending && <Amend order={amending} onClose={() => setAmending(null)} />}
+      {tracing && <Trace orderId={tracing} onClose={() => setTracing(null)} />}
+    </>
+  );
+}
+
+function Amend({ order, onClose }: { order: OrderJson; onClose: () => void }) {
+  const [price, setPrice] = useState(order.price ?? "");
+  const [quantity, setQuantity] = useState(order.quantity ?? "");
+  const [trigger, setTrigger] = useState(order.triggerPrice ?? "");
+  const amend = useMutation({
+    mutationFn: () =>
+      patch(`/v1/orders/${order.orderId}`, {
+        ...(price !== order.price && { price }),
+        ...(quantity !== order.quantity && { quantity }),
+        ...(trigger !== (order.triggerPrice ?? "") && { triggerPrice: trigger }),
+      }),
+    onSuccess: onClose,
+  });
+  const onSubmit = (event: FormEvent) => {
+    event.preventDefault();
+    amend.mutate();
+  };
+  return (
+    <Dialog title={`Amend order ${order.orderId}`} onClose={onClose}>
+      <form onSubmit={onSubmit}>
+        {order.price && <DecimalField label="New price" value={price} onChange={setPrice} required />}
+        {order.triggerPrice && !order.trailingBps && (
+          <DecimalField label="New trigger price" value={trigger} onChange={setTrigger} required />
+        )}
+        <DecimalField label="New quantity" hint="what is filled included" value={quantity} onChange={setQuantity} required />
+        <p className="hint">A smaller quantity keeps its place in the queue; a new price or a larger one goes to the back.</p>
+        <Problem error={amend.error} />
+        <button type="submit" className="primary" disabled={amend.isPending}>
+          Change the order
+        </button>
+      </form>
+    </Dialog>
+  );
+}
