@@ -140,10 +140,9 @@ function Canvas({ market, dark, interval, source }: Props & Pick<Required<Candle
     newest.current = data[0]?.openTime ?? "";
     series.current.candles.setData(bars.map((bar) => bar.candle));
     series.current.volume.setData(bars.map((bar) => bar.volume));
-    const shown = 120;
-    if (bars.length > shown) {
-      series.current.chart.timeScale().setVisibleLogicalRange({ from: bars.length - shown, to: bars.length + 3 });
-    } else series.current.chart.timeScale().fitContent();
+    // A young market's few candles stay slim instead of filling the screen.
+    const shown = Math.min(120, Math.max(40, bars.length));
+    series.current.chart.timeScale().setVisibleLogicalRange({ from: bars.length - shown, to: bars.length + 3 });
   }, [data, dark]);
 
   const legend = under ?? data?.[0];
