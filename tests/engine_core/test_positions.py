@@ -246,3 +246,15 @@ def test_amending_a_closing_order_keeps_money_and_holds_exact() -> None:
     assert world.money(ALICE, USD)[0] == free + 550 - 240
     world.do(c.CancelOrder(ALICE, order_id))
     assert world.money(ALICE, USD) == (99_000, 1_000)
+
+
+def test_a_position_below_the_smallest_order_can_still_be_closed() -> None:
+    world = MarginWorld(min_notional_units=5_000, min_quantity_lots=5)
+    world.trade(ALICE, BOB, 10, 1_000)
+    world.order(place(ALICE, "sell", 8, 1_000))
+    world.do(place(CAROL, "buy", 8, 1_000))
+    assert world.lots(ALICE) == 2
+    assert world.refusal(place(ALICE, "sell", 2, 1_000)).reason == Reason.QUANTITY_TOO_SMALL
+    world.order(place(ALICE, "sell", 2, 1_000, reduce_only=True))
+    world.order(place(CAROL, "buy", 9, 1_000))
+    assert world.lots(ALICE) == 0

@@ -111,7 +111,7 @@ def amend(state: State, command: AmendOrder, now_ns: int) -> list[Event]:
     quantity = command.quantity_lots or old_quantity
     if price_ticks == old_price and quantity == old_quantity:
         raise Refused(Reason.AMEND_CHANGES_NOTHING)
-    check_limits(book, price_ticks, quantity)
+    check_limits(book, price_ticks, quantity, order.request.reduce_only)
     if price_ticks != old_price:
         check_band(book, price_ticks, now_ns)
     check_slices(order.request.display_quantity_lots, quantity)

@@ -57,6 +57,7 @@ def sweep(state: State, book: Book, now_ns: int, events: list[Event]) -> None:
     one whose index has gone stale, liquidates nothing.
     """
     postponed: list[Position] = []
+    ranking = Ranking(book)
     while True:
         mark = _mark(book, now_ns)
         account_id = 0
@@ -67,7 +68,7 @@ def sweep(state: State, book: Book, now_ns: int, events: list[Event]) -> None:
         if account_id == 0:
             break
         position = book.positions[account_id]
-        _liquidate(state, position, mark, now_ns, events)
+        _liquidate(state, position, mark, ranking, now_ns, events)
         if position.quantity:
             ignore(position)
             postponed.append(position)
@@ -92,7 +93,8 @@ def unwind_fund(state: State, book: Book, now_ns: int, events: list[Event]) -> N
         return
     free = position.account.balance(book.quote_asset_id).free
     total = _worthless_at(position, free)
-    _deleverage(state, position, abs(position.quantity), total, mark, now_ns, events)
+    lots = abs(position.quantity)
+    _deleverage(state, position, lots, total, mark, Ranking(book), events)
 
 
 def _mark(book: Book, now_ns: int) -> int:
@@ -105,7 +107,12 @@ def _mark(book: Book, now_ns: int) -> int:
 
 
 def _liquidate(
-    state: State, position: Position, mark: int, now_ns: int, events: list[Event]
+    state: State,
+    position: Position,
+    mark: int,
+    ranking: Ranking,
+    now_ns: int,
+    events: list[Event],
 ) -> None:
     account, book = position.account, position.book
     balance = account.balance(book.quote_asset_id)
@@ -128,7 +135,7 @@ def _liquidate(
         if _hand_over(state, position, total, limit, now_ns, events):
             fund_lots = left
         else:
-            deleveraged = _deleverage(state, position, left, total, mark, now_ns, events)
+            deleveraged = _deleverage(state, position, left, total, mark, ranking, events)
     position.liquidating = False
     if position.quantity == quantity:
         # Nobody to take it, not even a part.
@@ -253,20 +260,20 @@ def _deleverage(
     lots: int,
     total: int,
     mark: int,
-    now_ns: int,
+    ranking: Ranking,
     events: list[Event],
 ) -> list[AutoDeleverage]:
-    """Close a position, `lots` for `total`, against opposite ones that gain by it; returns whose.
-
-    The highest product of profit at the mark and leverage comes first, then the lowest account.
-    """
+    """Close `lots` of a position for `total`, against opposite ones that gain by it: whose."""
     book = position.book
     side = closing_side(position)
     price_ticks = max(1, total // (lots * book.units_per_tick_lot))
     counterparts: list[AutoDeleverage] = []
-    for other in _ranked(book, position, mark):
+    for other in reversed(ranking.opposite(position, mark)):
         if lots == 0:
             break
+        if other.closable(_other(side)) == 0:
+            # Closed or turned since it was ranked.
+            continue
         taken = min(lots, abs(other.quantity))
         share = total * taken // lots
         change = close_and_open(other, _other(side), share, taken, 0, 0)
@@ -284,20 +291,42 @@ def _deleverage(
     return counterparts
 
 
-def _ranked(book: Book, position: Position, mark: int) -> list[Position]:
-    """Opposite positions, those to be deleveraged first at the front."""
-    opposite = [
-        other
-        for other in book.positions.values()
-        if (other.quantity > 0) != (position.quantity > 0)
-        and other.account.account_id != FUND_ACCOUNT_ID
-    ]
-    opposite.sort(key=lambda other: other.account.account_id)
-    opposite.sort(
-        key=lambda other: other.unrealised_pnl(mark) * leverage_of(other.account, book.market_id),
-        reverse=True,
-    )
-    return opposite
+class Ranking:
+    """Who is deleveraged first: the highest product of profit at the mark and leverage, then the
+    lowest account. Made when it is first needed, and then good for the whole sweep.
+    """
+
+    __slots__ = ("_book", "_ranked")
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+        # Shorts and longs, the first to be deleveraged last.
+        self._ranked: dict[bool, list[Position]] = {}
+
+    def opposite(self, position: Position, mark: int) -> list[Position]:
+        """Positions against this one, the first to be deleveraged last; some may have closed."""
+        longs = position.quantity < 0
+        ranked = self._ranked.get(longs)
+        if ranked is None:
+            ranked = self._ranked[longs] = self._rank(longs, mark)
+        while ranked and ranked[-1].quantity == 0:
+            ranked.pop()
+        return ranked
+
+    def _rank(self, longs: bool, mark: int) -> list[Position]:
+        market_id = self._book.market_id
+        rows = [
+            (
+                other.unrealised_pnl(mark) * leverage_of(other.account, market_id),
+                -other.account.account_id,
+                other,
+            )
+            for other in self._book.positions.values()
+            if (other.quantity > 0) == longs and other.account.account_id != FUND_ACCOUNT_ID
+        ]
+        # No two are of one account, so positions themselves are never compared.
+        rows.sort()
+        return [row[2] for row in rows]
 
 
 def _fund_equity(state: State, quote_asset_id: int, now_ns: int) -> int:

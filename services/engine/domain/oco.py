@@ -168,7 +168,7 @@ def _plan(
         if order.type != ORDER_TYPE_LIMIT:
             return plan(book, account, order, now_ns)
         price_ticks = order.price_ticks
-        check_limits(book, price_ticks, order.quantity_lots)
+        check_limits(book, price_ticks, order.quantity_lots, order.reduce_only)
         check_band(book, price_ticks, now_ns)
         own = own_hold(account, book, order, price_ticks)
         return price_ticks, Condition(0, 0, own, waits=False)

@@ -70,7 +70,7 @@ def place(state: State, command: PlaceOrder, now_ns: int) -> list[Event]:
     amount = command.quote_amount_units
     if command.type == ORDER_TYPE_LIMIT:
         price_ticks = command.price_ticks
-        check_limits(book, price_ticks, lots)
+        check_limits(book, price_ticks, lots, command.reduce_only)
         if book.config.price_band_bps:
             check_band(book, price_ticks, now_ns)
         if (
@@ -94,7 +94,7 @@ def place(state: State, command: PlaceOrder, now_ns: int) -> list[Event]:
             free_base = base.free if base is not None else 0
             lots = _lots_of_amount(book, side, amount, best_ticks, price_ticks, free_base)
         else:
-            check_market_limits(book, lots, best_ticks, price_ticks)
+            check_market_limits(book, lots, best_ticks, price_ticks, command.reduce_only)
     uncovered = 0
     if book.is_margin:
         lots, hold_per_lot, uncovered = margin_terms(
@@ -278,14 +278,17 @@ def check_open_for_orders(book: Book, post_only: bool) -> None:
         raise Refused(Reason.MARKET_POST_ONLY, field="post_only")
 
 
-def check_limits(book: Book, price_ticks: int, lots: int) -> None:
-    """Refuse a limit price, quantity or notional outside the market's limits."""
+def check_limits(book: Book, price_ticks: int, lots: int, reduces: bool) -> None:
+    """Refuse a limit price, quantity or notional outside the market's limits.
+
+    What only reduces a position may be as small as the position.
+    """
     config = book.config
     if price_ticks <= 0 or price_ticks > config.max_price_ticks:
         raise Refused(Reason.PRICE_OUT_OF_RANGE, field="price_ticks")
-    _check_quantity(book, lots)
+    _check_quantity(book, lots, reduces)
     notional = price_ticks * lots * book.units_per_tick_lot
-    if notional < config.min_notional_units:
+    if notional < config.min_notional_units and not reduces:
         raise Refused(Reason.NOTIONAL_TOO_SMALL, field="quantity_lots")
     if notional > config.max_notional_units:
         raise Refused(Reason.NOTIONAL_TOO_LARGE, field="quantity_lots")
@@ -438,19 +441,21 @@ def _check_market_shape(command: PlaceOrder) -> None:
         raise Refused(Reason.QUANTITY_REQUIRED, field="quantity_lots")
 
 
-def _check_quantity(book: Book, lots: int) -> None:
-    if lots < book.config.min_quantity_lots:
+def _check_quantity(book: Book, lots: int, reduces: bool) -> None:
+    if lots < book.config.min_quantity_lots and not reduces:
         raise Refused(Reason.QUANTITY_TOO_SMALL, field="quantity_lots")
     if lots > book.config.max_quantity_lots:
         raise Refused(Reason.QUANTITY_TOO_LARGE, field="quantity_lots")
 
 
-def check_market_limits(book: Book, lots: int, best_ticks: int, worst_ticks: int) -> None:
+def check_market_limits(
+    book: Book, lots: int, best_ticks: int, worst_ticks: int, reduces: bool
+) -> None:
     """Limits of a market order: the least it can be worth is at the lower price, the most at the
     higher."""
-    _check_quantity(book, lots)
+    _check_quantity(book, lots, reduces)
     lots_units = lots * book.units_per_tick_lot
-    if best_ticks * lots_units < book.config.min_notional_units:
+    if best_ticks * lots_units < book.config.min_notional_units and not reduces:
         raise Refused(Reason.NOTIONAL_TOO_SMALL, field="quantity_lots")
     if max(best_ticks, worst_ticks) * lots_units > book.config.max_notional_units:
         raise Refused(Reason.NOTIONAL_TOO_LARGE, field="quantity_lots")

@@ -119,10 +119,10 @@ def plan(book: Book, account: Account, command: PlaceOrder, now_ns: int) -> tupl
     check_far_side(command, watched, trigger_ticks, field)
     if command.price_ticks:
         price_ticks = command.price_ticks
-        check_limits(book, price_ticks, lots)
+        check_limits(book, price_ticks, lots, command.reduce_only)
     else:
         price_ticks = protection_price(book, side, trigger_ticks, command.max_slippage_bps)
-        check_market_limits(book, lots, trigger_ticks, price_ticks)
+        check_market_limits(book, lots, trigger_ticks, price_ticks, command.reduce_only)
     return price_ticks, Condition(
         trigger_ticks, watched, own_hold(account, book, command, price_ticks), waits=True
     )
@@ -388,12 +388,12 @@ def amend(state: State, order: Order, command: AmendOrder, now_ns: int) -> list[
     moved = trigger_ticks != condition.trigger_ticks
     if request.price_ticks:
         price_ticks = command.price_ticks or old_price
-        check_limits(book, price_ticks, lots)
+        check_limits(book, price_ticks, lots, request.reduce_only)
     else:
         price_ticks = old_price
         if moved:
             price_ticks = protection_price(book, side, trigger_ticks, request.max_slippage_bps)
-        check_market_limits(book, lots, trigger_ticks, price_ticks)
+        check_market_limits(book, lots, trigger_ticks, price_ticks, request.reduce_only)
     if price_ticks == old_price and not moved and lots == order.remaining:
         raise Refused(Reason.AMEND_CHANGES_NOTHING)
     check_slices(request.display_quantity_lots, lots)
