@@ -258,3 +258,15 @@ def test_a_position_below_the_smallest_order_can_still_be_closed() -> None:
     world.order(place(ALICE, "sell", 2, 1_000, reduce_only=True))
     world.order(place(CAROL, "buy", 9, 1_000))
     assert world.lots(ALICE) == 0
+
+
+def test_the_risk_of_an_order_is_that_of_the_prices_it_will_get_not_of_its_limit() -> None:
+    world = MarginWorld(leverage=20, taker_fee_bps=5, maker_fee_bps=2)
+    world.index(1_000)
+    world.order(place(BOB, "sell", 50, 1_001))
+    # A MARKET order may go 5 % further than the best price, which a margin of 5 % would not stand.
+    world.order(place(ALICE, "buy", 20))
+    world.order(place(ALICE, "buy", 20, 1_050))
+    assert world.lots(ALICE) == 40
+    # What is beyond the 10 lots at 1,001 would be bought at 1,090, with the mark near 1,000.
+    assert world.refusal(place(ALICE, "buy", 80, 1_090)).reason == Reason.WOULD_BE_LIQUIDATED

@@ -213,7 +213,7 @@ def margin_terms(
             raise Refused(Reason.REDUCE_ONLY_WOULD_INCREASE, field="reduce_only")
         return lots, 0, lots
     dearest = hold_price(book, side, price_ticks)
-    check_risk(account, book, side, dearest, lots, now_ns)
+    check_risk(account, book, side, price_ticks, lots, now_ns)
     uncovered = uncovered_lots(account, book, side, lots, but)
     return lots, margin_hold_per_lot(account, book, dearest), uncovered
 
@@ -230,7 +230,8 @@ def check_risk(
     if opening <= 0:
         return
     leverage = leverage_of(account, book.market_id)
-    change = work_out(position, side, price_ticks, lots, leverage, 0)
+    notional = expected_notional(book, side, price_ticks, lots)
+    change = close_and_open(position, side, notional, lots, leverage, 0)
     tier = tier_of(book, change.entry_notional)
     if leverage > tier.max_leverage:
         raise Refused(Reason.LEVERAGE_OUT_OF_RANGE, field="quantity_lots")
@@ -239,6 +240,20 @@ def check_risk(
     position.margin = change.margin
     if is_liquidatable(position, book.mark_price(now_ns) or price_ticks):
         raise Refused(Reason.WOULD_BE_LIQUIDATED, field="quantity_lots")
+
+
+def expected_notional(book: Book, side: int, price_ticks: int, lots: int) -> int:
+    """Quote units of an order that takes what the book shows up to its limit, and rests there."""
+    makers = book.opposite(side)
+    limit_key = price_ticks * makers.sign
+    value = 0
+    for key in reversed(makers.keys):
+        if lots == 0 or key < limit_key:
+            break
+        taken = min(lots, makers.levels[key].quantity)
+        value += taken * key * makers.sign
+        lots -= taken
+    return (value + lots * price_ticks) * book.units_per_tick_lot
 
 
 # ---------------------------------------------------------------- what a fill does
