@@ -113,8 +113,9 @@ class TokenSource(Protocol):
 class Person:
     """A user with an open session, whose access token is renewed before it expires."""
 
-    def __init__(self, http: HttpApi, email: str, answer: Json) -> None:
+    def __init__(self, http: HttpApi, email: str, password: str, answer: Json) -> None:
         self.email = email
+        self.password = password
         self.account_id = int(answer["user"]["accountId"])
         self._http = http
         self._keep(answer["tokens"])
@@ -123,11 +124,12 @@ class Person:
     async def sign_up(cls, http: HttpApi, *, name: str) -> Person:
         """A new user, proven by the code that is mailed to it."""
         email = f"{name}-{secrets.token_hex(6)}@example.com"
-        body = {"email": email, "password": secrets.token_urlsafe(18)}
+        password = secrets.token_urlsafe(18)
+        body = {"email": email, "password": password}
         await http.call("POST", "/v1/auth/signup", body)
         code = await http.mailed_code(email)
         answer = await http.call("POST", "/v1/auth/verify-otp", {"email": email, "code": code})
-        return cls(http, email, answer)
+        return cls(http, email, password, answer)
 
     async def token(self) -> str:
         """A good access token."""

@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import sys
 import time
+from collections.abc import Mapping
 from decimal import Decimal
 
 import aiohttp
@@ -108,19 +109,21 @@ class FirstTrade(Stage):
     async def deposit(self) -> None:
         self.report.step("Deposits from the faucet: Ann over HTTP, Bob over gRPC")
         for asset, amount in ANN_DEPOSITS.items():
-            body = {"asset": asset, "amount": str(amount), "requestId": f"first-{asset}"}
+            missing = amount - _free(self.socket.account.balances, asset)
+            body = {"asset": asset, "amount": str(missing), "requestId": f"first-{asset}"}
             made = [
                 await self.as_ann(ledger_pb2.CreateDepositResponse, "POST", "/v1/deposits", body)
                 for _ in range(2)
             ]
             self.report.equal(
-                f"{amount} {asset} asked for twice with one request id is one transfer",
+                f"{missing} {asset} asked for twice with one request id is one transfer",
                 made[1].transfer.transfer_id,
                 made[0].transfer.transfer_id,
             )
         for asset, amount in BOB_DEPOSITS.items():
-            transfer = await faucet(self.channel, self.bob, asset, str(amount))
-            self.report.equal(f"Bob's {asset}", Decimal(transfer.amount), amount)
+            missing = amount - _free(self.streams.account.balances, asset)
+            transfer = await faucet(self.channel, self.bob, asset, str(missing))
+            self.report.equal(f"Bob's {asset}", Decimal(transfer.amount), missing)
 
         async def arrived() -> bool | None:
             there = (len(self.socket.account.balances), len(self.streams.account.balances))
@@ -350,6 +353,11 @@ def _mid(price: marketdata_pb2.Price, market: market_pb2.Market) -> str:
     """The feed's price on the market's tick."""
     tick = Decimal(market.tick_size)
     return plain((Decimal(price.price) / tick).to_integral_value() * tick)
+
+
+def _free(balances: Mapping[str, order_pb2.Balance], asset: str) -> Decimal:
+    """What there is already: a new account may begin with play money."""
+    return Decimal(balances[asset].free) if asset in balances else Decimal(0)
 
 
 def _spent(answer: order_pb2.PlaceOrderResponse) -> Decimal:

@@ -218,6 +218,10 @@ class Settings(BaseSettings):
     bcrypt_cost: int = Field(12, ge=4, le=16, description="Work factor of password hashes.")
 
     # Deposits and withdrawals. Amounts are decimal strings: money never passes through a float.
+    play_balance: str = Field(
+        "USDC=5000",
+        description="What a new account begins with while there is a faucet; empty for nothing.",
+    )
     faucet_max_per_deposit: str = Field(
         "USDC=100000,BTC=5,ETH=50,SOL=1000,DOGE=500000,BNB=200",
         description="Most of each asset one faucet deposit may give.",
@@ -354,6 +358,10 @@ class Settings(BaseSettings):
         if address:
             return _of_shard(address, shard)
         return f"127.0.0.1:{self.internal_port(service) + SHARD_PORT_OFFSET * shard}"
+
+    def play_balance_amounts(self) -> dict[str, str]:
+        """Asset code -> decimal string that a new account begins with."""
+        return _amounts(self.play_balance) if self.faucet_enabled else {}
 
     def faucet_limits(self) -> tuple[dict[str, str], dict[str, str]]:
         """(per deposit, per day), each asset code -> decimal string."""

@@ -35,7 +35,7 @@ ALLOWED_CALLERS: dict[str, frozenset[str]] = {
     # Engines get snapshots from one another.
     "engine": frozenset({"gateway", "marketdata", "settlement", "engine", "ops"}),
     "marketdata": frozenset({"gateway", "engine", "ops"}),
-    "settlement": frozenset({"gateway", "engine", "marketdata", "ops"}),
+    "settlement": frozenset({"auth", "gateway", "engine", "marketdata", "ops"}),
 }
 
 

@@ -6,9 +6,11 @@ import asyncio
 import datetime as dt
 
 from tidebook.auth.v1 import auth_pb2_grpc
+from tidebook.settlement.v1 import ledger_pb2_grpc
 
 from kernel.clock import Clock, SystemClock
 from mesh.aio import cancel_and_wait, supervise
+from mesh.channel import open_channel
 from mesh.config import Settings
 from mesh.postgres import open_pool_or_exit
 from mesh.redis import open_redis
@@ -30,6 +32,7 @@ from services.auth.sessions import Sessions
 from services.auth.signing import KeyPolicy, SigningKeys
 from services.auth.store import PostgresUsers
 from services.auth.vault import VaultError, open_vault
+from services.auth.welcome import Welcome
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
@@ -46,6 +49,7 @@ async def serve(settings: Settings, stop: asyncio.Event, clock: Clock) -> None:
     pool = await open_pool_or_exit(settings, "auth")
     redis = open_redis(settings)
     passwords = BcryptPasswords(cost=settings.bcrypt_cost)
+    settlement = open_channel(settings, "settlement", caller="auth")
     working: list[asyncio.Task[None]] = []
     try:
         keys = SigningKeys(
@@ -59,6 +63,9 @@ async def serve(settings: Settings, stop: asyncio.Event, clock: Clock) -> None:
         )
         await keys.load()
         audit = AuditTrail(pool, clock)
+        welcome = Welcome(
+            ledger_pb2_grpc.LedgerServiceStub(settlement), settings.play_balance_amounts()
+        )
         mailer = SmtpMailer(settings.smtp_url, sender=settings.mail_from)
         outbox = Outbox(pool, vault, mailer, clock)
         users = PostgresUsers(pool, outbox, max_attempts=settings.otp_max_attempts)
@@ -80,6 +87,7 @@ async def serve(settings: Settings, stop: asyncio.Event, clock: Clock) -> None:
             codes=Codes(vault),
             limits=limits,
             audit=audit,
+            welcome=welcome,
             clock=clock,
             policy=AccountPolicy(
                 code_seconds=settings.otp_seconds, production=settings.mode == "production"
@@ -114,9 +122,11 @@ async def serve(settings: Settings, stop: asyncio.Event, clock: Clock) -> None:
         )
         await stop.wait()
         await host.drain()
+        await welcome.close()
     finally:
         await cancel_and_wait(*working)
         passwords.close()
+        await settlement.close()
         await redis.aclose()
         await pool.close()
 

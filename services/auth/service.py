@@ -36,6 +36,7 @@ from services.auth.domain.password_rules import check_password
 from services.auth.rate_limits import RateLimits
 from services.auth.second_factor import SecondFactor
 from services.auth.sessions import Sessions
+from services.auth.welcome import Welcome
 
 log = structlog.get_logger("tidebook.auth.accounts")
 
@@ -91,6 +92,7 @@ class Accounts:
     codes: Codes
     limits: RateLimits
     audit: AuditTrail
+    welcome: Welcome
     clock: Clock
     policy: AccountPolicy
 
@@ -124,7 +126,9 @@ class Accounts:
         user = await self.users.complete_sign_up(address, code_hash, utc(self.clock))
         await self.audit.note(user.user_id, Happened.ACCOUNT_OPENED, client)
         log.info("account_opened", user_id=user.user_id, account_id=user.account_id)
-        return user, await self.sessions.open(user, client)
+        tokens = await self.sessions.open(user, client)
+        await self.welcome.give(tokens.access_token)
+        return user, tokens
 
     async def sign_in(
         self, email: str, password: str, totp_code: str, client: Client
@@ -159,6 +163,7 @@ class Accounts:
             raise
         tokens = await self.sessions.open(found.user, client)
         await self.audit.note(found.user.user_id, Happened.SIGNED_IN, client)
+        self.welcome.give_later(tokens.access_token)
         return found.user, tokens
 
     async def me(self) -> tuple[User, Caller]:

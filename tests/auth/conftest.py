@@ -177,6 +177,7 @@ async def settings(
         auth_port=free_ports([0, 100]),
         smtp_url=f"smtp://127.0.0.1:{mail_server.port}",
         bcrypt_cost=4,
+        play_balance="",
     )
 
 

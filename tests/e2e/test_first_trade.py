@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from examples.client import Endpoints, HttpApi, Person, faucet, grpc_channel
-from tests.support import Exchange, eventually
+from tests.support import Exchange, eventually, running_exchange
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 RUN_SECONDS = 90.0
@@ -46,6 +46,32 @@ async def test_the_first_trade_holds_every_time(exchange: Exchange) -> None:
         code, output = await run_example("first_trade.py", *arguments_of(exchange))
         assert code == 0, output
         assert "checks held" in output
+
+
+async def test_a_new_account_begins_with_play_money_once(short_dir: Path) -> None:
+    async with running_exchange(short_dir, TIDEBOOK_PLAY_BALANCE="USDC=5000") as exchange:
+        endpoints = Endpoints(exchange.http_url, exchange.grpc_address)
+        async with HttpApi(endpoints) as http:
+            person = await Person.sign_up(http, name="newcomer")
+
+            async def given() -> None:
+                answer = await http.call("GET", "/v1/account", token=await person.token())
+                assert [(b["asset"], b["free"]) for b in answer["balances"]] == [("USDC", "5000")]
+
+            await eventually(given)
+            for _ in range(2):
+                await http.call(
+                    "POST", "/v1/auth/signin", {"email": person.email, "password": person.password}
+                )
+
+            async def once() -> None:
+                answer = await http.call("GET", "/v1/transfers", token=await person.token())
+                assert [t["requestId"] for t in answer["transfers"]] == ["play-balance-USDC"]
+
+            await eventually(once)
+            await given()
+        code, output = await run_example("first_trade.py", *arguments_of(exchange))
+        assert code == 0, output
 
 
 async def test_the_first_trade_says_what_failed_and_exits_with_1() -> None:

@@ -26,6 +26,8 @@ _READY = re.compile(r"ready in ([0-9.]+) s")
 DEFAULTS: Mapping[str, str] = {
     "TIDEBOOK_FEED": "synthetic:7",
     "TIDEBOOK_BCRYPT_COST": "4",
+    # Tests count balances from nothing.
+    "TIDEBOOK_PLAY_BALANCE": "",
     "TIDEBOOK_RATE_LIMIT_IP": "1000000/minute",
     "TIDEBOOK_RATE_LIMIT_ACCOUNT": "1000000/minute",
     "TIDEBOOK_RATE_LIMIT_AUTH": "1000000/minute",
