@@ -91,7 +91,7 @@ class Snapshotter:
         # Without a function to run in the child this is a vfork: no copy of our memory map, no
         # pause that grows with it.
         return subprocess.Popen(
-            (sys.executable, "-m", "services.engine.snapshot"),
+            (sys.executable, "-m", "services.engine.snapshot", str(os.getpid())),
             env=others | environment_of(self._settings, {}),
             stdin=subprocess.DEVNULL,
         )
@@ -123,9 +123,8 @@ async def take_one(settings: Settings) -> None:
         log.info("snapshot_written", seq=recovered.seq, bytes=path.stat().st_size)
 
 
-async def _while_parent_lives(work: Coroutine[Any, Any, None]) -> None:
+async def _while_parent_lives(work: Coroutine[Any, Any, None], parent: int) -> None:
     """Do `work`, but not for an engine that was killed: its log store may never come back."""
-    parent = os.getppid()
     task = asyncio.create_task(work)
     while not (await asyncio.wait([task], timeout=_PARENT_SECONDS))[0]:
         if os.getppid() != parent:
@@ -135,11 +134,12 @@ async def _while_parent_lives(work: Coroutine[Any, Any, None]) -> None:
 
 
 def main() -> None:
-    """`python -m services.engine.snapshot`; the settings are the engine's."""
+    """`python -m services.engine.snapshot ENGINE_PID`; the settings are the engine's."""
     settings = load_settings()
     setup_logging("engine.snapshot", settings)
     os.nice(_NICE)
-    asyncio.run(_while_parent_lives(take_one(settings)))
+    # Said by the engine itself: one that is gone already has left us to another parent.
+    asyncio.run(_while_parent_lives(take_one(settings), int(sys.argv[1])))
 
 
 if __name__ == "__main__":

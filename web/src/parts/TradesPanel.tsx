@@ -6,7 +6,7 @@ import { clock } from "../lib/names";
 export function TradesPanel({ market }: { market: MarketJson }) {
   const trades = useTrades(market.market ?? "");
   return (
-    <section className="panel trades" aria-label="Trades">
+    <section className="panel trades" aria-label="Trades" tabIndex={0}>
       <h2>Trades</h2>
       <div className="rows head">
         <span>Price ({market.quoteAsset})</span>
