@@ -13,7 +13,9 @@ import grpc
 import structlog
 from tidebook.settlement.v1 import ledger_pb2, ledger_pb2_grpc
 
+from kernel.reasons import Reason, Refused
 from mesh.aio import cancel_and_wait
+from mesh.status import refused_from
 
 _REQUEST_ID = "play-balance-"
 _TIMEOUT_SECONDS = 3.0
@@ -42,9 +44,11 @@ class Welcome:
                     metadata=(("authorization", f"Bearer {access_token}"),),
                     timeout=_TIMEOUT_SECONDS,
                 )
-            except grpc.RpcError as error:
-                code = error.code().name if isinstance(error, grpc.aio.AioRpcError) else ""
-                log.warning("play_balance_waits", asset=asset, code=code)
+            except (grpc.RpcError, Refused) as error:
+                refused = error if isinstance(error, Refused) else refused_from(error)
+                # A conflict: it was given before, when the amount was another.
+                if refused.reason is not Reason.IDEMPOTENCY_CONFLICT:
+                    log.warning("play_balance_waits", asset=asset, reason=refused.reason.name)
 
     def give_later(self, access_token: str) -> None:
         """The same, without keeping anybody waiting."""
