@@ -7,7 +7,19 @@ import socket
 from collections.abc import Sequence
 
 # Below the range from which the system picks ports of outgoing connections.
-_FIRST, _LAST = 15_000, 31_000
+_LOWEST, _HIGHEST = 15_000, 31_000
+
+
+def _own_range() -> tuple[int, int]:
+    """The part of the range that is this worker's: a port that is chosen but not listened on yet
+    must not be chosen by another."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    size = (_HIGHEST - _LOWEST) // workers
+    return _LOWEST + number * size, _LOWEST + (number + 1) * size
+
+
+_FIRST, _LAST = _own_range()
 _next_port = _FIRST + (os.getpid() * 397) % (_LAST - _FIRST)
 
 
