@@ -26,12 +26,13 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
 def main(data_dir: Path, port: int, name: str, *, ends: bool) -> None:
     """Serve until SIGTERM."""
-    told = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: told.set() if ends else None)
+    # Waited for, not handled: a handler that sets an event can run while `wait` holds its lock.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Answer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    while not told.wait(0.05):
-        pass
+    signal.sigwait({signal.SIGTERM})
+    while not ends:
+        signal.sigwait({signal.SIGTERM})
     with (data_dir / "ended").open("a") as file:
         file.write(f"{name}\n")
 
