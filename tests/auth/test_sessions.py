@@ -73,7 +73,7 @@ async def test_the_signing_key_is_replaced_and_old_tokens_stay_good_until_they_e
         second, _ = await published()
         return second
 
-    second = await eventually(two, timeout_s=30)
+    second = await eventually(two)
     # Published first, so that everybody knows it before it signs.
     assert kid_of((await auth.sign_in(ann)).tokens) == first
     auth.clock.advance(seconds=61)
@@ -85,7 +85,7 @@ async def test_the_signing_key_is_replaced_and_old_tokens_stay_good_until_they_e
         newest = await refresh(auth, newest.refresh_token)
         assert kid_of(newest) == second
 
-    await eventually(signed_by_the_second, timeout_s=30)
+    await eventually(signed_by_the_second)
     for tokens in (before, newest):
         await auth.stub.GetMe(pb.GetMeRequest(), metadata=bearer(tokens.access_token))
     auth.clock.advance(seconds=2 * 60 + auth.settings.access_token_seconds)
@@ -93,7 +93,7 @@ async def test_the_signing_key_is_replaced_and_old_tokens_stay_good_until_they_e
     async def only_the_second() -> None:
         assert await published() == [second]
 
-    await eventually(only_the_second, timeout_s=30)
+    await eventually(only_the_second)
 
 
 async def test_of_many_refreshes_with_one_token_at_most_one_wins(auth: Auth) -> None:

@@ -100,4 +100,4 @@ async def test_a_stop_or_a_take_profit_fires_and_the_money_is_exact_everywhere(
             (row,) = [row for row in reconciled["assets"] if row["asset"] == "USDC"]
             assert Decimal(row["difference"]) == 0
 
-        await eventually(in_the_books, timeout_s=40)
+        await eventually(in_the_books)

@@ -89,7 +89,7 @@ async def all_quoted(http: HttpApi) -> None:
         assert len(books) == 10
         assert all(ticker["bestBid"] and ticker["bestAsk"] for ticker in books)
 
-    await eventually(quoted, timeout_s=30)
+    await eventually(quoted)
 
 
 async def test_the_bots_quote_every_market_with_a_book_on_both_sides(exchange: Exchange) -> None:

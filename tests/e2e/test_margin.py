@@ -107,4 +107,4 @@ async def test_a_round_trip_of_two_people_moves_a_thousand_and_leaves_nothing_op
                 books = await http.call("GET", "/v1/reconciliation")
                 assert books["balanced"] and books["logSeq"] == books["newestLogSeq"]
 
-            await eventually(in_the_books, timeout_s=30)
+            await eventually(in_the_books)

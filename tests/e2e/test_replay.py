@@ -176,11 +176,11 @@ async def test_prices_follow_a_recording_and_candles_are_those_of_the_file(
                 assert f"has ended after {trades} trades" in feed["detail"]
                 assert feed["simulated"] is True
 
-            await eventually(ended, timeout_s=40)
+            await eventually(ended)
             # The stream may be a moment behind the answer that says so.
             await eventually(lambda: check_prices(seen))
             await check_all_candles(http)
             # After a crash the recording is played anew, and nothing counts twice.
             await kill(exchange, "marketdata")
-            await eventually(ended, timeout_s=40)
+            await eventually(ended)
             await check_all_candles(http)

@@ -82,12 +82,12 @@ async def test_orders_wait_for_the_archive_and_cancels_do_not(limited: EngineRig
                 return refused_from(error).reason is Reason.OVERLOADED
             return False
 
-        await eventually(held_back, timeout_s=20)
+        await eventually(held_back)
         cancelled = await alice.cancel(first.order_id)
         assert cancelled.status == t.ORDER_STATUS_CANCELLED
         progress.archived_seq = (await limited.state()).log_seq
 
-        await eventually(lambda: alice.place(client_order_id="after"), timeout_s=20)
+        await eventually(lambda: alice.place(client_order_id="after"))
     finally:
         await host.drain()
 
@@ -99,7 +99,7 @@ async def test_an_archive_that_is_gone_holds_orders_back_after_the_limit(
     progress = Progress()
     progress.archived_seq = (await limited.state()).log_seq
     host = await start_settlement(limited, progress)
-    await eventually(lambda: progress.asked > 0, timeout_s=20)
+    await eventually(lambda: progress.asked > 0)
     await host.drain()
     placed = 0
     while placed < 30:
@@ -144,7 +144,7 @@ async def test_the_log_is_trimmed_behind_snapshot_and_archive_and_can_be_rebuilt
             assert len(await alice.open_orders()) == 150
             again = await alice.place(client_order_id="order-7")
             assert again.repeated
-            await eventually(store.positions, timeout_s=20)
+            await eventually(store.positions)
         finally:
             await redis.aclose()
             await host.drain()

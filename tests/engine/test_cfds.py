@@ -148,7 +148,7 @@ async def test_a_stop_fires_at_the_ticks_price_and_the_account_stream_says_so(
     assert [(b.asset, b.held) for b in told.balances] == [("USDC", "1000")]
     await feed.say("145.01", "145.02")
     await feed.say("140", "140.01")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         told = await stream.read()
     (fired,) = told.cfds
     assert fired.close_reason == types_pb2.CFD_CLOSE_REASON_STOP_LOSS

@@ -54,7 +54,7 @@ class Pair:
             open_channel(settings, "engine", caller="ops")
         )
         self.mesh = internal_pb2_grpc.EngineInternalServiceStub(channel)
-        await eventually(lambda: self.healthy(ENGINE_READS), timeout_s=30)
+        await eventually(lambda: self.healthy(ENGINE_READS))
 
     async def close(self) -> None:
         await self._stack.aclose()
@@ -192,14 +192,14 @@ async def test_no_acknowledged_order_is_lost_or_done_twice_when_the_leader_is_ki
     alice = await pair.rig.funded(1)
     load = Load(pair, alice)
     running = asyncio.create_task(load.run())
-    await eventually(lambda: len(load.acknowledged) > 500, timeout_s=30)
+    await eventually(lambda: len(load.acknowledged) > 500)
     killed_at = time.monotonic()
     pair.leader.kill()
     await pair.leader.wait()
     await eventually(lambda: load.answered_at[-1] > killed_at + 0.1, interval_s=0.005)
     first = next(at for at in load.answered_at if at > killed_at + 0.1)
     before = len(load.acknowledged)
-    await eventually(lambda: len(load.acknowledged) > before + 500, timeout_s=30)
+    await eventually(lambda: len(load.acknowledged) > before + 500)
     load.stop.set()
     await running
     entries = await pair.log()
@@ -217,7 +217,7 @@ async def test_a_leader_that_was_paused_is_fenced_and_stops(pair: Pair) -> None:
     pair.leader.send_signal(signal.SIGSTOP)
     # It reaches the old leader's socket, which will find it when it wakes up.
     late = asyncio.create_task(refusal(alice.place(client_order_id="late")))
-    await eventually(pair.healthy, timeout_s=20)
+    await eventually(pair.healthy)
     promoted = pair.at_follower(alice)
     await promoted.place(client_order_id="after")
     pair.leader.send_signal(signal.SIGCONT)
@@ -233,6 +233,6 @@ async def test_a_leader_that_stops_in_order_hands_over_at_once(pair: Pair) -> No
     order: order_pb2.Order = (await alice.place()).order
     pair.leader.terminate()
     await pair.leader.wait()
-    await eventually(pair.healthy, timeout_s=20)
+    await eventually(pair.healthy)
     cancelled = await pair.at_follower(alice).cancel(order.order_id)
     assert cancelled.status == t.ORDER_STATUS_CANCELLED

@@ -41,7 +41,7 @@ async def test_the_log_is_read_from_a_position_and_then_followed(engine: EngineR
     seen: list[LogRecord] = []
 
     async def read_up_to(seq: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not seen or seen[-1].seq < seq:
                 response = await call.read()
                 seen.extend(LogRecord(r.seq, r.payload, r.hash) for r in response.entries)

@@ -165,7 +165,7 @@ async def test_the_account_stream_carries_positions(ann: Client, bob: Client) ->
     again.cancel()
     await bob.place("buy", "0.5", "50000")
     await ann.close()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         told = await stream.read()
     assert [(p.quantity, p.fees) for p in told.positions] == [("0", "25")]
     stream.cancel()
@@ -207,7 +207,7 @@ async def test_a_liquidation_is_told_and_leaves_a_receipt(
     await stream.read()
     # The mark is the median of index, mid and last.
     await feed.say("40000", "40000", market=MARKET)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         told = await stream.read()
     stream.cancel()
     assert [p.quantity for p in told.positions] == ["0"]

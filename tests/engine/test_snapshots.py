@@ -120,7 +120,7 @@ async def test_a_killed_engine_starts_from_its_snapshot(short_dir: Path, valkey_
         alice, bob = await rig.funded(1), await rig.funded(2)
         named = await alice.place(price="20", client_order_id="named")
         await trade_a_little(alice, bob)
-        await eventually(lambda: bool(SnapshotStore.of(rig.settings).positions()), timeout_s=20)
+        await eventually(lambda: bool(SnapshotStore.of(rig.settings).positions()))
         late = await bob.place(price="21", client_order_id="late")
         orders, balances = await alice.open_orders(), await alice.balances()
         await rig.kill()

@@ -150,7 +150,7 @@ async def test_the_gateways_stream_acts_for_each_token(engine: EngineRig) -> Non
 
 
 async def messages(call: Any, count: int) -> list[order_pb2.WatchAccountResponse]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return [await call.read() for _ in range(count)]
 
 

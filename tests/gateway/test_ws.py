@@ -230,7 +230,7 @@ async def test_a_slow_reader_of_a_book_gets_a_snapshot_in_place_of_what_it_misse
                 text = await answer.text()
             assert re.search("^tidebook_ws_conflated_total [1-9]", text, re.MULTILINE)
 
-        await eventually(conflated, timeout_s=30)
+        await eventually(conflated)
         slow.resume()  # type: ignore[attr-defined]
         seq, snapshots = 5, 0
         while seq < 399:
@@ -261,7 +261,7 @@ async def test_a_slow_reader_of_trades_is_cut(world: World) -> None:
             assert 'tidebook_ws_cut_total{reason="slow_reader"} 1' in text
             assert "tidebook_ws_connections 0" in text
 
-        await eventually(cut, timeout_s=30)
+        await eventually(cut)
         slow.resume()  # type: ignore[attr-defined]
     await eventually(lambda: world.marketdata.listening("trades") == 0)
 

@@ -46,9 +46,9 @@ class MarketDataRig:
         """Run it; returns when it listens and, with `wait`, has the books."""
         self._stop = asyncio.Event()
         self._task = asyncio.create_task(run(self.settings, self._stop))
-        await eventually(self.health, timeout_s=20)
+        await eventually(self.health)
         if wait:
-            await eventually(self.is_serving, timeout_s=20)
+            await eventually(self.is_serving)
 
     async def stop(self) -> None:
         """Drain it."""
@@ -68,7 +68,7 @@ class MarketDataRig:
                 stdout=output,
                 stderr=output,
             )
-        await eventually(self.is_serving, timeout_s=30)
+        await eventually(self.is_serving)
 
     async def kill(self) -> None:
         """End its process at once, without a drain or a last write."""

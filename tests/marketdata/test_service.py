@@ -295,7 +295,7 @@ async def test_prices_come_before_the_engine_and_books_after_it(rig: MarketDataR
     assert refused_from(refused.value).reason is Reason.UNAVAILABLE
     assert not await rig.is_serving()
     await rig.engine.start()
-    await eventually(rig.is_serving, timeout_s=20)
+    await eventually(rig.is_serving)
     assert (await rig.stub.GetBook(pb.GetBookRequest(market=BTC))).book.snapshot
 
 
@@ -397,7 +397,7 @@ async def test_history_survives_a_store_that_is_away_for_a_while(running: Market
         async def stored() -> bool:
             return bool(await admin.fetchval("select count(*) = 1 from marketdata.trades"))
 
-        await eventually(stored, timeout_s=15)
+        await eventually(stored)
     finally:
         await admin.close()
 
@@ -445,4 +445,4 @@ async def test_without_a_network_the_default_feed_falls_back_and_says_so(
             assert answer.feed.source == pb.FEED_KIND_SYNTHETIC and answer.feed.simulated
             assert "SIMULATED" in answer.feed.detail and "not reachable" in answer.feed.detail
 
-        await eventually(simulated, timeout_s=15)
+        await eventually(simulated)

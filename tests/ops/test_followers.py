@@ -44,8 +44,8 @@ async def test_a_killed_leader_is_replaced_by_its_follower(short_dir: Path) -> N
         leader, follower = logs if "engine_writes" in logs["engine"].read_text() else [*logs][::-1]
         assert "engine_writes" not in logs[follower].read_text()
         os.kill(before[leader], signal.SIGKILL)
-        await eventually(lambda: "engine_writes" in logs[follower].read_text(), timeout_s=30)
-        await eventually(lambda: is_ready(exchange), timeout_s=30)
+        await eventually(lambda: "engine_writes" in logs[follower].read_text())
+        await eventually(lambda: is_ready(exchange))
         await eventually(lambda: tidebook(exchange, "status").returncode == 0, timeout_s=60)
         after = pids(exchange)
         assert after[leader] != before[leader] and after[follower] == before[follower]

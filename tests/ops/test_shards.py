@@ -153,10 +153,10 @@ async def test_orders_find_their_shard_over_http(world: World) -> None:
     assert found["order"]["market"] == "SOL_USDC"
     open_ = (await world.call("GET", "/v1/orders"))["orders"]
     assert [order["orderId"] for order in open_] == [str(bought), str(sold)]
-    await eventually(lambda: world.call("GET", f"/v1/history/orders/{sold}"), timeout_s=20)
+    await eventually(lambda: world.call("GET", f"/v1/history/orders/{sold}"))
     # What the market data of each says, over one path.
-    await eventually(lambda: shows(world, "SOL_USDC", "asks", "900"), timeout_s=20)
-    await eventually(lambda: shows(world, "BTC_USDC", "bids", "100"), timeout_s=20)
+    await eventually(lambda: shows(world, "SOL_USDC", "asks", "900"))
+    await eventually(lambda: shows(world, "BTC_USDC", "bids", "100"))
     # There is no USDC on the shard of SOL yet, however much there is on the other.
     with pytest.raises(ApiError) as refused:
         await world.place("SOL_USDC", "BUY", "100", "1")

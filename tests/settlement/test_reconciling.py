@@ -46,7 +46,7 @@ async def _compared_at(rig: Rig, seq: int, state: int) -> Any:
         at = min(report.log_seq, report.compared_log_seq)
         return report if at >= seq and report.state == state else False
 
-    return await eventually(done, timeout_s=40.0)
+    return await eventually(done)
 
 
 async def test_what_the_engine_and_the_ledger_have_is_the_same(rig: Rig) -> None:

@@ -118,7 +118,7 @@ async def test_a_deposit_survives_a_restart_between_request_and_relay(rig: Rig) 
     await rig.stop()
     engine.before = up
     await rig.start()
-    await eventually(lambda: _completed(rig, 7), timeout_s=40.0)
+    await eventually(lambda: _completed(rig, 7))
     assert await rig.client(7).balances() == {"USDC": ("100", "0")}
 
 

@@ -185,9 +185,9 @@ class EngineRig:
             answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=2)
             return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
-        await eventually(healthy, timeout_s=30.0)
+        await eventually(healthy)
         # After a kill the internal channel may still be waiting before it connects again.
-        await eventually(self.state, timeout_s=30.0)
+        await eventually(self.state)
 
     def trader(self, account_id: int, scopes: str = "read trade") -> Trader:
         """An account, by token."""

@@ -26,4 +26,4 @@ async def kill(exchange: Exchange, part: str) -> None:
     def another() -> bool:
         return pid_of(exchange, part) not in (None, old)
 
-    await eventually(another, timeout_s=30)
+    await eventually(another)

@@ -24,7 +24,7 @@ async def eventually(
 
 
 async def eventually(
-    check: Callable[[], Any], *, timeout_s: float = 20.0, interval_s: float = 0.02
+    check: Callable[[], Any], *, timeout_s: float = 60.0, interval_s: float = 0.02
 ) -> Any:
     """Call `check` until it is content, and return what it returned.
 
