@@ -19,7 +19,7 @@ async def ask(socket: aiohttp.ClientWebSocketResponse, frame: dict[str, Any]) ->
     """Send a frame and take its answer; what else comes before it is not of interest."""
     await socket.send_str(json.dumps(frame))
     while True:
-        answer = json.loads((await socket.receive(timeout=20)).data)
+        answer = json.loads((await socket.receive(timeout=60)).data)
         if str(answer.get("id", "")) == str(frame["id"]):
             assert "done" in answer, answer
             return

@@ -40,7 +40,7 @@ class Account:
         self._ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
 
     async def _ask(self, method: Callable[..., Awaitable[Any]], request: Any) -> Any:
-        return await method(request, metadata=await bearer(self._person), timeout=20)
+        return await method(request, metadata=await bearer(self._person), timeout=60)
 
     async def engine_balances(self) -> tuple[int, dict[str, tuple[Decimal, Decimal]]]:
         """(log position, asset -> (free, held)) as the engine has them."""

@@ -118,7 +118,7 @@ async def test_the_simple_bot_buys_and_prints_its_fills(exchange: Exchange) -> N
     )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             first = (await process.stdout.readline()).decode()
             assert first.startswith("order "), first
             second = (await process.stdout.readline()).decode()

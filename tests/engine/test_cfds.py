@@ -47,7 +47,7 @@ class Feed:
         async def requests() -> AsyncIterator[internal_pb2.SetPricesRequest]:
             yield internal_pb2.SetPricesRequest(prices=[price])
 
-        await self._stub.SetPrices(requests(), timeout=20)
+        await self._stub.SetPrices(requests(), timeout=60)
 
 
 class Client:

@@ -222,7 +222,7 @@ async def test_a_leader_that_was_paused_is_fenced_and_stops(pair: Pair) -> None:
     await promoted.place(client_order_id="after")
     pair.leader.send_signal(signal.SIGCONT)
     assert (await late).reason in (Reason.FENCED, Reason.UNAVAILABLE)
-    assert await asyncio.wait_for(pair.leader.wait(), 20) == 1
+    assert await asyncio.wait_for(pair.leader.wait(), 60) == 1
     assert "writer_fenced" in pair.rig.log_path.read_text()
     await promoted.place(client_order_id="later")
     assert placed_names(await pair.log()) == ["before", "after", "later"]

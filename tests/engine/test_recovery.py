@@ -201,7 +201,7 @@ async def test_a_second_writer_fences_the_first_which_then_stops(
     refused = await refusal(alice.place(client_order_id="after"))
     assert refused.reason in (Reason.FENCED, Reason.UNAVAILABLE)
     assert rig.process is not None
-    assert await asyncio.wait_for(rig.process.wait(), 15) == 1
+    assert await asyncio.wait_for(rig.process.wait(), 60) == 1
     assert "writer_fenced" in rig.log_path.read_text()
     assert await redis.xlen(log_key(0)) == state.log_seq + 1
     await redis.aclose()
@@ -211,7 +211,7 @@ async def test_a_second_engine_on_the_same_ports_fails_and_fences_nobody(rig: En
     await rig.spawn()
     alice = await rig.funded(1)
     second = await rig.launch()
-    assert await asyncio.wait_for(second.wait(), 30) == 1
+    assert await asyncio.wait_for(second.wait(), 60) == 1
     assert "port in use" in rig.log_path.read_text()
     await alice.place()
 
@@ -238,7 +238,7 @@ async def test_a_lost_log_store_is_a_retryable_refusal_and_loses_nothing(
     cancelling = asyncio.create_task(alice.cancel(order.order_id))
     await asyncio.sleep(0)
     await valkey_server.start()
-    during = (await asyncio.wait_for(waiting, 20)).order
+    during = (await asyncio.wait_for(waiting, 60)).order
     assert (await cancelling).status == t.ORDER_STATUS_CANCELLED
 
     async def taken_again() -> None:

@@ -92,7 +92,7 @@ async def test_a_full_queue_refuses_orders_and_still_takes_cancels(
         await engine.do("cancel", c.CancelOrder(ACCOUNT, placed.order_id), events_of)
     assert caught.value.reason is Reason.OVERLOADED, "their reserve ends too"
     await valkey_server.start()
-    await asyncio.wait_for(asyncio.gather(in_flight, *waiting, cancelling, second), 20)
+    await asyncio.wait_for(asyncio.gather(in_flight, *waiting, cancelling, second), 60)
     assert engine.projection.open_orders == 0
 
 
@@ -109,7 +109,7 @@ async def test_nobody_sees_what_is_not_in_the_log(
     await settled()
     assert not resting.done(), "the core is ahead of the log"
     await valkey_server.start()
-    await asyncio.wait_for(placing, 20)
+    await asyncio.wait_for(placing, 60)
     assert await resting == 1 and len(engine.projection.open_orders_of(ACCOUNT)) == 1
 
 
@@ -123,7 +123,7 @@ async def test_an_order_whose_caller_left_before_its_turn_is_dropped(
     await settled()
     gone.cancel()
     await valkey_server.start()
-    await asyncio.wait_for(asyncio.gather(first, stays), 20)
+    await asyncio.wait_for(asyncio.gather(first, stays), 60)
     names = [o.request.client_order_id for o in engine.projection.open_orders_of(ACCOUNT)]
     assert names == ["first", "stays"]
 

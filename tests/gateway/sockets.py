@@ -29,7 +29,7 @@ class Client:
         return self._id
 
     async def receive(self) -> dict[str, Any]:
-        frame: dict[str, Any] = await self.socket.receive_json(timeout=10)
+        frame: dict[str, Any] = await self.socket.receive_json(timeout=60)
         return frame
 
     async def ask(self, **op: Any) -> dict[str, Any]:

@@ -319,7 +319,7 @@ async def test_odd_requests_are_answered_and_never_by_a_crash(
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", world.settings.http_port)
     writer.write(request_bytes)
-    line = await asyncio.wait_for(reader.readline(), 5)
+    line = await asyncio.wait_for(reader.readline(), 60)
     writer.close()
     assert int(line.split()[1]) == status
 

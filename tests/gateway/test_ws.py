@@ -270,8 +270,8 @@ async def test_a_stopping_gateway_closes_with_1001(world: World) -> None:
     async with connected(world) as client:
         await client.ask(ping={})
         world.stop.set()
-        message = await client.socket.receive(timeout=10)
+        message = await client.socket.receive(timeout=60)
         assert message.type is aiohttp.WSMsgType.CLOSE
         assert client.socket.close_code == aiohttp.WSCloseCode.GOING_AWAY
     assert world.gateway is not None
-    await asyncio.wait_for(world.gateway, 10)
+    await asyncio.wait_for(world.gateway, 60)

@@ -44,7 +44,7 @@ async def trade(maker: Trader, taker: Trader, price: str, quantity: str) -> None
 
 
 async def next_of(call: Any) -> Any:
-    return await asyncio.wait_for(call.read(), 10)
+    return await asyncio.wait_for(call.read(), 60)
 
 
 async def test_a_book_stream_opens_with_a_snapshot_and_links_every_change(

@@ -204,7 +204,7 @@ async def test_a_tampered_payload_is_found_by_reader_and_follower(redis: Redis) 
         await reader.read(0, 10)
     follower = Follower(reader)
     with pytest.raises(ChainBroken, match="entry 3"):
-        await asyncio.wait_for(follower.task, 5)
+        await asyncio.wait_for(follower.task, 60)
 
 
 async def test_a_missing_entry_is_found(redis: Redis) -> None:
@@ -229,7 +229,7 @@ async def test_a_trimmed_position_is_said_and_numbers_go_on(redis: Redis) -> Non
     with pytest.raises(LogTrimmed):
         await reader.read(0, 10)
     with pytest.raises(LogTrimmed):
-        await asyncio.wait_for(Follower(reader).task, 5)
+        await asyncio.wait_for(Follower(reader).task, 60)
     assert [record.seq for record in await reader.read(250, 2)] == [251, 252]
     assert (await writer.append(b"next")).seq == 301
     # Also a log without any entry left remembers where it ended.
@@ -259,7 +259,7 @@ async def test_a_follower_with_another_past_is_told(redis: Redis) -> None:
     await fill(redis, 5)
     follower = Follower(LogReader(redis, SHARD), 3, after_hash=b"x" * 32)
     with pytest.raises(ChainBroken):
-        await asyncio.wait_for(follower.task, 5)
+        await asyncio.wait_for(follower.task, 60)
 
 
 async def test_a_follower_outlives_a_dropped_connection(
@@ -299,4 +299,4 @@ async def test_a_follower_ahead_of_a_store_that_lost_entries_stops(redis: Redis)
     await rewrite(redis, {b"3-0": None})
     follower = Follower(LogReader(redis, SHARD), 3, after_hash=records[2].hash)
     with pytest.raises(ChainBroken, match="lost entries"):
-        await asyncio.wait_for(follower.task, 5)
+        await asyncio.wait_for(follower.task, 60)

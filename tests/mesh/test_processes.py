@@ -54,14 +54,14 @@ async def test_a_signal_drains_a_service(tmp_path: Path, number: int) -> None:
     assert process.stdout is not None
     assert b"uvloop" in await process.stdout.readline()
     process.send_signal(number)
-    out, _ = await asyncio.wait_for(process.communicate(), 20)
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
     assert out == b"drained\n"
     assert process.returncode == 0
 
 
 async def test_a_crashed_background_task_stops_the_process_loudly(tmp_path: Path) -> None:
     process = await start(tmp_path, TIDEBOOK_SHARD="9", TIDEBOOK_LOG_FORMAT="json")
-    out, err = await asyncio.wait_for(process.communicate(), 20)
+    out, err = await asyncio.wait_for(process.communicate(), 60)
     assert b"drained" in out
     assert b"background_task_crashed" in err and b"lost the thread" in err
     assert b'"service":"sample"' in err
@@ -70,7 +70,7 @@ async def test_a_crashed_background_task_stops_the_process_loudly(tmp_path: Path
 
 async def test_a_wrong_setting_is_one_clear_line(tmp_path: Path) -> None:
     process = await start(tmp_path, TIDEBOOK_HTTP_PORT="eighty")
-    _, err = await asyncio.wait_for(process.communicate(), 20)
+    _, err = await asyncio.wait_for(process.communicate(), 60)
     assert err.startswith(b"TIDEBOOK_HTTP_PORT: ")
     assert b"Traceback" not in err
     assert process.returncode == 1
@@ -119,7 +119,7 @@ async def test_a_cancellation_that_got_lost_is_repeated(monkeypatch: pytest.Monk
 
     task = asyncio.create_task(work())
     await asyncio.sleep(0)
-    await asyncio.wait_for(cancel_and_wait(task), 5)
+    await asyncio.wait_for(cancel_and_wait(task), 60)
     assert task.cancelled()
 
 

@@ -252,7 +252,7 @@ async def test_a_websocket_trades_on_both_shards(world: World) -> None:
 
         async def frame(wanted: Any) -> gateway_pb2.ServerFrame:
             while True:
-                message = await socket.receive(timeout=30)
+                message = await socket.receive(timeout=60)
                 found = json_format.Parse(message.data, gateway_pb2.ServerFrame())
                 if wanted(found):
                     return found

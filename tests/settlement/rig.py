@@ -114,7 +114,7 @@ class Client:
         self.history = history_pb2_grpc.HistoryServiceStub(channel)
 
     async def call(self, method: Any, request: Any) -> Any:
-        return await method(request, metadata=self.metadata, timeout=10)
+        return await method(request, metadata=self.metadata, timeout=60)
 
     async def deposit(
         self, asset: str, amount: str, request_id: str = "one"

@@ -208,7 +208,7 @@ async def test_a_log_that_was_changed_behind_the_ledger_stops_it(
         await settlement.caught_up(maker)
     await redis.delete(log_key(0))
     await Wire(redis).append(*trading(LogMaker(), 5, seed=2))
-    await asyncio.wait_for(settlement.applier().run(), 30)
+    await asyncio.wait_for(settlement.applier().run(), 60)
     halt = settlement.halts.of("apply")
     assert halt is not None and "entry" in halt.problem
 

@@ -51,26 +51,26 @@ class Trader:
         self.stub = order_pb2_grpc.OrderServiceStub(channel)
 
     async def place(self, **fields: Any) -> order_pb2.PlaceOrderResponse:
-        return await self.stub.PlaceOrder(limit(**fields), metadata=self.metadata, timeout=20)
+        return await self.stub.PlaceOrder(limit(**fields), metadata=self.metadata, timeout=60)
 
     async def cancel(self, order_id: int) -> order_pb2.Order:
         request = order_pb2.CancelOrderRequest(order_id=order_id)
-        answer = await self.stub.CancelOrder(request, metadata=self.metadata, timeout=20)
+        answer = await self.stub.CancelOrder(request, metadata=self.metadata, timeout=60)
         return answer.order
 
     async def order(self, order_id: int) -> order_pb2.Order:
         request = order_pb2.GetOrderRequest(order_id=order_id)
-        return (await self.stub.GetOrder(request, metadata=self.metadata, timeout=20)).order
+        return (await self.stub.GetOrder(request, metadata=self.metadata, timeout=60)).order
 
     async def open_orders(self) -> list[order_pb2.Order]:
         request = order_pb2.ListOpenOrdersRequest()
-        answer = await self.stub.ListOpenOrders(request, metadata=self.metadata, timeout=20)
+        answer = await self.stub.ListOpenOrders(request, metadata=self.metadata, timeout=60)
         return list(answer.orders)
 
     async def balances(self) -> dict[str, tuple[str, str]]:
         """Asset code -> (free, held)."""
         request = order_pb2.GetAccountRequest()
-        answer = await self.stub.GetAccount(request, metadata=self.metadata, timeout=20)
+        answer = await self.stub.GetAccount(request, metadata=self.metadata, timeout=60)
         return {b.asset: (b.free, b.held) for b in answer.balances}
 
     def stream(self) -> Any:
