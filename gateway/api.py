@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import grpc
 import structlog
 from aiohttp import web
 
 from gateway import sessions
 from gateway.callers import Callers
-from gateway.errors import JSON, error_response
+from gateway.errors import JSON, error_response, is_fault
 from gateway.exchange import Exchange
 from gateway.local import LocalServices
 from gateway.streaming import stream_lines
@@ -111,10 +110,9 @@ class Api:
             self.streams_open -= 1
 
     def _failed(self, error: Exception, exchange: Exchange) -> web.Response:
-        response = error_response(error)
-        if response.status >= 500 and not isinstance(error, grpc.RpcError):
+        if is_fault(error):
             log.error("request_failed", route=exchange.name, exc_info=error)
-        return response
+        return error_response(error)
 
     def _metadata(self, exchange: Exchange, authorization: str) -> Metadata:
         own: list[tuple[str, str | bytes]] = [

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from gateway import metrics as metrics_module
 from gateway.api import Api
-from gateway.errors import error_response
+from gateway.errors import error_response, is_fault
 from gateway.exchange import Exchange, ProxyRules, begin
 from gateway.metrics import Metrics
 from gateway.site import Site
@@ -103,10 +103,9 @@ class App:
                 raise TranscodeError(NOT_FOUND, "there is nothing here", reason="NOT_FOUND")
             return found
         except Exception as error:
-            response = error_response(error)
-            if response.status >= 500:
-                log.error("request_failed", path=exchange.path, exc_info=error)
-            return response
+            if is_fault(error):
+                log.error("request_failed", route=exchange.name, exc_info=error)
+            return error_response(error)
 
     def _finished(self, exchange: Exchange, status: int) -> None:
         seconds = time.monotonic() - exchange.started

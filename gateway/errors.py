@@ -10,7 +10,9 @@ from google.rpc import error_details_pb2, status_pb2
 
 from gateway.transcode import TranscodeError, error_body
 from kernel.reasons import Reason, Refused
+from mesh.interceptors import to_refused
 from mesh.status import DOMAIN, http_status_of, refused_from, rpc_status_from, to_rpc_status
+from mesh.validation import InvalidRequest
 
 # What gRPC itself says about a dead peer names addresses; these are for our callers.
 _PLAIN_MESSAGES = {
@@ -26,8 +28,8 @@ def status_of(error: Exception) -> status_pb2.Status:
     """What goes to the caller for a failure; nothing internal in it."""
     if isinstance(error, TranscodeError):
         return error.to_status(DOMAIN)
-    if isinstance(error, Refused):
-        return to_rpc_status(error)
+    if isinstance(error, InvalidRequest):
+        return to_rpc_status(error, violations=error.violations)
     if isinstance(error, grpc.RpcError):
         status = rpc_status_from(error)
         if status.details:
@@ -35,11 +37,16 @@ def status_of(error: Exception) -> status_pb2.Status:
         refused = refused_from(error)
         message = _PLAIN_MESSAGES.get(refused.reason, refused.message)
         return to_rpc_status(Refused(refused.reason, message))
-    if isinstance(error, TimeoutError):
-        return to_rpc_status(
-            Refused(Reason.DEADLINE_PASSED, _PLAIN_MESSAGES[Reason.DEADLINE_PASSED])
-        )
-    return to_rpc_status(Refused(Reason.INTERNAL, _PLAIN_MESSAGES[Reason.INTERNAL]))
+    return to_rpc_status(to_refused(error))
+
+
+def is_fault(error: Exception) -> bool:
+    """Whether a failure is a mistake of ours, to be logged with its trace. What a service behind
+    has failed at is in that service's log.
+    """
+    if isinstance(error, TranscodeError | grpc.RpcError):
+        return False
+    return to_refused(error).reason is Reason.INTERNAL
 
 
 def reason_of(status: status_pb2.Status) -> str:

@@ -1,11 +1,13 @@
 """proto3 JSON: bytes <-> messages, with errors that name the field.
 
-Reads lowerCamelCase and original names, refuses unknown fields; writes lowerCamelCase and also
-fields that have their default value (those without presence), 64-bit integers as strings.
+Reads lowerCamelCase and original names, refuses unknown fields and names that are given twice;
+writes lowerCamelCase and also fields that have their default value (those without presence), 64-bit
+integers as strings.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Any, cast
 
 import orjson
@@ -24,11 +26,18 @@ _BAD_INPUT = (ParseError, ValueError, TypeError, AttributeError, OverflowError, 
 
 
 def load(body: bytes) -> Any:
-    """JSON bytes -> data; raises `TranscodeError` (400)."""
+    """JSON bytes -> data; raises `TranscodeError` (400), also for a name that is given twice."""
     try:
-        return orjson.loads(body)
+        data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise TranscodeError.invalid(f"the body is not JSON: {error}") from error
+    # One colon a name leaves none for names that were given before.
+    if not isinstance(data, dict) or body.count(b":") != len(data):
+        try:
+            _UNIQUE.decode(body.decode())
+        except RecursionError as error:
+            raise TranscodeError.invalid("the body is nested too deeply") from error
+    return data
 
 
 def merge(data: Any, message: Message) -> None:
@@ -37,7 +46,7 @@ def merge(data: Any, message: Message) -> None:
         raise TranscodeError.invalid("the body must be a JSON object")
     try:
         ParseDict(data, message, max_recursion_depth=MAX_DEPTH)
-        _check_enums(data, cast(Descriptor, message.DESCRIPTOR))
+        _check(data, cast(Descriptor, message.DESCRIPTOR))
     except _BAD_INPUT as error:
         raise _located(data, cast(Descriptor, message.DESCRIPTOR)) from error
 
@@ -58,24 +67,43 @@ def dump(message: Message) -> bytes:
     return orjson.dumps(to_dict(message))
 
 
+def _object(pairs: list[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise TranscodeError.invalid("is given more than once", field=name)
+        seen.add(name)
+
+
+# orjson keeps the last of two values with one name and says nothing.
+_UNIQUE = json.JSONDecoder(object_pairs_hook=_object)
+
+
 def _located(data: dict[str, Any], descriptor: Descriptor) -> TranscodeError:
     """The 400 for input that did not parse: finds the field by reading each on its own."""
     path: list[str] = []
     found = _descend(data, descriptor, path)
     if found:
         return TranscodeError.invalid(found, field=".".join(path))
-    # Each field alone is good, so it is two of them together.
-    return TranscodeError.invalid("the body has two fields that exclude each other")
+    return TranscodeError.invalid("the body does not fit the message")
 
 
-def _check_enums(data: Any, descriptor: Descriptor) -> None:
-    """Raise `ValueError` for an enum's number that ParseDict takes for another one.
+def _check(data: Any, descriptor: Descriptor) -> None:
+    """Raise `ValueError` for what ParseDict takes and should not.
 
-    It drops the bits above 32, the fraction, and takes booleans: 4294967298 would be 2.
+    One field under both its names, of which the last would win, and an enum's number that it takes
+    for another one: it drops the bits above 32, the fraction, and takes booleans, so that
+    4294967298 would be 2.
     """
+    given: set[int] = set()
     for name, value in data.items():
         field = fields.by_name(descriptor, name)
-        if field is None or value is None:
+        if field is None:
+            continue
+        if field.number in given:
+            raise ValueError(name)
+        given.add(field.number)
+        if value is None:
             continue
         if field.enum_type is not None:
             for item in value if field.is_repeated else (value,):
@@ -83,11 +111,11 @@ def _check_enums(data: Any, descriptor: Descriptor) -> None:
         elif _is_plain_message(field):
             assert field.message_type is not None
             for item in value if field.is_repeated else (value,):
-                _check_enums(item, field.message_type)
+                _check(item, field.message_type)
 
 
 def _descend(data: Any, descriptor: Descriptor, path: list[str]) -> str:
-    """What is wrong in `data`, with `path` set to where; empty when each field alone is good.
+    """What is wrong in `data`, with `path` set to where; empty when nothing was found.
 
     Every value is looked at once, so bad input costs no more than good.
     """
@@ -95,15 +123,30 @@ def _descend(data: Any, descriptor: Descriptor, path: list[str]) -> str:
         return "must be an object"
     if len(path) >= MAX_DEPTH:
         return "is nested too deeply"
+    given: dict[str, str] = {}
     for name, value in data.items():
         field = fields.by_name(descriptor, name)
         path.append(name)
         if field is None:
             return f"{descriptor.name} has no such field"
-        found = _value_fault(name, value, field, path)
+        found = _value_fault(name, value, field, path) or _clash(name, value, field, given)
         if found:
             return found
         path.pop()
+    return ""
+
+
+def _clash(name: str, value: Any, field: FieldDescriptor, given: dict[str, str]) -> str:
+    """What is wrong between a field and those `given` before it, by field and by oneof."""
+    if field.name in given:
+        return f"is given as {given[field.name]} too"
+    given[field.name] = name
+    oneof = field.containing_oneof
+    if oneof is None or value is None:
+        return ""
+    if oneof.full_name in given:
+        return f"cannot be given together with {given[oneof.full_name]}"
+    given[oneof.full_name] = name
     return ""
 
 
@@ -124,7 +167,7 @@ def _value_fault(name: str, value: Any, field: FieldDescriptor, path: list[str])
     assert field.containing_type is not None
     try:
         ParseDict({name: value}, GetMessageClass(field.containing_type)())
-        _check_enums({name: value}, field.containing_type)
+        _check({name: value}, field.containing_type)
     except _BAD_INPUT as error:
         return _wrong(field, error)
     return ""

@@ -318,7 +318,9 @@ def test_a_body_field_leaves_the_rest_to_the_query() -> None:
         ({"time": 5}, "time"),
         ({"wait": "soon"}, "wait"),
         ({"counts": {"a": "x"}}, "counts"),
-        ({"thisOne": "x", "thatOne": 1}, ""),
+        ({"thisOne": "x", "thatOne": 1}, "thatOne"),
+        ({"maybeText": "x", "maybe_text": "y"}, "maybe_text"),
+        ({"inner": {"otherName": "x", "renamed": None}}, "inner.renamed"),
         ([1], ""),
         ("text", ""),
     ],
@@ -338,6 +340,24 @@ def test_what_is_not_json_is_refused(body: bytes) -> None:
     with pytest.raises(TranscodeError) as caught:
         match.route.decode(match.captured, "", body)
     assert caught.value.http_status == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b'{"text": "a", "text": "b"}', "text"),
+        (b'{"text": "a", "te\\u0078t": "b"}', "text"),
+        (b'{"inner": {"number": 1, "flag": true, "number": 2}}', "number"),
+        (b'{"counts": {"a": 1, "a": 2}}', "a"),
+        (b'{"text": null, "text": "x:y"}', "text"),
+    ],
+)
+def test_a_name_given_twice_is_refused(body: bytes, field: str) -> None:
+    match = router().match("POST", "/v1/books")
+    with pytest.raises(TranscodeError) as caught:
+        match.route.decode(match.captured, "", body)
+    assert (caught.value.http_status, caught.value.field) == (400, field)
+    assert "more than once" in caught.value.message
 
 
 def test_a_message_too_deep_is_refused() -> None:
