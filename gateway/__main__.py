@@ -14,6 +14,7 @@ from tidebook.gateway.v1 import gateway_pb2_grpc
 from gateway.api import Api
 from gateway.app import App, Health, listen
 from gateway.callers import Callers
+from gateway.connections import ConnectionLimits, Server
 from gateway.door import Door
 from gateway.exchange import ProxyRules
 from gateway.limits import RateLimiter
@@ -73,7 +74,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         around = Surroundings(
             hub, orders, callers, recorder, metrics, FrameReader(), limits_of(settings)
         )
-        sockets = WebSockets(around, origins, room_for(settings.ws_max_connections))
+        room = room_for(settings.http_max_connections)
+        sockets = WebSockets(
+            around, origins, min(settings.ws_max_connections, room), settings.connections_per_ip
+        )
         sockets.describe(metrics)
         health = Health(upstreams, metrics)
         document = build_document(router.routes, ALL_SERVICES, load_comments(), is_public=is_public)
@@ -86,7 +90,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             recorder=recorder,
             pages=health.pages() | openapi_pages(document) | {"/ws": sockets.handle},
         )
+        server = Server(app, ConnectionLimits.of(settings, room), metrics, proxies.is_trusted)
         gauge = metrics.gauge
+        gauge("tidebook_http_connections", "Connections, WebSockets among them", server.__len__)
+        gauge("tidebook_http_connections_max", "Connections it takes", lambda: room)
         gauge("tidebook_http_requests_open", "Requests under way", lambda: app.requests_open)
         gauge("tidebook_http_streams_open", "Streams over HTTP", lambda: api.streams_open)
         gauge("tidebook_ws_topics", "Shared streams of the WebSockets", lambda: len(hub))
@@ -104,7 +111,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         )
         resources.push_async_callback(host.drain)
         await host.set_serving(True)
-        runner, port = await listen(app, settings)
+        runner, port = await listen(server, settings)
         resources.push_async_callback(runner.cleanup)
         resources.push_async_callback(sockets.drain)
         log.info("gateway_listens", http_port=port, grpc_port=host.public_port)

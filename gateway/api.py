@@ -144,7 +144,7 @@ async def read_body(exchange: Exchange) -> bytes:
             f"the body is larger than {BODY_MAX_BYTES} bytes",
             http_status=413,
         ) from error
-    except web.RequestPayloadError as error:
+    except (web.RequestPayloadError, ConnectionError) as error:
         # Cut off, or not compressed as its header says.
         raise TranscodeError.invalid("the body cannot be read") from error
 

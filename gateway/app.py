@@ -12,6 +12,7 @@ from aiohttp import web
 
 from gateway import metrics as metrics_module
 from gateway.api import Api
+from gateway.connections import Server
 from gateway.errors import error_response, is_fault
 from gateway.exchange import Exchange, ProxyRules, begin
 from gateway.metrics import Metrics
@@ -25,8 +26,6 @@ from mesh.telemetry import SpanRecorder, format_traceparent, set_trace
 
 # Paths that belong to RPCs; what is not found there is an error body and never the page.
 _API_PREFIXES = ("/v1/", "/dev/")
-_KEEPALIVE_SECONDS = 75.0
-_HEADER_MAX_BYTES = 8190
 _READY_CACHE_SECONDS = 1.0
 Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
 log = structlog.get_logger()
@@ -170,15 +169,8 @@ class Health:
         )
 
 
-async def listen(app: App, settings: Settings) -> tuple[web.ServerRunner, int]:
+async def listen(server: Server, settings: Settings) -> tuple[web.ServerRunner, int]:
     """Start serving: (runner, port). Raises `SystemExit` with one line when the port is taken."""
-    server = web.Server(
-        app,
-        access_log=None,
-        keepalive_timeout=_KEEPALIVE_SECONDS,
-        max_line_size=_HEADER_MAX_BYTES,
-        max_field_size=_HEADER_MAX_BYTES,
-    )
     # Streams would go on for ever: after half of the time to drain they are cancelled.
     runner = web.ServerRunner(server, shutdown_timeout=settings.drain_seconds / 2)
     await runner.setup()

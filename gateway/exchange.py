@@ -63,17 +63,18 @@ class ProxyRules:
         peer = request.transport.get_extra_info("peername") if request.transport else None
         address = str(peer[0]) if isinstance(peer, tuple) else ""
         https = request.secure
-        if not self._networks or not self._is_trusted(address):
+        if not self._networks or not self.is_trusted(address):
             return address, https
         https = https or request.headers.get("X-Forwarded-Proto", "").lower() == "https"
         # The last entry was written by the proxy next to us, the first by anybody.
         for hop in reversed(request.headers.get("X-Forwarded-For", "").split(",")):
             address = hop.strip() or address
-            if not self._is_trusted(address):
+            if not self.is_trusted(address):
                 break
         return address, https
 
-    def _is_trusted(self, address: str) -> bool:
+    def is_trusted(self, address: str) -> bool:
+        """Whether it is one of these proxies."""
         try:
             parsed = ipaddress.ip_address(address)
         except ValueError:

@@ -15,6 +15,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, int]] = Counter()
+        self.http_cut: Counter[str] = Counter()
         self.ws_cut: Counter[str] = Counter()
         self.rate_limited: Counter[str] = Counter()
         self._buckets: dict[str, list[int]] = {}
@@ -57,6 +58,9 @@ class Metrics:
                 lines.append(f'{name}_bucket{{route="{route}",le="{bound}"}} {total}')
             lines.append(f'{name}_sum{{route="{route}"}} {self._sums[route]:.6f}')
             lines.append(f'{name}_count{{route="{route}"}} {total}')
+        _labelled(
+            lines, "tidebook_http_connections_cut_total", "Connections cut", "reason", self.http_cut
+        )
         _labelled(lines, "tidebook_ws_cut_total", "WebSockets cut", "reason", self.ws_cut)
         _labelled(
             lines, "tidebook_rate_limited_total", "Requests refused", "limit", self.rate_limited

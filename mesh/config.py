@@ -265,6 +265,29 @@ class Settings(BaseSettings):
         description="Sign-up, sign-in and code requests from one address; default 20/minute in"
         " production and 2000/minute elsewhere, where bots and tests share one.",
     )
+    http_max_connections: int = Field(
+        6000,
+        gt=0,
+        description="HTTP connections one gateway holds, WebSockets included.",
+    )
+    http_max_connections_ip: int | None = Field(
+        None,
+        gt=0,
+        description="Of these from one address that is no trusted proxy; default 256 in production"
+        " and all of them elsewhere, where bots and tests share one.",
+    )
+    http_head_seconds: float = Field(
+        10.0, gt=0, description="Longest that the head of a request may take to arrive."
+    )
+    http_body_seconds: float = Field(
+        30.0, gt=0, description="Longest that the body of a request may take to arrive."
+    )
+    http_stalled_seconds: float = Field(
+        30.0, gt=0, description="Longest that a client may take nothing of what it is sent."
+    )
+    http_idle_seconds: float = Field(
+        75.0, gt=0, description="How long a connection without requests is kept."
+    )
     ws_max_connections: int = Field(5000, gt=0, description="WebSockets one gateway holds.")
     ws_max_messages_per_second: int = Field(
         2000, gt=0, description="Messages a second that one WebSocket may send."
@@ -316,6 +339,12 @@ class Settings(BaseSettings):
         """`rate_limit_auth`, or its default in this mode."""
         default = "20/minute" if self.mode == "production" else "2000/minute"
         return self.rate_limit_auth or default
+
+    @property
+    def connections_per_ip(self) -> int:
+        """`http_max_connections_ip`, or its default in this mode."""
+        default = 256 if self.mode == "production" else self.http_max_connections
+        return self.http_max_connections_ip or default
 
     def public_port(self, service: str) -> int:
         """Port of a service's public listener; 0 lets the system choose."""

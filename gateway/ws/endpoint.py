@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from functools import partial
@@ -25,10 +26,15 @@ log = structlog.get_logger()
 class WebSockets:
     """Upgrades requests and serves the connections."""
 
-    def __init__(self, around: Surroundings, origins: Origins, max_connections: int) -> None:
+    def __init__(
+        self, around: Surroundings, origins: Origins, max_connections: int, max_of_address: int
+    ) -> None:
         self._around = around
         self._origins = origins
         self._max = max_connections
+        # Of one client, also behind a proxy, whose connections are not counted by address.
+        self._max_of_address = max_of_address
+        self._by_address: Counter[str] = Counter()
         self._connections: set[Connection] = set()
         # Of the connections that have gone.
         self._past = Traffic()
@@ -84,7 +90,12 @@ class WebSockets:
             raise Refused(Reason.DRAINING)
         if len(self._connections) >= self._max:
             raise Refused(Reason.OVERLOADED, "too many connections; try again later")
-        await self._around.callers.admit("", exchange.client_ip, "")
+        address = exchange.client_ip
+        if self._by_address[address] >= self._max_of_address:
+            raise Refused(
+                Reason.RATE_LIMITED, "too many connections from this address", limit="connections"
+            )
+        await self._around.callers.admit("", address, "")
         socket = web.WebSocketResponse(
             heartbeat=_HEARTBEAT_SECONDS,
             timeout=_CLOSE_SECONDS,
@@ -99,11 +110,13 @@ class WebSockets:
             raise Refused(Reason.INVALID_ARGUMENT, error.text or "not a handshake") from error
         connection = Connection(self._around, socket, exchange)
         self._connections.add(connection)
-        log.info("ws_opened", client=exchange.client_ip, request_id=exchange.request_id)
+        self._by_address[address] += 1
+        log.info("ws_opened", client=address, request_id=exchange.request_id)
         try:
             await connection.serve(sessions.upgrade_authorization(exchange))
         finally:
             self._connections.discard(connection)
+            self._by_address -= Counter({address: 1})
             self._past.add(connection.traffic)
             log.info(
                 "ws_closed",
