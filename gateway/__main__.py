@@ -13,6 +13,7 @@ from tidebook.gateway.v1 import gateway_pb2_grpc
 
 from gateway.api import Api
 from gateway.app import App, Health, listen
+from gateway.books_metrics import BooksMetrics
 from gateway.callers import Callers
 from gateway.connections import ConnectionLimits, Server
 from gateway.door import Door
@@ -98,6 +99,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         gauge("tidebook_http_streams_open", "Streams over HTTP", lambda: api.streams_open)
         gauge("tidebook_ws_topics", "Shared streams of the WebSockets", lambda: len(hub))
         gauge("tidebook_door_calls_open", "Calls in the door", lambda: door.calls_open)
+        metrics.add_source(BooksMetrics(channels["settlement"]))
 
         host = await ServiceHost.start(
             settings,

@@ -164,7 +164,7 @@ class Health:
     async def metrics(self, exchange: Exchange) -> web.Response:
         """Prometheus text."""
         return web.Response(
-            body=self._metrics.render().encode(),
+            body=(await self._metrics.render()).encode(),
             headers={"Content-Type": metrics_module.CONTENT_TYPE},
         )
 

@@ -96,11 +96,13 @@ def serve(
 
 @app.command()
 def status(data_dir: DataDir = None) -> None:
-    """Show whether each part of the running system is healthy."""
+    """Show whether each part of the running system is healthy, and whether its books are."""
     from ops import status as status_command
 
     settings, _ = _settings(data_dir)
-    raise SystemExit(asyncio.run(status_command.show(settings.data_dir, Console())))
+    # A pipe has no width: let nothing be cut there.
+    console = Console(width=None if sys.stdout.isatty() else 250)
+    raise SystemExit(asyncio.run(status_command.show(settings.data_dir, console)))
 
 
 @app.command()

@@ -20,6 +20,7 @@ from mesh.telemetry import SpanRecorder
 from mesh.tokens import TokenVerifier, signing_keys_from
 from services.settlement.catalog import Catalog
 from services.settlement.engine_client import EngineClient, EngineClients
+from services.settlement.lifecycle import LifecycleWorker
 from services.settlement.reconciliation import Reconciliation
 from services.settlement.servicer_history import HistoryServicer
 from services.settlement.servicer_internal import InternalServicer
@@ -62,6 +63,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     ]
     tasks = [supervise(job, name) for shard in books for name, job in shard.jobs().items()]
     tasks.append(supervise(worker.run(), "transfer worker"))
+    tasks.append(supervise(LifecycleWorker(pool, settings, clock).run(), "lifecycle worker"))
     host = None
     try:
         for shard_books in books:
@@ -77,7 +79,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                             pool,
                             catalog,
                             transfers,
-                            Reconciliation(pool, shards),
+                            Reconciliation(pool, {one.shard: one.reader for one in books}, clock),
                             books,
                         ),
                     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import structlog
@@ -17,6 +17,10 @@ class Halt:
     job: str
     log_seq: int
     problem: str
+
+    def __str__(self) -> str:
+        at = f" at log entry {self.log_seq}" if self.log_seq else ""
+        return f"{self.job} stopped{at}: {self.problem}"
 
 
 class Halts:
@@ -41,10 +45,10 @@ class Halts:
 
     def summary(self) -> str:
         """All halts in one line; empty when there is none."""
-        return "; ".join(
-            f"{halt.job} stopped at log entry {halt.log_seq}: {halt.problem}"
-            for halt in self._by_job.values()
-        )
+        return "; ".join(map(str, self))
+
+    def __iter__(self) -> Iterator[Halt]:
+        return iter(self._by_job.values())
 
     def __bool__(self) -> bool:
         return bool(self._by_job)

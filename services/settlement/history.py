@@ -132,6 +132,8 @@ async def transfer_to_proto(catalog: Catalog, row: asyncpg.Record) -> ledger_pb2
         update_time=timestamp(row["updated_ns"]),
         log_seq=row["log_seq"],
         simulated=row["simulated"],
+        cancelling=row["cancelling"],
+        address=row["address"],
         shard=row["shard"],
         to_shard=row["to_shard"],
     )

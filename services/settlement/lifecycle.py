@@ -31,7 +31,7 @@ class LifecycleWorker:
     def __init__(self, pool: asyncpg.Pool, settings: Settings, clock: Clock) -> None:
         self.overdue = 0
         self._pool = pool
-        self._shard = settings.shard
+        self._shards = settings.shard_map.numbers
         self._transfer_ns = settings.transfer_deadline_seconds * NS_PER_SECOND
         self._order_ns = settings.order_overdue_seconds * NS_PER_SECOND
         self._payout_ns = settings.payout_delay_ms * NS_PER_SECOND // 1000
@@ -59,7 +59,11 @@ class LifecycleWorker:
             transfers = await overdue.transfers(
                 connection, now_ns - self._transfer_ns, now_ns - self._transfer_ns - self._payout_ns
             )
-            orders = await overdue.orders(connection, self._shard, now_ns - self._order_ns)
+            orders = [
+                row
+                for shard in self._shards
+                for row in await overdue.orders(connection, shard, now_ns - self._order_ns)
+            ]
         for row in expired:
             log.warning("transfer_expired", **dict(row))
         found = {("transfer", row["transfer_id"]): dict(row) for row in transfers}

@@ -102,7 +102,9 @@ class Pass:
 
 
 class Reconciler:
-    """Compares slice after slice. `newest` is the last outcome, `waiting` why there is no newer."""
+    """Compares slice after slice. `newest` is the last outcome, `waiting` why there is no newer,
+    `whole_ns` when a pass over all accounts was finished (0 before the first).
+    """
 
     def __init__(
         self,
@@ -115,6 +117,7 @@ class Reconciler:
         self.newest: Outcome | None = None
         self.waiting = "not compared yet"
         self.totals = Pass()
+        self.whole_ns = 0
         self._pool = pool
         self._engine = engine
         self._shard = shard
@@ -158,6 +161,8 @@ class Reconciler:
         # What differed is told until a whole pass over all accounts has found nothing.
         if not self._after or running.differing or self.totals.compared <= running.compared:
             self.totals = running
+        if not self._after:
+            self.whole_ns = outcome.time_ns
         self.newest, self.waiting = outcome, ""
         _tell(outcome)
 

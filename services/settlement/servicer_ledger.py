@@ -8,30 +8,25 @@ from typing import Any
 
 import asyncpg
 import grpc
-import structlog
-from redis.exceptions import RedisError
 from tidebook.settlement.v1 import ledger_pb2, ledger_pb2_grpc
 
 from kernel.money import INT64_MAX
 from kernel.reasons import Reason, Refused
 from mesh.identity import require
-from mesh.log import GENESIS_HASH, LogReader
+from mesh.log import GENESIS_HASH
+from services.settlement.books_report import reconciliation_to_proto
 from services.settlement.catalog import Catalog
 from services.settlement.domain.ledger import LedgerKind
-from services.settlement.follower import APPLY
 from services.settlement.history import entry_key, entry_to_proto, timestamp, transfer_to_proto
 from services.settlement.paging import make_token, page_size, read_token
-from services.settlement.reconciler import Reconciler
 from services.settlement.reconciliation import Reconciliation
 from services.settlement.shards import ShardBooks
 from services.settlement.store.archive import Link, archive_end, read_links
-from services.settlement.store.database import text_of
 from services.settlement.store.reading import Span, list_balances, list_entries
 from services.settlement.store.sessions import for_a_call
 from services.settlement.transfers import Transfers
 
 Context = grpc.aio.ServicerContext[Any, Any]
-log = structlog.get_logger()
 
 
 class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
@@ -182,45 +177,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         self, request: ledger_pb2.GetReconciliationRequest, context: Context
     ) -> ledger_pb2.GetReconciliationResponse:
         books = await self._reconciliation.books()
-        response = ledger_pb2.GetReconciliationResponse(
-            balanced=books.balanced, time=timestamp(books.time_ns)
-        )
-        engine_more: Counter[int] = Counter()
-        states = []
-        for shard in self._shards:
-            log_seq = books.log_seqs[shard.shard]
-            newest_seq = max(log_seq, await _newest_seq(shard.reader))
-            totals, outcome = shard.reconciler.totals, shard.reconciler.newest
-            response.compared += totals.compared
-            response.differing += totals.differing
-            engine_more.update(totals.engine_more)
-            states.append(_state(shard.reconciler))
-            if shard.shard == 0:
-                response.log_seq, response.newest_log_seq = log_seq, newest_seq
-                if outcome is not None:
-                    response.compared_log_seq = outcome.log_seq
-                    response.compared_time.CopyFrom(timestamp(outcome.time_ns))
-            if len(self._shards) > 1:
-                response.shards.add(shard=shard.shard, log_seq=log_seq, newest_log_seq=newest_seq)
-            if halt := shard.halts.of(APPLY):
-                response.stopped_log_seq = halt.log_seq
-        response.state = next(state for state in _WORST_FIRST if state in states)
-        for sums in books.assets:
-            asset = await self._catalog.asset(sums.asset_id)
-            response.assets.add(
-                asset=asset.code,
-                clients_free=asset.format(sums.clients_free),
-                clients_held=asset.format(sums.clients_held),
-                fees=asset.format(sums.fees),
-                insurance=asset.format(sums.insurance),
-                house=asset.format(sums.house),
-                clearing=asset.format(sums.clearing),
-                deposits=asset.format(sums.deposits),
-                withdrawals=asset.format(sums.withdrawals),
-                difference=asset.format(sums.difference),
-                engine_difference=asset.format(engine_more.get(sums.asset_id, 0)),
-            )
-        return response
+        return await reconciliation_to_proto(self._catalog, books, self._shards)
 
     async def GetAccountReconciliation(
         self, request: ledger_pb2.GetAccountReconciliationRequest, context: Context
@@ -280,28 +237,3 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             if books.shard == shard:
                 return books
         raise Refused(Reason.NOT_FOUND, f"there is no shard {shard}", field="shard")
-
-
-_WORST_FIRST = (
-    ledger_pb2.RECONCILIATION_STATE_DIFFERS,
-    ledger_pb2.RECONCILIATION_STATE_WAITING,
-    ledger_pb2.RECONCILIATION_STATE_MATCHED,
-)
-
-
-def _state(reconciler: Reconciler) -> ledger_pb2.ReconciliationState.ValueType:
-    outcome = reconciler.newest
-    if outcome is not None and (reconciler.totals.differing or not outcome.matched):
-        return ledger_pb2.RECONCILIATION_STATE_DIFFERS
-    if outcome is None or reconciler.waiting:
-        return ledger_pb2.RECONCILIATION_STATE_WAITING
-    return ledger_pb2.RECONCILIATION_STATE_MATCHED
-
-
-async def _newest_seq(reader: LogReader) -> int:
-    try:
-        return await reader.last_seq()
-    except (RedisError, OSError) as error:
-        # The books are what was asked for; how far behind they are is an extra.
-        log.warning("log_end_unknown", error=text_of(error))
-        return 0

@@ -56,6 +56,26 @@ async def test_every_part_is_healthy_once_it_says_ready(exchange: Exchange) -> N
     assert "not healthy" not in told.stdout
 
 
+async def test_an_operator_sees_how_the_books_are(exchange: Exchange) -> None:
+    async def compared() -> None:
+        row = next(
+            line.split()
+            for line in tidebook(exchange, "status").stdout.splitlines()
+            if line.startswith("shard 0")
+        )
+        assert "matched" in row and row[-2:] == ["0", "no"], row
+
+    await eventually(compared, timeout_s=120)
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{exchange.http_url}/metrics") as answer,
+    ):
+        found = await answer.text()
+    assert "tidebook_settlement_up 1\n" in found
+    assert 'tidebook_reconciliation_matched{shard="0"} 1\n' in found
+    assert 'tidebook_ledger_halted{shard="0"} 0\n' in found
+
+
 async def test_a_start_after_a_stop_keeps_the_data_and_a_stop_leaves_nothing(
     short_dir: Path,
 ) -> None:

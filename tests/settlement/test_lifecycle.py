@@ -6,8 +6,11 @@ import asyncio
 from typing import Any
 
 import structlog.testing
+from redis.asyncio import Redis
+from tidebook.settlement.v1 import ledger_pb2
 
 from kernel.clock import ManualClock
+from kernel.money import INT64_MAX
 from kernel.reasons import Reason, Refused
 from mesh.config import Settings
 from services.engine.domain import constants as k
@@ -21,7 +24,9 @@ from services.settlement.store.transfers import (
     TransferStatus,
 )
 from services.settlement.transfers import TransferWorker
+from tests.settlement.rig import settlement_rig
 from tests.settlement.support import START_NS, USDC, LogMaker, Settlement, Wire, buy
+from tests.support import eventually
 
 _HOUR_NS = 3600 * 10**9
 
@@ -69,6 +74,29 @@ async def test_a_transfer_that_was_never_sent_expires_and_is_never_sent(
         assert not await store.claim_messages(connection, clock.now_ns(), 10)
 
 
+async def test_the_running_service_looks_for_what_is_overdue(
+    settings: Settings, settlement: Settlement, redis: Redis
+) -> None:
+    async with settlement_rig(settings, redis) as rig:
+        client = rig.client(11)
+        request = TransferRequest(11, "one", Direction.DEPOSIT, USDC, 5)
+        async with settlement.pool.acquire() as connection, connection.transaction():
+            row = await store.add_transfer(connection, request, traceparent="", now_ns=START_NS)
+            # No relay gets to it.
+            await connection.execute(
+                "update outbox set next_attempt_ns = $1 where transfer_id = $2",
+                *(INT64_MAX, row["transfer_id"]),
+            )
+
+        async def expired() -> bool:
+            (transfer,) = await client.transfers()
+            return bool(transfer.status == ledger_pb2.TRANSFER_STATUS_FAILED)
+
+        await eventually(expired)
+        (transfer,) = await client.transfers()
+        assert transfer.failure == "DEADLINE_PASSED"
+
+
 async def test_a_transfer_that_was_sent_is_only_reported_and_not_at_every_look(
     settings: Settings, settlement: Settlement, maker: LogMaker, wire: Wire
 ) -> None:
@@ -108,3 +136,28 @@ async def test_an_order_that_should_have_expired_is_reported(
     with structlog.testing.capture_logs() as said:
         await worker.run_once()
     assert [(line["event"], line["order_id"]) for line in said] == [("order_overdue", 1)]
+
+
+async def test_a_reversal_that_was_refused_is_reported(
+    settings: Settings, settlement: Settlement, maker: LogMaker, wire: Wire
+) -> None:
+    """Money that its owner called back and did not get waits for somebody to look."""
+    await wire.append(maker.begin(11))
+    async with settlement.following():
+        await settlement.caught_up(maker)
+    clock = ManualClock(START_NS)
+    request = TransferRequest(11, "out", Direction.WITHDRAWAL, USDC, 5, "somewhere")
+    async with settlement.pool.acquire() as connection, connection.transaction():
+        row = await store.add_transfer(connection, request, traceparent="", now_ns=START_NS)
+        await connection.execute(
+            "update transfers set status = $1, cancelling = true", TransferStatus.HELD
+        )
+        assert await store.reverse_called_back(connection, START_NS) == 1
+        await connection.execute("update outbox set done_ns = $1", START_NS)
+    clock.advance(_HOUR_NS)
+    worker = LifecycleWorker(settlement.pool, settings, clock)
+    with structlog.testing.capture_logs() as said:
+        await worker.run_once()
+    assert [(line["event"], line["transfer_id"]) for line in said] == [
+        ("transfer_overdue", row["transfer_id"])
+    ]

@@ -9,9 +9,13 @@ import pytest_asyncio
 import structlog.testing
 from redis.asyncio import Redis
 from tidebook.engine.v1 import internal_pb2
+from tidebook.settlement.v1 import internal_pb2 as settlement_pb2
 from tidebook.settlement.v1 import ledger_pb2, ledger_pb2_grpc
 
+from gateway.books_metrics import BooksMetrics
+from gateway.metrics import Metrics
 from mesh.config import Settings
+from mesh.log import log_key
 from tests.settlement.rig import Rig, settlement_rig
 from tests.settlement.support import USDC, Settlement, buy, sell
 from tests.support import eventually
@@ -56,6 +60,65 @@ async def test_what_the_engine_and_the_ledger_have_is_the_same(rig: Rig) -> None
     assert {asset.engine_difference for asset in report.assets} == {"0"}
 
 
+async def _metrics(rig: Rig) -> dict[str, float]:
+    """Series -> value of what a scrape finds of the books."""
+    metrics = Metrics()
+    metrics.add_source(BooksMetrics(rig.public))
+    lines = [line for line in (await metrics.render()).splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+async def test_a_scrape_says_how_far_everything_is_and_that_it_agrees(rig: Rig) -> None:
+    seq = rig.engine.maker.seq
+    report = await _compared_at(rig, seq, MATCHED)
+    (shard,) = report.shards
+    assert (shard.log_seq, shard.newest_log_seq, shard.archived_log_seq) == (seq, seq, seq)
+    assert shard.HasField("whole_pass_time") and not shard.behind_ms
+    found = await _metrics(rig)
+    for name, value in {
+        "settlement_up": 1,
+        'ledger_position{shard="0"}': seq,
+        'archive_position{shard="0"}': seq,
+        'ledger_lag_entries{shard="0"}': 0,
+        'ledger_lag_seconds{shard="0"}': 0,
+        'ledger_halted{shard="0"}': 0,
+        'reconciliation_matched{shard="0"}': 1,
+        'reconciliation_differences{shard="0"}': 0,
+        'books_unbalanced{asset="USDC"}': 0,
+        'engine_differs{asset="USDC"}': 0,
+    }.items():
+        assert found[f"tidebook_{name}"] == value, name
+    assert 0 <= found['tidebook_reconciliation_pass_age_seconds{shard="0"}'] < 600
+    await rig.stop()
+    assert await _metrics(rig) == {"tidebook_settlement_up": 0}
+
+
+async def test_a_log_that_is_another_one_halts_ledger_and_archive_and_says_so(
+    rig: Rig, redis: Redis
+) -> None:
+    """The alarm is raised although no single entry is to blame."""
+    seq = rig.engine.maker.seq
+    await _compared_at(rig, seq, MATCHED)
+    rows: Any = await redis.xrange(log_key(0))
+    await redis.delete(log_key(0))
+    for entry_id, fields in rows:
+        await redis.xadd(log_key(0), fields | {b"h": bytes(32)}, id=entry_id)
+    await redis.xadd(log_key(0), {b"p": b"", b"h": bytes(32)}, id=f"{seq + 1}-0")
+
+    async def both() -> Any:
+        report = await _report(rig)
+        return report if len(report.shards[0].halted) == 2 else False
+
+    report = await eventually(both)
+    assert report.halted and report.stopped_log_seq == seq + 1
+    halted = {one.job: one.log_seq for one in report.shards[0].halted}
+    assert halted == {"apply": seq + 1, "archive": seq + 1}
+    assert (await _metrics(rig))['tidebook_ledger_halted{shard="0"}'] == 1
+    progress = await rig.internal.GetProgress(settlement_pb2.GetProgressRequest())
+    assert "apply stopped" in progress.halted and "archive stopped" in progress.halted
+    assert "log entry 0" not in progress.halted
+
+
 async def test_an_account_sees_its_balances_three_times(rig: Rig) -> None:
     client = rig.client(18)
     await _compared_at(rig, rig.engine.maker.seq, MATCHED)
@@ -78,6 +141,10 @@ async def test_a_difference_is_told_and_raises_the_alarm(rig: Rig, settlement: S
         )
         report = await _compared_at(rig, rig.engine.maker.seq, DIFFERS)
     assert report.differing == 1
+    found = await _metrics(rig)
+    assert found['tidebook_reconciliation_matched{shard="0"}'] == 0
+    assert found['tidebook_reconciliation_differences{shard="0"}'] == 1
+    assert found['tidebook_engine_differs{asset="USDC"}'] == 1
     assert {asset.asset: asset.engine_difference for asset in report.assets}["USDC"] == (
         "-0.00000007"
     )

@@ -9,9 +9,10 @@ import itertools
 import pytest
 from redis.asyncio import Redis
 
-from kernel.clock import ManualClock
+from kernel.clock import ManualClock, SystemClock
 from kernel.reasons import Reason, Refused
 from mesh.config import Settings
+from mesh.log import LogReader
 from services.engine.domain import commands as c
 from services.settlement.catalog import Catalog
 from services.settlement.domain.facts import TransferKind
@@ -126,7 +127,11 @@ async def test_relay_and_appliers_may_die_anywhere(
         async with shards[0].following(), shards[1].following():
             await end(TransferStatus.COMPLETED, moved)
             await end(TransferStatus.FAILED, refused)
-        books = await Reconciliation(settlement.pool, [0, 1]).books()
+        books = await Reconciliation(
+            settlement.pool,
+            {shard: LogReader(settlement.redis, shard) for shard in (0, 1)},
+            SystemClock(),
+        ).books()
         assert books.balanced
         if not kill.at:
             break

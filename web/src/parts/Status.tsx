@@ -122,6 +122,7 @@ function Reconciliation() {
           {data.balanced ? "books balance" : "books do not balance"}
         </span>
         <span className={`badge ${tone}`}>{text}</span>
+        {data.halted && <span className="badge bad">the ledger has stopped and waits for an operator</span>}
       </h2>
       <p className="hint">
         At log position {data.logSeq}, {pretty(subtract(data.newestLogSeq ?? "0", data.logSeq ?? "0"))} behind the newest.

@@ -37,7 +37,7 @@ class _TransferStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Transf
     TRANSFER_STATUS_CANCELLED: _TransferStatus.ValueType  # 4
     """Called back."""
     TRANSFER_STATUS_HELD: _TransferStatus.ValueType  # 5
-    """Withdrawal: held, not yet paid."""
+    """Withdrawal: held, not yet paid. SHARD: off the one shard, not yet on the other."""
 
 class TransferStatus(_TransferStatus, metaclass=_TransferStatusEnumTypeWrapper):
     """Where a transfer is."""
@@ -53,7 +53,7 @@ TRANSFER_STATUS_FAILED: TransferStatus.ValueType  # 3
 TRANSFER_STATUS_CANCELLED: TransferStatus.ValueType  # 4
 """Called back."""
 TRANSFER_STATUS_HELD: TransferStatus.ValueType  # 5
-"""Withdrawal: held, not yet paid."""
+"""Withdrawal: held, not yet paid. SHARD: off the one shard, not yet on the other."""
 Global___TransferStatus: _TypeAlias = TransferStatus  # noqa: Y015
 
 class _TransferDirection:
@@ -129,6 +129,8 @@ class Transfer(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     LOG_SEQ_FIELD_NUMBER: _builtins.int
     SIMULATED_FIELD_NUMBER: _builtins.int
+    CANCELLING_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
     SHARD_FIELD_NUMBER: _builtins.int
     TO_SHARD_FIELD_NUMBER: _builtins.int
     transfer_id: _builtins.int
@@ -149,6 +151,10 @@ class Transfer(_message.Message):
     """Log entry that applied it; 0 before."""
     simulated: _builtins.bool
     """The money comes from a demo faucet, not from outside."""
+    cancelling: _builtins.bool
+    """Withdrawal: called back. PENDING and HELD are then on the way to CANCELLED (or FAILED)."""
+    address: _builtins.str
+    """Withdrawal: where to."""
     shard: _builtins.int
     """The engine shard whose balance it is; of a SHARD transfer the one debited."""
     to_shard: _builtins.int
@@ -175,12 +181,14 @@ class Transfer(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         log_seq: _builtins.int = ...,
         simulated: _builtins.bool = ...,
+        cancelling: _builtins.bool = ...,
+        address: _builtins.str = ...,
         shard: _builtins.int = ...,
         to_shard: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "asset", b"asset", "create_time", b"create_time", "direction", b"direction", "failure", b"failure", "log_seq", b"log_seq", "request_id", b"request_id", "shard", b"shard", "simulated", b"simulated", "status", b"status", "to_shard", b"to_shard", "transfer_id", b"transfer_id", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "amount", b"amount", "asset", b"asset", "cancelling", b"cancelling", "create_time", b"create_time", "direction", b"direction", "failure", b"failure", "log_seq", b"log_seq", "request_id", b"request_id", "shard", b"shard", "simulated", b"simulated", "status", b"status", "to_shard", b"to_shard", "transfer_id", b"transfer_id", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -737,6 +745,7 @@ class GetReconciliationResponse(_message.Message):
     COMPARED_FIELD_NUMBER: _builtins.int
     DIFFERING_FIELD_NUMBER: _builtins.int
     STOPPED_LOG_SEQ_FIELD_NUMBER: _builtins.int
+    HALTED_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
     log_seq: _builtins.int
     """The log position they are at."""
@@ -747,13 +756,15 @@ class GetReconciliationResponse(_message.Message):
     state: Global___ReconciliationState.ValueType
     """What came of comparing engine, ledger and archive the last time."""
     compared_log_seq: _builtins.int
-    """The log position they were compared at; 0 if they never were."""
+    """The log position they were compared at; 0 if they never were. With several shards that of 0."""
     compared: _builtins.int
     """How many balances have been compared in the current pass over all accounts."""
     differing: _builtins.int
     """How many of those are not the same everywhere; always 0."""
     stopped_log_seq: _builtins.int
     """Log entry that the ledger stopped before because it cannot be applied; 0 while it works."""
+    halted: _builtins.bool
+    """A job has stopped for good and waits for an operator; `shards` says which."""
     @_builtins.property
     def assets(self) -> _containers.RepeatedCompositeFieldContainer[Global___AssetReconciliation]:
         """One per asset."""
@@ -764,11 +775,11 @@ class GetReconciliationResponse(_message.Message):
 
     @_builtins.property
     def compared_time(self) -> _timestamp_pb2.Timestamp:
-        """When."""
+        """When; of the shard that was compared longest ago. Not set while there is one that never was."""
 
     @_builtins.property
     def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardPosition]:
-        """Where there are several shards: how far each is; log_seq and newest_log_seq are then of shard 0."""
+        """How far each shard is; log_seq and newest_log_seq are those of shard 0."""
 
     def __init__(
         self,
@@ -784,11 +795,12 @@ class GetReconciliationResponse(_message.Message):
         compared: _builtins.int = ...,
         differing: _builtins.int = ...,
         stopped_log_seq: _builtins.int = ...,
+        halted: _builtins.bool = ...,
         shards: _abc.Iterable[Global___ShardPosition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["compared_time", b"compared_time", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assets", b"assets", "balanced", b"balanced", "compared", b"compared", "compared_log_seq", b"compared_log_seq", "compared_time", b"compared_time", "differing", b"differing", "log_seq", b"log_seq", "newest_log_seq", b"newest_log_seq", "shards", b"shards", "state", b"state", "stopped_log_seq", b"stopped_log_seq", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assets", b"assets", "balanced", b"balanced", "compared", b"compared", "compared_log_seq", b"compared_log_seq", "compared_time", b"compared_time", "differing", b"differing", "halted", b"halted", "log_seq", b"log_seq", "newest_log_seq", b"newest_log_seq", "shards", b"shards", "state", b"state", "stopped_log_seq", b"stopped_log_seq", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -913,26 +925,94 @@ class ShardPosition(_message.Message):
     SHARD_FIELD_NUMBER: _builtins.int
     LOG_SEQ_FIELD_NUMBER: _builtins.int
     NEWEST_LOG_SEQ_FIELD_NUMBER: _builtins.int
+    ARCHIVED_LOG_SEQ_FIELD_NUMBER: _builtins.int
+    BEHIND_MS_FIELD_NUMBER: _builtins.int
+    HALTED_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    COMPARED_LOG_SEQ_FIELD_NUMBER: _builtins.int
+    COMPARED_TIME_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    DIFFERING_FIELD_NUMBER: _builtins.int
+    WHOLE_PASS_TIME_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     """The shard."""
     log_seq: _builtins.int
     """The position in its log that the books are at."""
     newest_log_seq: _builtins.int
     """Newest position in its log."""
+    archived_log_seq: _builtins.int
+    """Newest position in the archive of its log."""
+    behind_ms: _builtins.int
+    """How old the oldest entry is that the books have not got yet, milliseconds; 0 when they have all."""
+    state: Global___ReconciliationState.ValueType
+    """What came of comparing engine, ledger and archive the last time."""
+    compared_log_seq: _builtins.int
+    """The log position they were compared at; 0 if they never were."""
+    compared: _builtins.int
+    """How many balances have been compared in the current pass over all accounts."""
+    differing: _builtins.int
+    """How many of those are not the same everywhere; always 0."""
+    @_builtins.property
+    def halted(self) -> _containers.RepeatedCompositeFieldContainer[Global___HaltedJob]:
+        """Jobs that have stopped for good; empty while all work."""
+
+    @_builtins.property
+    def compared_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    @_builtins.property
+    def whole_pass_time(self) -> _timestamp_pb2.Timestamp:
+        """When the last pass over all accounts was finished; not set before the first."""
+
     def __init__(
         self,
         *,
         shard: _builtins.int = ...,
         log_seq: _builtins.int = ...,
         newest_log_seq: _builtins.int = ...,
+        archived_log_seq: _builtins.int = ...,
+        behind_ms: _builtins.int = ...,
+        halted: _abc.Iterable[Global___HaltedJob] | None = ...,
+        state: Global___ReconciliationState.ValueType = ...,
+        compared_log_seq: _builtins.int = ...,
+        compared_time: _timestamp_pb2.Timestamp | None = ...,
+        compared: _builtins.int = ...,
+        differing: _builtins.int = ...,
+        whole_pass_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compared_time", b"compared_time", "whole_pass_time", b"whole_pass_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_seq", b"log_seq", "newest_log_seq", b"newest_log_seq", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archived_log_seq", b"archived_log_seq", "behind_ms", b"behind_ms", "compared", b"compared", "compared_log_seq", b"compared_log_seq", "compared_time", b"compared_time", "differing", b"differing", "halted", b"halted", "log_seq", b"log_seq", "newest_log_seq", b"newest_log_seq", "shard", b"shard", "state", b"state", "whole_pass_time", b"whole_pass_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ShardPosition: _TypeAlias = ShardPosition  # noqa: Y015
+
+@_typing.final
+class HaltedJob(_message.Message):
+    """A job of settlement that has stopped for good."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    LOG_SEQ_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    """"apply" keeps the books, "archive" the log's entries."""
+    log_seq: _builtins.int
+    """The log entry it stopped before; 0 if that is not known."""
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        log_seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "log_seq", b"log_seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HaltedJob: _TypeAlias = HaltedJob  # noqa: Y015
 
 @_typing.final
 class AssetReconciliation(_message.Message):

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tidebook/settlement/v1/ledger.proto.
  */
 export const file_tidebook_settlement_v1_ledger: GenFile = /*@__PURE__*/
-  fileDesc("CiN0aWRlYm9vay9zZXR0bGVtZW50L3YxL2xlZGdlci5wcm90bxIWdGlkZWJvb2suc2V0dGxlbWVudC52MSKAAwoIVHJhbnNmZXISEwoLdHJhbnNmZXJfaWQYASABKAQSEgoKcmVxdWVzdF9pZBgCIAEoCRI8CglkaXJlY3Rpb24YAyABKA4yKS50aWRlYm9vay5zZXR0bGVtZW50LnYxLlRyYW5zZmVyRGlyZWN0aW9uEg0KBWFzc2V0GAQgASgJEg4KBmFtb3VudBgFIAEoCRI2CgZzdGF0dXMYBiABKA4yJi50aWRlYm9vay5zZXR0bGVtZW50LnYxLlRyYW5zZmVyU3RhdHVzEg8KB2ZhaWx1cmUYByABKAkSLwoLY3JlYXRlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdsb2dfc2VxGAogASgEEhEKCXNpbXVsYXRlZBgLIAEoCBINCgVzaGFyZBgeIAEoDRIQCgh0b19zaGFyZBgfIAEoDSI6Cg1MZWRnZXJCYWxhbmNlEg0KBWFzc2V0GAEgASgJEgwKBGZyZWUYAiABKAkSDAoEaGVsZBgDIAEoCSLvAQoLTGVkZ2VyRW50cnkSEAoIZW50cnlfaWQYASABKAQSFgoOdHJhbnNhY3Rpb25faWQYAiABKAQSDAoEa2luZBgDIAEoCRIWCg5sZWRnZXJfYWNjb3VudBgEIAEoCRINCgVhc3NldBgFIAEoCRIOCgZhbW91bnQYBiABKAkSFQoNYmFsYW5jZV9hZnRlchgHIAEoCRIQCghvcmRlcl9pZBgIIAEoBBIPCgdsb2dfc2VxGAkgASgEEg0KBXNoYXJkGB4gASgNEigKBHRpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIsABChRDcmVhdGVEZXBvc2l0UmVxdWVzdBImCgVhc3NldBgBIAEoCUIXukgUchIyEF5bQS1aMC05XXsxLDE2fSQSNAoGYW1vdW50GAIgASgJQiS6SCFyHzIdXlswLTldezEsMjB9KFwuWzAtOV17MSwxOH0pPyQSMgoKcmVxdWVzdF9pZBgDIAEoCUIeukgbchkyF15bQS1aYS16MC05Xy46LV17MSw2NH0kEhYKBXNoYXJkGB4gASgNQge6SAQqAhAgIksKFUNyZWF0ZURlcG9zaXRSZXNwb25zZRIyCgh0cmFuc2ZlchgBIAEoCzIgLnRpZGVib29rLnNldHRsZW1lbnQudjEuVHJhbnNmZXIi4AEKF0NyZWF0ZVdpdGhkcmF3YWxSZXF1ZXN0EiYKBWFzc2V0GAEgASgJQhe6SBRyEjIQXltBLVowLTldezEsMTZ9JBI0CgZhbW91bnQYAiABKAlCJLpIIXIfMh1eWzAtOV17MSwyMH0oXC5bMC05XXsxLDE4fSk/JBIbCgdhZGRyZXNzGAMgASgJQgq6SAdyBRABGIABEjIKCnJlcXVlc3RfaWQYBCABKAlCHrpIG3IZMhdeW0EtWmEtejAtOV8uOi1dezEsNjR9JBIWCgVzaGFyZBgeIAEoDUIHukgEKgIQICJOChhDcmVhdGVXaXRoZHJhd2FsUmVzcG9uc2USMgoIdHJhbnNmZXIYASABKAsyIC50aWRlYm9vay5zZXR0bGVtZW50LnYxLlRyYW5zZmVyIuYBChpDcmVhdGVTaGFyZFRyYW5zZmVyUmVxdWVzdBImCgVhc3NldBgBIAEoCUIXukgUchIyEF5bQS1aMC05XXsxLDE2fSQSNAoGYW1vdW50GAIgASgJQiS6SCFyHzIdXlswLTldezEsMjB9KFwuWzAtOV17MSwxOH0pPyQSMgoKcmVxdWVzdF9pZBgDIAEoCUIeukgbchkyF15bQS1aYS16MC05Xy46LV17MSw2NH0kEhsKCmZyb21fc2hhcmQYBCABKA1CB7pIBCoCECASGQoIdG9fc2hhcmQYBSABKA1CB7pIBCoCECAiUQobQ3JlYXRlU2hhcmRUcmFuc2ZlclJlc3BvbnNlEjIKCHRyYW5zZmVyGAEgASgLMiAudGlkZWJvb2suc2V0dGxlbWVudC52MS5UcmFuc2ZlciI3ChdDYW5jZWxXaXRoZHJhd2FsUmVxdWVzdBIcCgt0cmFuc2Zlcl9pZBgBIAEoBEIHukgEMgIgACJOChhDYW5jZWxXaXRoZHJhd2FsUmVzcG9uc2USMgoIdHJhbnNmZXIYASABKAsyIC50aWRlYm9vay5zZXR0bGVtZW50LnYxLlRyYW5zZmVyIlEKFExpc3RUcmFuc2ZlcnNSZXF1ZXN0EhsKCXBhZ2Vfc2l6ZRgBIAEoDUIIukgFKgMY6AcSHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMYyAEiZQoVTGlzdFRyYW5zZmVyc1Jlc3BvbnNlEjMKCXRyYW5zZmVycxgBIAMoCzIgLnRpZGVib29rLnNldHRsZW1lbnQudjEuVHJhbnNmZXISFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIhUKE0xpc3RCYWxhbmNlc1JlcXVlc3QinQEKFExpc3RCYWxhbmNlc1Jlc3BvbnNlEjcKCGJhbGFuY2VzGAEgAygLMiUudGlkZWJvb2suc2V0dGxlbWVudC52MS5MZWRnZXJCYWxhbmNlEg8KB2xvZ19zZXEYAiABKAQSOwoGc2hhcmRzGB4gAygLMisudGlkZWJvb2suc2V0dGxlbWVudC52MS5TaGFyZExlZGdlckJhbGFuY2VzIm4KE1NoYXJkTGVkZ2VyQmFsYW5jZXMSDQoFc2hhcmQYASABKA0SNwoIYmFsYW5jZXMYAiADKAsyJS50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxlZGdlckJhbGFuY2USDwoHbG9nX3NlcRgDIAEoBCJ9ChhMaXN0TGVkZ2VyRW50cmllc1JlcXVlc3QSJgoFYXNzZXQYASABKAlCF7pIFHISMhBeW0EtWjAtOV17MCwxNn0kEhsKCXBhZ2Vfc2l6ZRgCIAEoDUIIukgFKgMY6AcSHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYyAEiagoZTGlzdExlZGdlckVudHJpZXNSZXNwb25zZRI0CgdlbnRyaWVzGAEgAygLMiMudGlkZWJvb2suc2V0dGxlbWVudC52MS5MZWRnZXJFbnRyeRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiGgoYR2V0UmVjb25jaWxpYXRpb25SZXF1ZXN0IrsDChlHZXRSZWNvbmNpbGlhdGlvblJlc3BvbnNlEg8KB2xvZ19zZXEYASABKAQSFgoObmV3ZXN0X2xvZ19zZXEYAiABKAQSOwoGYXNzZXRzGAMgAygLMisudGlkZWJvb2suc2V0dGxlbWVudC52MS5Bc3NldFJlY29uY2lsaWF0aW9uEhAKCGJhbGFuY2VkGAQgASgIEigKBHRpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjoKBXN0YXRlGAYgASgOMisudGlkZWJvb2suc2V0dGxlbWVudC52MS5SZWNvbmNpbGlhdGlvblN0YXRlEhgKEGNvbXBhcmVkX2xvZ19zZXEYByABKAQSMQoNY29tcGFyZWRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIY29tcGFyZWQYCSABKAQSEQoJZGlmZmVyaW5nGAogASgEEhcKD3N0b3BwZWRfbG9nX3NlcRgLIAEoBBI1CgZzaGFyZHMYHiADKAsyJS50aWRlYm9vay5zZXR0bGVtZW50LnYxLlNoYXJkUG9zaXRpb24iOQofR2V0QWNjb3VudFJlY29uY2lsaWF0aW9uUmVxdWVzdBIWCgVzaGFyZBgeIAEoDUIHukgEKgIQICKvAQogR2V0QWNjb3VudFJlY29uY2lsaWF0aW9uUmVzcG9uc2USDwoHbG9nX3NlcRgBIAEoBBIoCgR0aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI/CghiYWxhbmNlcxgDIAMoCzItLnRpZGVib29rLnNldHRsZW1lbnQudjEuQWNjb3VudFJlY29uY2lsaWF0aW9uEg8KB21hdGNoZWQYBCABKAgiugEKFUFjY291bnRSZWNvbmNpbGlhdGlvbhINCgVhc3NldBgBIAEoCRITCgtlbmdpbmVfZnJlZRgCIAEoCRITCgtlbmdpbmVfaGVsZBgDIAEoCRITCgtsZWRnZXJfZnJlZRgEIAEoCRITCgtsZWRnZXJfaGVsZBgFIAEoCRIUCgxlbnRyaWVzX2ZyZWUYBiABKAkSFAoMZW50cmllc19oZWxkGAcgASgJEhIKCmRpZmZlcmVuY2UYCCABKAkiRwoNU2hhcmRQb3NpdGlvbhINCgVzaGFyZBgBIAEoDRIPCgdsb2dfc2VxGAIgASgEEhYKDm5ld2VzdF9sb2dfc2VxGAMgASgEIugBChNBc3NldFJlY29uY2lsaWF0aW9uEg0KBWFzc2V0GAEgASgJEhQKDGNsaWVudHNfZnJlZRgCIAEoCRIUCgxjbGllbnRzX2hlbGQYAyABKAkSDAoEZmVlcxgEIAEoCRIRCglpbnN1cmFuY2UYBSABKAkSDQoFaG91c2UYBiABKAkSEAoIZGVwb3NpdHMYByABKAkSEwoLd2l0aGRyYXdhbHMYCCABKAkSEgoKZGlmZmVyZW5jZRgJIAEoCRIQCghjbGVhcmluZxgKIAEoCRIZChFlbmdpbmVfZGlmZmVyZW5jZRgLIAEoCSJdCg9HZXRQcm9vZlJlcXVlc3QSGQoIZnJvbV9zZXEYASABKARCB7pIBDICIAASFwoFY291bnQYAiABKA1CCLpIBSoDGOgHEhYKBXNoYXJkGB4gASgNQge6SAQqAhAgIoYBChBHZXRQcm9vZlJlc3BvbnNlEhUKDXByZXZpb3VzX2hhc2gYASABKAwSMAoFbGlua3MYAiADKAsyIS50aWRlYm9vay5zZXR0bGVtZW50LnYxLlByb29mTGluaxIVCg1wcmV2aW91c19saW5rGAMgASgMEhIKCm5ld2VzdF9zZXEYBCABKAQiTAoJUHJvb2ZMaW5rEgsKA3NlcRgBIAEoBBIWCg5wYXlsb2FkX3NoYTI1NhgCIAEoDBIMCgRoYXNoGAMgASgMEgwKBGxpbmsYBCABKAwqwgEKDlRyYW5zZmVyU3RhdHVzEh8KG1RSQU5TRkVSX1NUQVRVU19VTlNQRUNJRklFRBAAEhsKF1RSQU5TRkVSX1NUQVRVU19QRU5ESU5HEAESHQoZVFJBTlNGRVJfU1RBVFVTX0NPTVBMRVRFRBACEhoKFlRSQU5TRkVSX1NUQVRVU19GQUlMRUQQAxIdChlUUkFOU0ZFUl9TVEFUVVNfQ0FOQ0VMTEVEEAQSGAoUVFJBTlNGRVJfU1RBVFVTX0hFTEQQBSqYAQoRVHJhbnNmZXJEaXJlY3Rpb24SIgoeVFJBTlNGRVJfRElSRUNUSU9OX1VOU1BFQ0lGSUVEEAASHgoaVFJBTlNGRVJfRElSRUNUSU9OX0RFUE9TSVQQARIhCh1UUkFOU0ZFUl9ESVJFQ1RJT05fV0lUSERSQVdBTBACEhwKGFRSQU5TRkVSX0RJUkVDVElPTl9TSEFSRBADKqEBChNSZWNvbmNpbGlhdGlvblN0YXRlEiQKIFJFQ09OQ0lMSUFUSU9OX1NUQVRFX1VOU1BFQ0lGSUVEEAASIAocUkVDT05DSUxJQVRJT05fU1RBVEVfTUFUQ0hFRBABEiAKHFJFQ09OQ0lMSUFUSU9OX1NUQVRFX0RJRkZFUlMQAhIgChxSRUNPTkNJTElBVElPTl9TVEFURV9XQUlUSU5HEAMy2AsKDUxlZGdlclNlcnZpY2UShQEKDUNyZWF0ZURlcG9zaXQSLC50aWRlYm9vay5zZXR0bGVtZW50LnYxLkNyZWF0ZURlcG9zaXRSZXF1ZXN0Gi0udGlkZWJvb2suc2V0dGxlbWVudC52MS5DcmVhdGVEZXBvc2l0UmVzcG9uc2UiF4LT5JMCESIML3YxL2RlcG9zaXRzOgEqEpEBChBDcmVhdGVXaXRoZHJhd2FsEi8udGlkZWJvb2suc2V0dGxlbWVudC52MS5DcmVhdGVXaXRoZHJhd2FsUmVxdWVzdBowLnRpZGVib29rLnNldHRsZW1lbnQudjEuQ3JlYXRlV2l0aGRyYXdhbFJlc3BvbnNlIhqC0+STAhQiDy92MS93aXRoZHJhd2FsczoBKhKpAQoQQ2FuY2VsV2l0aGRyYXdhbBIvLnRpZGVib29rLnNldHRsZW1lbnQudjEuQ2FuY2VsV2l0aGRyYXdhbFJlcXVlc3QaMC50aWRlYm9vay5zZXR0bGVtZW50LnYxLkNhbmNlbFdpdGhkcmF3YWxSZXNwb25zZSIykAICgtPkkwIpIiQvdjEvd2l0aGRyYXdhbHMve3RyYW5zZmVyX2lkfTpjYW5jZWw6ASoSmAEKE0NyZWF0ZVNoYXJkVHJhbnNmZXISMi50aWRlYm9vay5zZXR0bGVtZW50LnYxLkNyZWF0ZVNoYXJkVHJhbnNmZXJSZXF1ZXN0GjMudGlkZWJvb2suc2V0dGxlbWVudC52MS5DcmVhdGVTaGFyZFRyYW5zZmVyUmVzcG9uc2UiGILT5JMCEiINL3YxL3RyYW5zZmVyczoBKhKGAQoNTGlzdFRyYW5zZmVycxIsLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGlzdFRyYW5zZmVyc1JlcXVlc3QaLS50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RUcmFuc2ZlcnNSZXNwb25zZSIYkAIBgtPkkwIPEg0vdjEvdHJhbnNmZXJzEoIBCgxMaXN0QmFsYW5jZXMSKy50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RCYWxhbmNlc1JlcXVlc3QaLC50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RCYWxhbmNlc1Jlc3BvbnNlIheQAgGC0+STAg4SDC92MS9iYWxhbmNlcxKPAQoRTGlzdExlZGdlckVudHJpZXMSMC50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RMZWRnZXJFbnRyaWVzUmVxdWVzdBoxLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGlzdExlZGdlckVudHJpZXNSZXNwb25zZSIVkAIBgtPkkwIMEgovdjEvbGVkZ2VyEpcBChFHZXRSZWNvbmNpbGlhdGlvbhIwLnRpZGVib29rLnNldHRsZW1lbnQudjEuR2V0UmVjb25jaWxpYXRpb25SZXF1ZXN0GjEudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRSZWNvbmNpbGlhdGlvblJlc3BvbnNlIh2QAgGC0+STAhQSEi92MS9yZWNvbmNpbGlhdGlvbhK0AQoYR2V0QWNjb3VudFJlY29uY2lsaWF0aW9uEjcudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRBY2NvdW50UmVjb25jaWxpYXRpb25SZXF1ZXN0GjgudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRBY2NvdW50UmVjb25jaWxpYXRpb25SZXNwb25zZSIlkAIBgtPkkwIcEhovdjEvcmVjb25jaWxpYXRpb24vYWNjb3VudBJzCghHZXRQcm9vZhInLnRpZGVib29rLnNldHRsZW1lbnQudjEuR2V0UHJvb2ZSZXF1ZXN0GigudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRQcm9vZlJlc3BvbnNlIhSQAgGC0+STAgsSCS92MS9wcm9vZmIGcHJvdG8z", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("CiN0aWRlYm9vay9zZXR0bGVtZW50L3YxL2xlZGdlci5wcm90bxIWdGlkZWJvb2suc2V0dGxlbWVudC52MSKlAwoIVHJhbnNmZXISEwoLdHJhbnNmZXJfaWQYASABKAQSEgoKcmVxdWVzdF9pZBgCIAEoCRI8CglkaXJlY3Rpb24YAyABKA4yKS50aWRlYm9vay5zZXR0bGVtZW50LnYxLlRyYW5zZmVyRGlyZWN0aW9uEg0KBWFzc2V0GAQgASgJEg4KBmFtb3VudBgFIAEoCRI2CgZzdGF0dXMYBiABKA4yJi50aWRlYm9vay5zZXR0bGVtZW50LnYxLlRyYW5zZmVyU3RhdHVzEg8KB2ZhaWx1cmUYByABKAkSLwoLY3JlYXRlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdsb2dfc2VxGAogASgEEhEKCXNpbXVsYXRlZBgLIAEoCBISCgpjYW5jZWxsaW5nGAwgASgIEg8KB2FkZHJlc3MYDSABKAkSDQoFc2hhcmQYHiABKA0SEAoIdG9fc2hhcmQYHyABKA0iOgoNTGVkZ2VyQmFsYW5jZRINCgVhc3NldBgBIAEoCRIMCgRmcmVlGAIgASgJEgwKBGhlbGQYAyABKAki7wEKC0xlZGdlckVudHJ5EhAKCGVudHJ5X2lkGAEgASgEEhYKDnRyYW5zYWN0aW9uX2lkGAIgASgEEgwKBGtpbmQYAyABKAkSFgoObGVkZ2VyX2FjY291bnQYBCABKAkSDQoFYXNzZXQYBSABKAkSDgoGYW1vdW50GAYgASgJEhUKDWJhbGFuY2VfYWZ0ZXIYByABKAkSEAoIb3JkZXJfaWQYCCABKAQSDwoHbG9nX3NlcRgJIAEoBBINCgVzaGFyZBgeIAEoDRIoCgR0aW1lGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCLAAQoUQ3JlYXRlRGVwb3NpdFJlcXVlc3QSJgoFYXNzZXQYASABKAlCF7pIFHISMhBeW0EtWjAtOV17MSwxNn0kEjQKBmFtb3VudBgCIAEoCUIkukghch8yHV5bMC05XXsxLDIwfShcLlswLTldezEsMTh9KT8kEjIKCnJlcXVlc3RfaWQYAyABKAlCHrpIG3IZMhdeW0EtWmEtejAtOV8uOi1dezEsNjR9JBIWCgVzaGFyZBgeIAEoDUIHukgEKgIQICJLChVDcmVhdGVEZXBvc2l0UmVzcG9uc2USMgoIdHJhbnNmZXIYASABKAsyIC50aWRlYm9vay5zZXR0bGVtZW50LnYxLlRyYW5zZmVyIuABChdDcmVhdGVXaXRoZHJhd2FsUmVxdWVzdBImCgVhc3NldBgBIAEoCUIXukgUchIyEF5bQS1aMC05XXsxLDE2fSQSNAoGYW1vdW50GAIgASgJQiS6SCFyHzIdXlswLTldezEsMjB9KFwuWzAtOV17MSwxOH0pPyQSGwoHYWRkcmVzcxgDIAEoCUIKukgHcgUQARiAARIyCgpyZXF1ZXN0X2lkGAQgASgJQh66SBtyGTIXXltBLVphLXowLTlfLjotXXsxLDY0fSQSFgoFc2hhcmQYHiABKA1CB7pIBCoCECAiTgoYQ3JlYXRlV2l0aGRyYXdhbFJlc3BvbnNlEjIKCHRyYW5zZmVyGAEgASgLMiAudGlkZWJvb2suc2V0dGxlbWVudC52MS5UcmFuc2ZlciLmAQoaQ3JlYXRlU2hhcmRUcmFuc2ZlclJlcXVlc3QSJgoFYXNzZXQYASABKAlCF7pIFHISMhBeW0EtWjAtOV17MSwxNn0kEjQKBmFtb3VudBgCIAEoCUIkukghch8yHV5bMC05XXsxLDIwfShcLlswLTldezEsMTh9KT8kEjIKCnJlcXVlc3RfaWQYAyABKAlCHrpIG3IZMhdeW0EtWmEtejAtOV8uOi1dezEsNjR9JBIbCgpmcm9tX3NoYXJkGAQgASgNQge6SAQqAhAgEhkKCHRvX3NoYXJkGAUgASgNQge6SAQqAhAgIlEKG0NyZWF0ZVNoYXJkVHJhbnNmZXJSZXNwb25zZRIyCgh0cmFuc2ZlchgBIAEoCzIgLnRpZGVib29rLnNldHRsZW1lbnQudjEuVHJhbnNmZXIiNwoXQ2FuY2VsV2l0aGRyYXdhbFJlcXVlc3QSHAoLdHJhbnNmZXJfaWQYASABKARCB7pIBDICIAAiTgoYQ2FuY2VsV2l0aGRyYXdhbFJlc3BvbnNlEjIKCHRyYW5zZmVyGAEgASgLMiAudGlkZWJvb2suc2V0dGxlbWVudC52MS5UcmFuc2ZlciJRChRMaXN0VHJhbnNmZXJzUmVxdWVzdBIbCglwYWdlX3NpemUYASABKA1CCLpIBSoDGOgHEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDGMgBImUKFUxpc3RUcmFuc2ZlcnNSZXNwb25zZRIzCgl0cmFuc2ZlcnMYASADKAsyIC50aWRlYm9vay5zZXR0bGVtZW50LnYxLlRyYW5zZmVyEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSIVChNMaXN0QmFsYW5jZXNSZXF1ZXN0Ip0BChRMaXN0QmFsYW5jZXNSZXNwb25zZRI3CghiYWxhbmNlcxgBIAMoCzIlLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGVkZ2VyQmFsYW5jZRIPCgdsb2dfc2VxGAIgASgEEjsKBnNoYXJkcxgeIAMoCzIrLnRpZGVib29rLnNldHRsZW1lbnQudjEuU2hhcmRMZWRnZXJCYWxhbmNlcyJuChNTaGFyZExlZGdlckJhbGFuY2VzEg0KBXNoYXJkGAEgASgNEjcKCGJhbGFuY2VzGAIgAygLMiUudGlkZWJvb2suc2V0dGxlbWVudC52MS5MZWRnZXJCYWxhbmNlEg8KB2xvZ19zZXEYAyABKAQifQoYTGlzdExlZGdlckVudHJpZXNSZXF1ZXN0EiYKBWFzc2V0GAEgASgJQhe6SBRyEjIQXltBLVowLTldezAsMTZ9JBIbCglwYWdlX3NpemUYAiABKA1CCLpIBSoDGOgHEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDGMgBImoKGUxpc3RMZWRnZXJFbnRyaWVzUmVzcG9uc2USNAoHZW50cmllcxgBIAMoCzIjLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGVkZ2VyRW50cnkSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIhoKGEdldFJlY29uY2lsaWF0aW9uUmVxdWVzdCLLAwoZR2V0UmVjb25jaWxpYXRpb25SZXNwb25zZRIPCgdsb2dfc2VxGAEgASgEEhYKDm5ld2VzdF9sb2dfc2VxGAIgASgEEjsKBmFzc2V0cxgDIAMoCzIrLnRpZGVib29rLnNldHRsZW1lbnQudjEuQXNzZXRSZWNvbmNpbGlhdGlvbhIQCghiYWxhbmNlZBgEIAEoCBIoCgR0aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI6CgVzdGF0ZRgGIAEoDjIrLnRpZGVib29rLnNldHRsZW1lbnQudjEuUmVjb25jaWxpYXRpb25TdGF0ZRIYChBjb21wYXJlZF9sb2dfc2VxGAcgASgEEjEKDWNvbXBhcmVkX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGNvbXBhcmVkGAkgASgEEhEKCWRpZmZlcmluZxgKIAEoBBIXCg9zdG9wcGVkX2xvZ19zZXEYCyABKAQSDgoGaGFsdGVkGAwgASgIEjUKBnNoYXJkcxgeIAMoCzIlLnRpZGVib29rLnNldHRsZW1lbnQudjEuU2hhcmRQb3NpdGlvbiI5Ch9HZXRBY2NvdW50UmVjb25jaWxpYXRpb25SZXF1ZXN0EhYKBXNoYXJkGB4gASgNQge6SAQqAhAgIq8BCiBHZXRBY2NvdW50UmVjb25jaWxpYXRpb25SZXNwb25zZRIPCgdsb2dfc2VxGAEgASgEEigKBHRpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEj8KCGJhbGFuY2VzGAMgAygLMi0udGlkZWJvb2suc2V0dGxlbWVudC52MS5BY2NvdW50UmVjb25jaWxpYXRpb24SDwoHbWF0Y2hlZBgEIAEoCCK6AQoVQWNjb3VudFJlY29uY2lsaWF0aW9uEg0KBWFzc2V0GAEgASgJEhMKC2VuZ2luZV9mcmVlGAIgASgJEhMKC2VuZ2luZV9oZWxkGAMgASgJEhMKC2xlZGdlcl9mcmVlGAQgASgJEhMKC2xlZGdlcl9oZWxkGAUgASgJEhQKDGVudHJpZXNfZnJlZRgGIAEoCRIUCgxlbnRyaWVzX2hlbGQYByABKAkSEgoKZGlmZmVyZW5jZRgIIAEoCSKKAwoNU2hhcmRQb3NpdGlvbhINCgVzaGFyZBgBIAEoDRIPCgdsb2dfc2VxGAIgASgEEhYKDm5ld2VzdF9sb2dfc2VxGAMgASgEEhgKEGFyY2hpdmVkX2xvZ19zZXEYBCABKAQSEQoJYmVoaW5kX21zGAUgASgEEjEKBmhhbHRlZBgGIAMoCzIhLnRpZGVib29rLnNldHRsZW1lbnQudjEuSGFsdGVkSm9iEjoKBXN0YXRlGAcgASgOMisudGlkZWJvb2suc2V0dGxlbWVudC52MS5SZWNvbmNpbGlhdGlvblN0YXRlEhgKEGNvbXBhcmVkX2xvZ19zZXEYCCABKAQSMQoNY29tcGFyZWRfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIY29tcGFyZWQYCiABKAQSEQoJZGlmZmVyaW5nGAsgASgEEjMKD3dob2xlX3Bhc3NfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiKQoJSGFsdGVkSm9iEgsKA2pvYhgBIAEoCRIPCgdsb2dfc2VxGAIgASgEIugBChNBc3NldFJlY29uY2lsaWF0aW9uEg0KBWFzc2V0GAEgASgJEhQKDGNsaWVudHNfZnJlZRgCIAEoCRIUCgxjbGllbnRzX2hlbGQYAyABKAkSDAoEZmVlcxgEIAEoCRIRCglpbnN1cmFuY2UYBSABKAkSDQoFaG91c2UYBiABKAkSEAoIZGVwb3NpdHMYByABKAkSEwoLd2l0aGRyYXdhbHMYCCABKAkSEgoKZGlmZmVyZW5jZRgJIAEoCRIQCghjbGVhcmluZxgKIAEoCRIZChFlbmdpbmVfZGlmZmVyZW5jZRgLIAEoCSJdCg9HZXRQcm9vZlJlcXVlc3QSGQoIZnJvbV9zZXEYASABKARCB7pIBDICIAASFwoFY291bnQYAiABKA1CCLpIBSoDGOgHEhYKBXNoYXJkGB4gASgNQge6SAQqAhAgIoYBChBHZXRQcm9vZlJlc3BvbnNlEhUKDXByZXZpb3VzX2hhc2gYASABKAwSMAoFbGlua3MYAiADKAsyIS50aWRlYm9vay5zZXR0bGVtZW50LnYxLlByb29mTGluaxIVCg1wcmV2aW91c19saW5rGAMgASgMEhIKCm5ld2VzdF9zZXEYBCABKAQiTAoJUHJvb2ZMaW5rEgsKA3NlcRgBIAEoBBIWCg5wYXlsb2FkX3NoYTI1NhgCIAEoDBIMCgRoYXNoGAMgASgMEgwKBGxpbmsYBCABKAwqwgEKDlRyYW5zZmVyU3RhdHVzEh8KG1RSQU5TRkVSX1NUQVRVU19VTlNQRUNJRklFRBAAEhsKF1RSQU5TRkVSX1NUQVRVU19QRU5ESU5HEAESHQoZVFJBTlNGRVJfU1RBVFVTX0NPTVBMRVRFRBACEhoKFlRSQU5TRkVSX1NUQVRVU19GQUlMRUQQAxIdChlUUkFOU0ZFUl9TVEFUVVNfQ0FOQ0VMTEVEEAQSGAoUVFJBTlNGRVJfU1RBVFVTX0hFTEQQBSqYAQoRVHJhbnNmZXJEaXJlY3Rpb24SIgoeVFJBTlNGRVJfRElSRUNUSU9OX1VOU1BFQ0lGSUVEEAASHgoaVFJBTlNGRVJfRElSRUNUSU9OX0RFUE9TSVQQARIhCh1UUkFOU0ZFUl9ESVJFQ1RJT05fV0lUSERSQVdBTBACEhwKGFRSQU5TRkVSX0RJUkVDVElPTl9TSEFSRBADKqEBChNSZWNvbmNpbGlhdGlvblN0YXRlEiQKIFJFQ09OQ0lMSUFUSU9OX1NUQVRFX1VOU1BFQ0lGSUVEEAASIAocUkVDT05DSUxJQVRJT05fU1RBVEVfTUFUQ0hFRBABEiAKHFJFQ09OQ0lMSUFUSU9OX1NUQVRFX0RJRkZFUlMQAhIgChxSRUNPTkNJTElBVElPTl9TVEFURV9XQUlUSU5HEAMy2AsKDUxlZGdlclNlcnZpY2UShQEKDUNyZWF0ZURlcG9zaXQSLC50aWRlYm9vay5zZXR0bGVtZW50LnYxLkNyZWF0ZURlcG9zaXRSZXF1ZXN0Gi0udGlkZWJvb2suc2V0dGxlbWVudC52MS5DcmVhdGVEZXBvc2l0UmVzcG9uc2UiF4LT5JMCESIML3YxL2RlcG9zaXRzOgEqEpEBChBDcmVhdGVXaXRoZHJhd2FsEi8udGlkZWJvb2suc2V0dGxlbWVudC52MS5DcmVhdGVXaXRoZHJhd2FsUmVxdWVzdBowLnRpZGVib29rLnNldHRsZW1lbnQudjEuQ3JlYXRlV2l0aGRyYXdhbFJlc3BvbnNlIhqC0+STAhQiDy92MS93aXRoZHJhd2FsczoBKhKpAQoQQ2FuY2VsV2l0aGRyYXdhbBIvLnRpZGVib29rLnNldHRsZW1lbnQudjEuQ2FuY2VsV2l0aGRyYXdhbFJlcXVlc3QaMC50aWRlYm9vay5zZXR0bGVtZW50LnYxLkNhbmNlbFdpdGhkcmF3YWxSZXNwb25zZSIykAICgtPkkwIpIiQvdjEvd2l0aGRyYXdhbHMve3RyYW5zZmVyX2lkfTpjYW5jZWw6ASoSmAEKE0NyZWF0ZVNoYXJkVHJhbnNmZXISMi50aWRlYm9vay5zZXR0bGVtZW50LnYxLkNyZWF0ZVNoYXJkVHJhbnNmZXJSZXF1ZXN0GjMudGlkZWJvb2suc2V0dGxlbWVudC52MS5DcmVhdGVTaGFyZFRyYW5zZmVyUmVzcG9uc2UiGILT5JMCEiINL3YxL3RyYW5zZmVyczoBKhKGAQoNTGlzdFRyYW5zZmVycxIsLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGlzdFRyYW5zZmVyc1JlcXVlc3QaLS50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RUcmFuc2ZlcnNSZXNwb25zZSIYkAIBgtPkkwIPEg0vdjEvdHJhbnNmZXJzEoIBCgxMaXN0QmFsYW5jZXMSKy50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RCYWxhbmNlc1JlcXVlc3QaLC50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RCYWxhbmNlc1Jlc3BvbnNlIheQAgGC0+STAg4SDC92MS9iYWxhbmNlcxKPAQoRTGlzdExlZGdlckVudHJpZXMSMC50aWRlYm9vay5zZXR0bGVtZW50LnYxLkxpc3RMZWRnZXJFbnRyaWVzUmVxdWVzdBoxLnRpZGVib29rLnNldHRsZW1lbnQudjEuTGlzdExlZGdlckVudHJpZXNSZXNwb25zZSIVkAIBgtPkkwIMEgovdjEvbGVkZ2VyEpcBChFHZXRSZWNvbmNpbGlhdGlvbhIwLnRpZGVib29rLnNldHRsZW1lbnQudjEuR2V0UmVjb25jaWxpYXRpb25SZXF1ZXN0GjEudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRSZWNvbmNpbGlhdGlvblJlc3BvbnNlIh2QAgGC0+STAhQSEi92MS9yZWNvbmNpbGlhdGlvbhK0AQoYR2V0QWNjb3VudFJlY29uY2lsaWF0aW9uEjcudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRBY2NvdW50UmVjb25jaWxpYXRpb25SZXF1ZXN0GjgudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRBY2NvdW50UmVjb25jaWxpYXRpb25SZXNwb25zZSIlkAIBgtPkkwIcEhovdjEvcmVjb25jaWxpYXRpb24vYWNjb3VudBJzCghHZXRQcm9vZhInLnRpZGVib29rLnNldHRsZW1lbnQudjEuR2V0UHJvb2ZSZXF1ZXN0GigudGlkZWJvb2suc2V0dGxlbWVudC52MS5HZXRQcm9vZlJlc3BvbnNlIhSQAgGC0+STAgsSCS92MS9wcm9vZmIGcHJvdG8z", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
  * A deposit or a withdrawal.
@@ -98,6 +98,20 @@ export type Transfer = Message<"tidebook.settlement.v1.Transfer"> & {
    * @generated from field: bool simulated = 11;
    */
   simulated: boolean;
+
+  /**
+   * Withdrawal: called back. PENDING and HELD are then on the way to CANCELLED (or FAILED).
+   *
+   * @generated from field: bool cancelling = 12;
+   */
+  cancelling: boolean;
+
+  /**
+   * Withdrawal: where to.
+   *
+   * @generated from field: string address = 13;
+   */
+  address: string;
 
   /**
    * The engine shard whose balance it is; of a SHARD transfer the one debited.
@@ -196,6 +210,20 @@ export type TransferJson = {
    * @generated from field: bool simulated = 11;
    */
   simulated?: boolean;
+
+  /**
+   * Withdrawal: called back. PENDING and HELD are then on the way to CANCELLED (or FAILED).
+   *
+   * @generated from field: bool cancelling = 12;
+   */
+  cancelling?: boolean;
+
+  /**
+   * Withdrawal: where to.
+   *
+   * @generated from field: string address = 13;
+   */
+  address?: string;
 
   /**
    * The engine shard whose balance it is; of a SHARD transfer the one debited.
@@ -1322,14 +1350,14 @@ export type GetReconciliationResponse = Message<"tidebook.settlement.v1.GetRecon
   state: ReconciliationState;
 
   /**
-   * The log position they were compared at; 0 if they never were.
+   * The log position they were compared at; 0 if they never were. With several shards that of 0.
    *
    * @generated from field: uint64 compared_log_seq = 7;
    */
   comparedLogSeq: bigint;
 
   /**
-   * When.
+   * When; of the shard that was compared longest ago. Not set while there is one that never was.
    *
    * @generated from field: google.protobuf.Timestamp compared_time = 8;
    */
@@ -1357,7 +1385,14 @@ export type GetReconciliationResponse = Message<"tidebook.settlement.v1.GetRecon
   stoppedLogSeq: bigint;
 
   /**
-   * Where there are several shards: how far each is; log_seq and newest_log_seq are then of shard 0.
+   * A job has stopped for good and waits for an operator; `shards` says which.
+   *
+   * @generated from field: bool halted = 12;
+   */
+  halted: boolean;
+
+  /**
+   * How far each shard is; log_seq and newest_log_seq are those of shard 0.
    *
    * @generated from field: repeated tidebook.settlement.v1.ShardPosition shards = 30;
    */
@@ -1413,14 +1448,14 @@ export type GetReconciliationResponseJson = {
   state?: ReconciliationStateJson;
 
   /**
-   * The log position they were compared at; 0 if they never were.
+   * The log position they were compared at; 0 if they never were. With several shards that of 0.
    *
    * @generated from field: uint64 compared_log_seq = 7;
    */
   comparedLogSeq?: string;
 
   /**
-   * When.
+   * When; of the shard that was compared longest ago. Not set while there is one that never was.
    *
    * @generated from field: google.protobuf.Timestamp compared_time = 8;
    */
@@ -1448,7 +1483,14 @@ export type GetReconciliationResponseJson = {
   stoppedLogSeq?: string;
 
   /**
-   * Where there are several shards: how far each is; log_seq and newest_log_seq are then of shard 0.
+   * A job has stopped for good and waits for an operator; `shards` says which.
+   *
+   * @generated from field: bool halted = 12;
+   */
+  halted?: boolean;
+
+  /**
+   * How far each shard is; log_seq and newest_log_seq are those of shard 0.
    *
    * @generated from field: repeated tidebook.settlement.v1.ShardPosition shards = 30;
    */
@@ -1733,6 +1775,69 @@ export type ShardPosition = Message<"tidebook.settlement.v1.ShardPosition"> & {
    * @generated from field: uint64 newest_log_seq = 3;
    */
   newestLogSeq: bigint;
+
+  /**
+   * Newest position in the archive of its log.
+   *
+   * @generated from field: uint64 archived_log_seq = 4;
+   */
+  archivedLogSeq: bigint;
+
+  /**
+   * How old the oldest entry is that the books have not got yet, milliseconds; 0 when they have all.
+   *
+   * @generated from field: uint64 behind_ms = 5;
+   */
+  behindMs: bigint;
+
+  /**
+   * Jobs that have stopped for good; empty while all work.
+   *
+   * @generated from field: repeated tidebook.settlement.v1.HaltedJob halted = 6;
+   */
+  halted: HaltedJob[];
+
+  /**
+   * What came of comparing engine, ledger and archive the last time.
+   *
+   * @generated from field: tidebook.settlement.v1.ReconciliationState state = 7;
+   */
+  state: ReconciliationState;
+
+  /**
+   * The log position they were compared at; 0 if they never were.
+   *
+   * @generated from field: uint64 compared_log_seq = 8;
+   */
+  comparedLogSeq: bigint;
+
+  /**
+   * When.
+   *
+   * @generated from field: google.protobuf.Timestamp compared_time = 9;
+   */
+  comparedTime?: Timestamp | undefined;
+
+  /**
+   * How many balances have been compared in the current pass over all accounts.
+   *
+   * @generated from field: uint64 compared = 10;
+   */
+  compared: bigint;
+
+  /**
+   * How many of those are not the same everywhere; always 0.
+   *
+   * @generated from field: uint64 differing = 11;
+   */
+  differing: bigint;
+
+  /**
+   * When the last pass over all accounts was finished; not set before the first.
+   *
+   * @generated from field: google.protobuf.Timestamp whole_pass_time = 12;
+   */
+  wholePassTime?: Timestamp | undefined;
 };
 
 /**
@@ -1761,6 +1866,69 @@ export type ShardPositionJson = {
    * @generated from field: uint64 newest_log_seq = 3;
    */
   newestLogSeq?: string;
+
+  /**
+   * Newest position in the archive of its log.
+   *
+   * @generated from field: uint64 archived_log_seq = 4;
+   */
+  archivedLogSeq?: string;
+
+  /**
+   * How old the oldest entry is that the books have not got yet, milliseconds; 0 when they have all.
+   *
+   * @generated from field: uint64 behind_ms = 5;
+   */
+  behindMs?: string;
+
+  /**
+   * Jobs that have stopped for good; empty while all work.
+   *
+   * @generated from field: repeated tidebook.settlement.v1.HaltedJob halted = 6;
+   */
+  halted?: HaltedJobJson[];
+
+  /**
+   * What came of comparing engine, ledger and archive the last time.
+   *
+   * @generated from field: tidebook.settlement.v1.ReconciliationState state = 7;
+   */
+  state?: ReconciliationStateJson;
+
+  /**
+   * The log position they were compared at; 0 if they never were.
+   *
+   * @generated from field: uint64 compared_log_seq = 8;
+   */
+  comparedLogSeq?: string;
+
+  /**
+   * When.
+   *
+   * @generated from field: google.protobuf.Timestamp compared_time = 9;
+   */
+  comparedTime?: TimestampJson;
+
+  /**
+   * How many balances have been compared in the current pass over all accounts.
+   *
+   * @generated from field: uint64 compared = 10;
+   */
+  compared?: string;
+
+  /**
+   * How many of those are not the same everywhere; always 0.
+   *
+   * @generated from field: uint64 differing = 11;
+   */
+  differing?: string;
+
+  /**
+   * When the last pass over all accounts was finished; not set before the first.
+   *
+   * @generated from field: google.protobuf.Timestamp whole_pass_time = 12;
+   */
+  wholePassTime?: TimestampJson;
 };
 
 /**
@@ -1769,6 +1937,55 @@ export type ShardPositionJson = {
  */
 export const ShardPositionSchema: GenMessage<ShardPosition, {jsonType: ShardPositionJson}> = /*@__PURE__*/
   messageDesc(file_tidebook_settlement_v1_ledger, 23);
+
+/**
+ * A job of settlement that has stopped for good.
+ *
+ * @generated from message tidebook.settlement.v1.HaltedJob
+ */
+export type HaltedJob = Message<"tidebook.settlement.v1.HaltedJob"> & {
+  /**
+   * "apply" keeps the books, "archive" the log's entries.
+   *
+   * @generated from field: string job = 1;
+   */
+  job: string;
+
+  /**
+   * The log entry it stopped before; 0 if that is not known.
+   *
+   * @generated from field: uint64 log_seq = 2;
+   */
+  logSeq: bigint;
+};
+
+/**
+ * A job of settlement that has stopped for good.
+ *
+ * @generated from message tidebook.settlement.v1.HaltedJob
+ */
+export type HaltedJobJson = {
+  /**
+   * "apply" keeps the books, "archive" the log's entries.
+   *
+   * @generated from field: string job = 1;
+   */
+  job?: string;
+
+  /**
+   * The log entry it stopped before; 0 if that is not known.
+   *
+   * @generated from field: uint64 log_seq = 2;
+   */
+  logSeq?: string;
+};
+
+/**
+ * Describes the message tidebook.settlement.v1.HaltedJob.
+ * Use `create(HaltedJobSchema)` to create a new message.
+ */
+export const HaltedJobSchema: GenMessage<HaltedJob, {jsonType: HaltedJobJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_settlement_v1_ledger, 24);
 
 /**
  * One asset's books.
@@ -1943,7 +2160,7 @@ export type AssetReconciliationJson = {
  * Use `create(AssetReconciliationSchema)` to create a new message.
  */
 export const AssetReconciliationSchema: GenMessage<AssetReconciliation, {jsonType: AssetReconciliationJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 24);
+  messageDesc(file_tidebook_settlement_v1_ledger, 25);
 
 /**
  * Which range.
@@ -2006,7 +2223,7 @@ export type GetProofRequestJson = {
  * Use `create(GetProofRequestSchema)` to create a new message.
  */
 export const GetProofRequestSchema: GenMessage<GetProofRequest, {jsonType: GetProofRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 25);
+  messageDesc(file_tidebook_settlement_v1_ledger, 26);
 
 /**
  * The chains over the range.
@@ -2083,7 +2300,7 @@ export type GetProofResponseJson = {
  * Use `create(GetProofResponseSchema)` to create a new message.
  */
 export const GetProofResponseSchema: GenMessage<GetProofResponse, {jsonType: GetProofResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 26);
+  messageDesc(file_tidebook_settlement_v1_ledger, 27);
 
 /**
  * One link. The log's own chain, hash = sha256(previous hash || payload), can be checked by whoever has
@@ -2164,7 +2381,7 @@ export type ProofLinkJson = {
  * Use `create(ProofLinkSchema)` to create a new message.
  */
 export const ProofLinkSchema: GenMessage<ProofLink, {jsonType: ProofLinkJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_settlement_v1_ledger, 27);
+  messageDesc(file_tidebook_settlement_v1_ledger, 28);
 
 /**
  * Where a transfer is.
@@ -2208,7 +2425,7 @@ export enum TransferStatus {
   CANCELLED = 4,
 
   /**
-   * Withdrawal: held, not yet paid.
+   * Withdrawal: held, not yet paid. SHARD: off the one shard, not yet on the other.
    *
    * @generated from enum value: TRANSFER_STATUS_HELD = 5;
    */
