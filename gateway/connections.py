@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from aiohttp import web
@@ -174,9 +174,9 @@ class Connection(web.RequestHandler):
         self._unsent_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._wire = transport
-        peer = transport.get_extra_info("peername")
+        # uvloop's is one by what it does only.
+        wire = self._wire = cast(asyncio.Transport, transport)
+        peer = wire.get_extra_info("peername")
         self.address = str(peer[0]) if isinstance(peer, tuple) else ""
         refused = self._server.admit(self)
         super().connection_made(transport)
