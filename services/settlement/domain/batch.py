@@ -72,6 +72,8 @@ class Batch:
     # In the order of the log, because a CFD may open and close in one batch.
     cfds: list[CfdOpening | CfdTriggers | CfdClosing] = field(default_factory=list)
     liquidations: list[LiquidationRow] = field(default_factory=list)
+    # (log seq, event index) of the last change of each position that was liquidated.
+    liquidated: set[tuple[int, int]] = field(default_factory=set)
     first_time_ns: int = 0
     transfers: list[TransferOutcome] = field(default_factory=list)
     traced: list[TracedCommand] = field(default_factory=list)

@@ -128,6 +128,15 @@ def liquidated(batch: Batch, event: LiquidatedFact) -> None:
     fund = ledger.free(INSURANCE_FUND, asset_id)
     move = Move(ledger.free(event.account_id, asset_id), fund, event.fund_delta_units)
     batch.post(TransactionKind.LIQUIDATION, event.order_id, (move,))
+    if not event.cfd_id:
+        # The receipt comes after all that was done to the position, in the same command.
+        key = (event.account_id, event.market_id)
+        last = next(
+            (c for c in reversed(batch.position_changes) if (c.account_id, c.market_id) == key),
+            None,
+        )
+        if last is not None:
+            batch.liquidated.add((last.log_seq, last.event_index))
     batch.liquidations.append(
         LiquidationRow(
             liquidation_id=event.liquidation_id,

@@ -53,12 +53,12 @@ class ClosedPosition(NamedTuple):
 def follow(
     positions: dict[Key, OpenPosition],
     changes: Iterable[PositionChange],
-    liquidated: Collection[tuple[int, int, int]],
+    liquidated: Collection[tuple[int, int]],
 ) -> list[ClosedPosition]:
     """Apply changes to the open positions, in place; those that ended, oldest first.
 
-    `liquidated` has (log seq, account id, market id) of liquidations. A change that turns a
-    position round ends it and opens another; profit and fee belong to the one that ended.
+    `liquidated` has (log seq, event index) of those that a liquidation made last. A change that
+    turns a position round ends it and opens another; profit and fee belong to the one that ended.
     """
     ended = []
     for change in changes:
@@ -66,7 +66,7 @@ def follow(
         before = positions.get(key)
         if before is not None and before.quantity_lots * change.quantity_lots <= 0:
             _reduce(before, change, left_notional=0)
-            is_liquidated = (change.log_seq, *key) in liquidated
+            is_liquidated = (change.log_seq, change.event_index) in liquidated
             ended.append(_end(before, change, is_liquidated))
             del positions[key]
             if change.quantity_lots:

@@ -26,12 +26,7 @@ async def write_positions(connection: Connection, shard: int, batch: Batch) -> N
     Raises `PoisonEntry` when a CFD changes that is not open.
     """
     if batch.position_changes:
-        liquidated = {
-            (row.log_seq, row.account_id, row.market_id)
-            for row in batch.liquidations
-            if not row.cfd_id
-        }
-        await _write_margin(connection, shard, batch.position_changes, liquidated)
+        await _write_margin(connection, shard, batch.position_changes, batch.liquidated)
     if batch.cfds:
         await _write_cfds(connection, shard, batch)
     if batch.liquidations:
@@ -46,7 +41,7 @@ async def _write_margin(
     connection: Connection,
     shard: int,
     changes: list[PositionChange],
-    liquidated: set[tuple[int, int, int]],
+    liquidated: set[tuple[int, int]],
 ) -> None:
     keys = {(change.account_id, change.market_id) for change in changes}
     of_keys = (
