@@ -174,13 +174,20 @@ async def listen(server: Server, settings: Settings) -> tuple[web.ServerRunner, 
     # Streams would go on for ever: after half of the time to drain they are cancelled.
     runner = web.ServerRunner(server, shutdown_timeout=settings.drain_seconds / 2)
     await runner.setup()
-    host, port = settings.http_host, settings.http_port
-    # After a restart everybody comes back at once.
-    site = web.TCPSite(runner, host, port, backlog=1024)
-    try:
-        await site.start()
-    except OSError as error:
-        await runner.cleanup()
-        raise SystemExit(f"gateway: cannot listen on {host}:{port}: {error.strerror}") from error
+    shared = settings.gateway_processes > 1
+    wanted = [(settings.http_host, settings.http_port, shared)]
+    if shared:
+        own = settings.gateway_ports()[settings.gateway_process]
+        wanted.append((settings.internal_host, own, False))
+    for host, port, reuse in wanted:
+        # After a restart everybody comes back at once.
+        site = web.TCPSite(runner, host, port, backlog=1024, reuse_port=reuse)
+        try:
+            await site.start()
+        except OSError as error:
+            await runner.cleanup()
+            raise SystemExit(
+                f"gateway: cannot listen on {host}:{port}: {error.strerror}"
+            ) from error
     bound: int = runner.addresses[0][1]
     return runner, bound

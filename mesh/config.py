@@ -23,6 +23,7 @@ ENV_PREFIX = "TIDEBOOK_"
 INTERNAL_PORT_OFFSET = 100
 SHARD_PORT_OFFSET = 200
 FOLLOWER_PORT_OFFSET = 10
+GATEWAY_PORT_OFFSET = 50
 # Health of what every engine does; the whole service is healthy only where orders are taken.
 ENGINE_READS = "tidebook.engine.reads"
 # Health of the ledger of settlement, which may stand still while all else is served.
@@ -252,6 +253,14 @@ class Settings(BaseSettings):
         Path(__file__).resolve().parent.parent / "web" / "dist",
         description="Folder of the built web page.",
     )
+    gateway_processes: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="Gateways that share the HTTP port and the gRPC door; of several, number n also"
+        " has HTTP to itself, 50 + n ports above the shared one, for health and metrics.",
+    )
+    gateway_process: int = Field(0, ge=0, lt=16, description="Number of this gateway among these.")
     cors_origins: str = Field("", description="Comma list of web origins allowed besides our own.")
     trusted_proxies: str = Field(
         "", description="Comma list of proxy addresses whose X-Forwarded-For is believed."
@@ -369,6 +378,13 @@ class Settings(BaseSettings):
             for shard in self.shard_map.numbers
             for number in range(self.engine_followers + 1)
         ]
+
+    def gateway_ports(self) -> dict[int, int]:
+        """Number of a gateway -> its own HTTP port; none when there is only one gateway."""
+        if self.gateway_processes == 1:
+            return {}
+        first = self.http_port + GATEWAY_PORT_OFFSET
+        return {number: first + number for number in range(self.gateway_processes)}
 
     def marketdata_ports(self) -> dict[int, int]:
         """Shard -> port of the public listener of its market data service."""

@@ -94,7 +94,12 @@ class ServiceHost:
         settings, service = self._settings, self.service
         if public or generic:
             interceptors = self._interceptors(verifier, None)
-            server = self._server(public, interceptors, max_idle_ms=10 * _MINUTE_MS)
+            server = self._server(
+                public,
+                interceptors,
+                max_idle_ms=10 * _MINUTE_MS,
+                shared=service == "gateway" and settings.gateway_processes > 1,
+            )
             server.add_generic_rpc_handlers(tuple(_Wrapped(h, interceptors) for h in generic))
             self.public_port = self._listen(
                 server,
@@ -137,8 +142,11 @@ class ServiceHost:
         interceptors: Interceptors,
         *,
         max_idle_ms: int | None,
+        shared: bool = False,
     ) -> grpc.aio.Server:
-        server = grpc.aio.server(options=server_options(self._settings, max_idle_ms=max_idle_ms))
+        server = grpc.aio.server(
+            options=server_options(self._settings, max_idle_ms=max_idle_ms, shared=shared)
+        )
         self._servers.append(server)
         catcher = _HandlerCatcher()
         for add_to_server, servicer in registrations:
@@ -233,11 +241,13 @@ class _Wrapped(grpc.GenericRpcHandler):
         return handler
 
 
-def server_options(settings: Settings, *, max_idle_ms: int | None) -> list[tuple[str, int]]:
-    """Options of every Tidebook server."""
+def server_options(
+    settings: Settings, *, max_idle_ms: int | None, shared: bool = False
+) -> list[tuple[str, int]]:
+    """Options of every Tidebook server; `shared` says that several processes have one port."""
     options = [
-        # A second start of the same service must fail, not share the port.
-        ("grpc.so_reuseport", 0),
+        # Else a second start of the same service must fail, not share the port.
+        ("grpc.so_reuseport", int(shared)),
         ("grpc.max_receive_message_length", settings.grpc_max_message_bytes),
         ("grpc.max_send_message_length", settings.grpc_max_message_bytes),
         # Clients ping every 30 s (see mesh.channel); without this they would get a GOAWAY.

@@ -71,13 +71,11 @@ def make_plan(settings: Settings) -> Plan:
     first += [_grpc_service(settings, name) for name in ("auth", "settlement")]
     first += _engines(settings)
     first += _marketdata(settings)
-    url = http_url(settings)
-    gateway = _service(settings, "gateway", url, Probe("http", f"{url}/readyz"))
     bots, notes = _bots(settings)
     return Plan(
         settings=settings,
         stores=stores,
-        waves=(tuple(first), (gateway,)),
+        waves=(tuple(first), tuple(_gateways(settings))),
         optional=bots,
         listeners=tuple(listeners(settings)),
         notes=notes,
@@ -157,6 +155,23 @@ def _marketdata(settings: Settings) -> list[ChildSpec]:
         name = f"marketdata-shard{shard}" if shard else "marketdata"
         log_path = settings.data_dir / "logs" / f"{name}.log"
         found.append(replace(_grpc_service(own, "marketdata"), name=name, log_path=log_path))
+    return found
+
+
+def _gateways(settings: Settings) -> list[ChildSpec]:
+    """The gateways, which share one port; each is asked for its health at a port of its own."""
+    ports = settings.gateway_ports()
+    if not ports:
+        url = http_url(settings)
+        return [_service(settings, "gateway", url, Probe("http", f"{url}/readyz"))]
+    found = []
+    for number, port in ports.items():
+        own = settings.model_copy(update={"gateway_process": number})
+        name = f"gateway-{number + 1}" if number else "gateway"
+        url = f"http://{reach(settings.internal_host)}:{port}"
+        spec = _service(own, "gateway", url, Probe("http", f"{url}/readyz"))
+        log_path = settings.data_dir / "logs" / f"{name}.log"
+        found.append(replace(spec, name=name, log_path=log_path))
     return found
 
 

@@ -49,6 +49,9 @@ def listeners(settings: Settings) -> list[Listener]:
             found.append(Listener(settings.public_host, port, what, variable))
             internal = port + INTERNAL_PORT_OFFSET
             found.append(Listener(settings.internal_host, internal, f"{what}, internal", variable))
+    for number, port in settings.gateway_ports().items():
+        what = f"HTTP of gateway {number + 1} alone"
+        found.append(Listener(settings.internal_host, port, what, "TIDEBOOK_HTTP_PORT"))
     mailbox = local_mailbox(settings)
     if mailbox is not None:
         host = settings.internal_host
