@@ -199,10 +199,12 @@ class Maker:
         self._feed = feed
         self._rng = rng
         self._reconcile_at = time.monotonic() + RECONCILE_SECONDS
+        self._token = ""
 
     async def run(self, stop: asyncio.Event, interval_seconds: float) -> None:
         """Quote until `stop`, then take everything back; raises when the stream breaks."""
         await self._account.look(self._assets)
+        self._token = await self._account.source.token()
         call: TradeCall = self._account.orders.TradeStream(
             metadata=await bearer(self._account.source)
         )
@@ -233,7 +235,8 @@ class Maker:
                 cancels.append(cancel_command(0, ladder.quotes.pop(slot).order_id))
         for request_id, (ladder, slot, quote) in placed.items():
             places.append(place_command(request_id, ladder.rules, slot, quote))
-        if not (cancels or places):
+        renewed = await self._account.source.token() != self._token
+        if not (cancels or places or renewed):
             return
         # Cancels first: they free the funds that the new orders need.
         for result in await self._send(call, [*cancels, *places]):
@@ -293,11 +296,14 @@ class Maker:
         self, call: TradeCall, commands: Sequence[order_pb2.TradeCommand], *, first: bool = False
     ) -> list[order_pb2.TradeResult]:
         """One message out, and its results."""
-        await call.write(
-            order_pb2.TradeStreamRequest(
-                commands=commands, cancel_on_disconnect=first, brief_results=first
-            )
+        message = order_pb2.TradeStreamRequest(
+            commands=commands, cancel_on_disconnect=first, brief_results=first
         )
+        token = await self._account.source.token()
+        if token != self._token:
+            # The stream would end with the token that it was opened with.
+            message.access_token = self._token = token
+        await call.write(message)
         results: list[order_pb2.TradeResult] = []
         while len(results) < len(commands):
             answer = await asyncio.wait_for(call.read(), ANSWER_SECONDS)

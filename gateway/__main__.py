@@ -34,10 +34,12 @@ from gateway.ws.descriptors import room_for
 from gateway.ws.endpoint import WebSockets
 from gateway.ws.frames import FrameReader
 from gateway.ws.hub import Hub
+from mesh.aio import cancel_and_wait, supervise
 from mesh.channel import open_channel
 from mesh.config import SHARDED_SERVICES, Settings
 from mesh.interceptors import is_public
 from mesh.redis import open_redis
+from mesh.revocation import EndedSessions
 from mesh.server import ServiceHost, run_service
 from mesh.telemetry import SpanRecorder
 from mesh.tokens import TokenVerifier, signing_keys_from
@@ -58,7 +60,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         http = await resources.enter_async_context(aiohttp.ClientSession())
 
         metrics = Metrics()
-        verifier = TokenVerifier(signing_keys_from(channels["auth"]))
+        ended = EndedSessions(redis)
+        following = supervise(ended.run(), "ended sessions")
+        resources.push_async_callback(cancel_and_wait, following)
+        verifier = TokenVerifier(signing_keys_from(channels["auth"]), ended=ended)
         origins = Origins(settings.cors_origins)
         try:
             callers = Callers(settings, verifier, RateLimiter(redis), metrics)

@@ -207,6 +207,9 @@ class Settings(BaseSettings):
     refresh_token_seconds: int = Field(
         30 * 86_400, gt=0, description="Life of an unused refresh token."
     )
+    session_max_days: int = Field(
+        90, gt=0, description="Days after which a session ends, however often it was refreshed."
+    )
     otp_seconds: int = Field(600, gt=0, description="Life of a one-time code.")
     otp_max_attempts: int = Field(5, gt=0, description="Wrong codes before a new one is needed.")
     signin_max_failures: int = Field(

@@ -23,7 +23,7 @@ from google.protobuf.message import DecodeError
 
 from kernel.reasons import Reason, Refused
 from mesh.calls import AUTHORIZATION, REQUEST_ID, CallContext, set_call
-from mesh.identity import ANONYMOUS, Caller, service_of_spiffe, set_caller
+from mesh.identity import ANONYMOUS, Caller, current_caller, service_of_spiffe, set_caller
 from mesh.status import STATUS_DETAILS_KEY, refused_from, status_for, to_rpc_status
 from mesh.streams import OpenStreams, requests_of, take_back_cancel
 from mesh.telemetry import TRACEPARENT, new_trace, parse_traceparent, set_trace
@@ -207,29 +207,33 @@ class Interceptors:
             try:
                 stream = self._streams.open(takes_requests=takes_requests)
                 await self._enter(method, context, started)
+                caller = current_caller()
+                # What is only passed on is ended by the service that decodes it.
+                if caller.account_id and self._verifier is not None and method.decode is not None:
+                    stream.guard(caller, self._verifier)
                 if not method.infrastructure:
                     log.info("stream_opened", method=method.name)
                 request = requests_of(stream, context, decode) if takes_requests else decode(data)
                 if yields:
-                    # Written from here, not by gRPC, so that the generator is always closed and a
-                    # drain meets this code wherever it is waiting.
+                    # Written from here, not by gRPC, so that the generator is always closed and an
+                    # end meets this code wherever it is waiting.
                     async with contextlib.aclosing(handler(request, context)) as responses:
                         async for message in responses:
                             await stream.write(context.write, message)
                 else:
                     response = await handler(request, context)
-                if stream.draining and yields:
-                    raise Refused(Reason.DRAINING)
+                if stream.ending is not None and yields:
+                    raise stream.ending
             except asyncio.CancelledError:
                 if (
                     stream is None
-                    or not stream.draining
+                    or stream.ending is None
                     or stream.writing
                     or not take_back_cancel(asyncio.current_task())
                 ):
                     _log_end(method, started, "stream_cancelled")
                     raise
-                await self._fail(method, context, started, Refused(Reason.DRAINING))
+                await self._fail(method, context, started, stream.ending)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:

@@ -92,6 +92,8 @@ class ServiceHost:
         verifier: TokenVerifier | None,
     ) -> None:
         settings, service = self._settings, self.service
+        if verifier is not None and verifier.ended is not None:
+            verifier.ended.on_end(self.streams.end_sessions)
         if public or generic:
             interceptors = self._interceptors(verifier, None)
             server = self._server(

@@ -1,59 +1,116 @@
-"""The streams a server has open, and how they are ended when it drains.
+"""The streams a server has open, and how they are ended: when it drains, or their token ends.
 
 A stream of requests is ended as if the client had closed its side, so that what is in flight is
-still answered; a stream of responses is cancelled. Both then end with `DRAINING`, and the client
-goes on elsewhere.
+still answered; a stream of responses is cancelled. Both then end with the reason: `DRAINING`, and
+the client goes on elsewhere, or `TOKEN_EXPIRED` and `SESSION_REVOKED`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import grpc
 
 from kernel.reasons import Reason, Refused
+from mesh.identity import ANONYMOUS, Caller
+from mesh.tokens import TokenVerifier, session_ended, token_expired
+
+# The gateway knows when a client's token expires and what to tell it: it goes first.
+_AFTER_EXPIRY_SECONDS = 0.5
 
 
 class OpenStream:
-    """One stream under way: the task that serves it, and the task that waits for a request."""
+    """One stream under way: the task that serves it, and the task that waits for a request.
 
-    __slots__ = ("_reader", "_task", "draining", "takes_requests", "writing")
+    `ending` is why it is asked to end, None while it is not.
+    """
+
+    __slots__ = (
+        "_caller",
+        "_expiry",
+        "_reader",
+        "_task",
+        "_verifier",
+        "ending",
+        "takes_requests",
+        "writing",
+    )
 
     def __init__(self, task: asyncio.Task[Any], *, takes_requests: bool) -> None:
         self.takes_requests = takes_requests
-        self.draining = False
+        self.ending: Refused | None = None
         self.writing = False
         self._task = task
         self._reader: asyncio.Task[Any] | None = None
+        self._caller = ANONYMOUS
+        self._verifier: TokenVerifier | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+
+    @property
+    def session_id(self) -> str:
+        """The session of the user it is served for; empty without one."""
+        return self._caller.session_id
+
+    def guard(self, caller: Caller, verifier: TokenVerifier) -> None:
+        """End it when the caller's token does."""
+        self._caller, self._verifier = caller, verifier
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry = asyncio.get_running_loop().call_later(
+            verifier.seconds_left(caller) + _AFTER_EXPIRY_SECONDS, self.end, token_expired()
+        )
+
+    async def renew(self, access_token: str) -> None:
+        """Go on until a newer token of the same account ends.
+
+        Raises `Refused`: what is wrong with the token, `TOKEN_INVALID` when it is of another
+        account, `SCOPE_MISSING` when it may do less than the one before.
+        """
+        if self._verifier is None:
+            return
+        caller = await self._verifier.verify(access_token)
+        if caller.account_id != self._caller.account_id:
+            raise Refused(Reason.TOKEN_INVALID, "the token is of another account")
+        if not caller.scopes >= self._caller.scopes:
+            raise Refused(Reason.SCOPE_MISSING, "the token may do less than the stream's")
+        self.guard(caller, self._verifier)
+
+    def closed(self) -> None:
+        """It has ended."""
+        if self._expiry is not None:
+            self._expiry.cancel()
 
     async def read(self, read: Callable[[], Awaitable[Any]]) -> Any:
-        """The next request, or `grpc.aio.EOF` when the client or the drain ended the requests."""
-        if self.draining:
+        """The next request, or `grpc.aio.EOF` when the client or `end` ended the requests."""
+        if self.ending is not None:
             return grpc.aio.EOF
         self._reader = asyncio.current_task()
         try:
             return await read()
         except asyncio.CancelledError:
-            if self.draining and take_back_cancel(self._reader):
+            if self.ending is not None and take_back_cancel(self._reader):
                 return grpc.aio.EOF
             raise
         finally:
             self._reader = None
 
     async def write(self, write: Callable[[Any], Awaitable[None]], message: Any) -> None:
-        """Send a response; raises `Refused(DRAINING)` when a watch was asked to end meanwhile."""
+        """Send a response; raises the reason when a watch was asked to end meanwhile."""
         self.writing = True
         await write(message)
         # Stays true when the write was cancelled: gRPC then cannot send a status any more.
         self.writing = False
-        if self.draining and not self.takes_requests:
-            raise Refused(Reason.DRAINING)
+        if self.ending is not None and not self.takes_requests:
+            raise self.ending
 
-    def end(self) -> None:
+    def end(self, why: Refused) -> None:
         """Ask the stream to end: no more requests, or, without requests, a cancellation."""
-        self.draining = True
+        if self.ending is not None:
+            return
+        self.ending = why
         if not self.takes_requests:
             if not self.writing:
                 self._task.cancel()
@@ -62,8 +119,18 @@ class OpenStream:
 
     def cancel(self) -> None:
         """End the stream now."""
-        self.draining = True
+        self.ending = self.ending or Refused(Reason.DRAINING)
         self._task.cancel()
+
+
+_current: ContextVar[OpenStream | None] = ContextVar("tidebook_stream", default=None)
+
+
+async def renew_stream(access_token: str) -> None:
+    """Let the stream being served go on with a newer token (see `OpenStream.renew`)."""
+    stream = _current.get()
+    if stream is not None:
+        await stream.renew(access_token)
 
 
 class OpenStreams:
@@ -85,21 +152,29 @@ class OpenStreams:
         task = asyncio.current_task()
         assert task is not None, "streams are served in tasks"
         stream = OpenStream(task, takes_requests=takes_requests)
+        _current.set(stream)
         self._streams.add(stream)
         self._none_open.clear()
         return stream
 
     def close(self, stream: OpenStream) -> None:
         """The stream has ended."""
+        stream.closed()
         self._streams.discard(stream)
         if not self._streams:
             self._none_open.set()
+
+    def end_sessions(self, session_ids: frozenset[str]) -> None:
+        """End the streams of sessions that have ended."""
+        for stream in tuple(self._streams):
+            if stream.session_id in session_ids:
+                stream.end(session_ended())
 
     async def drain(self, seconds: float) -> None:
         """End all streams; those that go on for longer than `seconds` are cancelled."""
         self._draining = True
         for stream in tuple(self._streams):
-            stream.end()
+            stream.end(Refused(Reason.DRAINING))
         try:
             async with asyncio.timeout(seconds):
                 await self._none_open.wait()
@@ -116,6 +191,6 @@ def take_back_cancel(task: asyncio.Task[Any] | None) -> bool:
 async def requests_of(
     stream: OpenStream, context: grpc.aio.ServicerContext[Any, Any], decode: Callable[[bytes], Any]
 ) -> AsyncIterator[Any]:
-    """The requests of a stream, each decoded, until the client or the drain ends them."""
+    """The requests of a stream, each decoded, until the client or `end` ends them."""
     while (data := await stream.read(context.read)) is not grpc.aio.EOF:
         yield decode(data)

@@ -18,6 +18,7 @@ from tidebook.auth.v1 import auth_pb2, auth_pb2_grpc
 from kernel.clock import NS_PER_SECOND, Clock, SystemClock
 from kernel.reasons import Reason, Refused
 from mesh.identity import Caller
+from mesh.revocation import EndedSessions
 
 ISSUER = "tidebook"
 SCOPES: frozenset[str] = frozenset({"read", "trade", "withdraw"})
@@ -70,6 +71,16 @@ class TokenSigner:
         return jwt.encode(claims, self._key, algorithm=_ALGORITHM, headers={"kid": self.kid})
 
 
+def token_expired() -> Refused:
+    """Why a token is refused that was good once."""
+    return Refused(Reason.TOKEN_EXPIRED, "the access token has expired")
+
+
+def session_ended() -> Refused:
+    """Why a token is refused whose session or API key has ended."""
+    return Refused(Reason.SESSION_REVOKED, "the session or API key of the token has ended")
+
+
 def bearer_token(authorization: str) -> str | None:
     """The token of an `authorization` header `Bearer TOKEN`; None for any other scheme."""
     scheme, space, token = authorization.partition(" ")
@@ -80,10 +91,17 @@ class TokenVerifier:
     """Turns access tokens into callers.
 
     `fetch_keys` gives every current signing key, kid -> raw Ed25519 public key; it is called when
-    a token names a key that is not known yet.
+    a token names a key that is not known yet. Tokens of `ended` sessions are refused.
     """
 
-    def __init__(self, fetch_keys: FetchKeys, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        fetch_keys: FetchKeys,
+        *,
+        clock: Clock | None = None,
+        ended: EndedSessions | None = None,
+    ) -> None:
+        self.ended = ended
         self._fetch_keys = fetch_keys
         self._clock = clock or SystemClock()
         self._keys: dict[str, Ed25519PublicKey] = {}
@@ -95,19 +113,27 @@ class TokenVerifier:
     async def verify(self, token: str) -> Caller:
         """The caller a token stands for.
 
-        Raises `Refused`: `TOKEN_EXPIRED`, `TOKEN_INVALID`, or `UNAVAILABLE` when the keys cannot be
-        fetched.
+        Raises `Refused`: `TOKEN_EXPIRED`, `TOKEN_INVALID`, `SESSION_REVOKED`, or `UNAVAILABLE` when
+        the keys cannot be fetched.
         """
         now = self._clock.now_ns() // NS_PER_SECOND
         known = self._verified.get(token)
         if known is None:
+            if self.ended is not None:
+                await self.ended.read_once()
             known = self._check(token, await self._key(token), now)
             self._remember(token, known)
         expires, caller = known
         if expires <= now:
             self._verified.pop(token, None)
-            raise Refused(Reason.TOKEN_EXPIRED, "the access token has expired")
+            raise token_expired()
+        if self.ended is not None and caller.session_id in self.ended:
+            raise session_ended()
         return caller
+
+    def seconds_left(self, caller: Caller) -> float:
+        """How long the token of a verified caller is still good."""
+        return max(0.0, caller.expires_s - self._clock.now_ns() / NS_PER_SECOND)
 
     def _check(self, token: str, key: Ed25519PublicKey, now: int) -> tuple[int, Caller]:
         try:

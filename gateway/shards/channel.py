@@ -20,6 +20,7 @@ from gateway.shards.merging import merge
 from gateway.shards.mux import Batch, SubscribeMux, TradeMux
 from gateway.shards.routing import ShardRouter
 from kernel.reasons import Reason, Refused
+from mesh.calls import AUTHORIZATION
 from mesh.shards import ShardMap
 
 _MUXES: dict[str, type[TradeMux] | type[SubscribeMux]] = {
@@ -189,10 +190,18 @@ class _Mux:
         method = self._method
         return _MUXES[method.name](
             method.router,
-            lambda shard: method.typed[shard](**kwargs),
+            lambda shard, token: method.typed[shard](**_with_token(kwargs, token)),
             method.decode,
             method.encode,
         )
+
+
+def _with_token(kwargs: dict[str, Any], token: str) -> dict[str, Any]:
+    """The same call with a newer access token; with none, as it was."""
+    if not token:
+        return kwargs
+    kept = [pair for pair in kwargs.get("metadata") or () if pair[0] != AUTHORIZATION]
+    return kwargs | {"metadata": (*kept, (AUTHORIZATION, f"Bearer {token}"))}
 
 
 def _descriptor(path: str) -> MethodDescriptor:

@@ -56,8 +56,12 @@ class Batch:
 class Mux(ComposedCall):
     """A stream to each shard that is written to, opened with the first message for it."""
 
-    def __init__(self, open_: Callable[[int], Any], decode: Callable[[Any], Any], encode: Encode):
+    def __init__(
+        self, open_: Callable[[int, str], Any], decode: Callable[[Any], Any], encode: Encode
+    ) -> None:
         self._open = open_
+        # A newer access token than the one that the whole was opened with.
+        self._token = ""
         self._decode = decode
         self._encode = encode
         self._calls: dict[int, Any] = {}
@@ -104,7 +108,7 @@ class Mux(ComposedCall):
         """Write to a shard's stream."""
         call = self._calls.get(shard)
         if call is None:
-            call = self._calls[shard] = self._open(shard)
+            call = self._calls[shard] = self._open(shard, self._token)
             reader = asyncio.create_task(self._read(shard, call))
             self._readers.add(reader)
             reader.add_done_callback(self._gone)
@@ -152,7 +156,7 @@ class TradeMux(Mux):
     def __init__(
         self,
         router: ShardRouter,
-        open_: Callable[[int], Any],
+        open_: Callable[[int, str], Any],
         decode: Callable[[Any], order_pb2.TradeStreamRequest],
         encode: Encode,
     ) -> None:
@@ -170,6 +174,12 @@ class TradeMux(Mux):
             self._first = request
         batch = Batch([self._router.of_command(command) for command in request.commands])
         parts = batch.parts(request.commands)
+        if request.access_token:
+            # For all shards, also those that the commands do not concern.
+            self._token = request.access_token
+            for shard in self._calls:
+                parts.setdefault(shard, [])
+            batch.missing = len(parts)
         self._batches.append(batch)
         for shard, commands in parts.items():
             ids = [command.request_id for command in commands]
@@ -179,6 +189,7 @@ class TradeMux(Mux):
             message = order_pb2.TradeStreamRequest(
                 commands=commands,
                 traceparent=request.traceparent,
+                access_token=request.access_token,
                 cancel_on_disconnect=fresh and self._first.cancel_on_disconnect,
                 brief_results=fresh and self._first.brief_results,
             )
@@ -215,7 +226,7 @@ class SubscribeMux(Mux):
     def __init__(
         self,
         router: ShardRouter,
-        open_: Callable[[int], Any],
+        open_: Callable[[int, str], Any],
         decode: Callable[[Any], marketdata_pb2.SubscribeRequest],
         encode: Encode,
     ) -> None:

@@ -219,6 +219,8 @@ class Connection:
         await self._authenticate(f"Bearer {frame.auth.access_token}")
         if before and before != self._caller.account_id:
             await self._end_private()
+        elif self._trading is not None:
+            self._trading.renew(frame.auth.access_token)
         self._send(done_frame(frame.id))
 
     async def _subscribe(self, frame: gateway_pb2.ClientFrame) -> None:

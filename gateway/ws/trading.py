@@ -80,6 +80,11 @@ class TradeSession:
         if self._stream is None:
             self._stream = asyncio.create_task(self._run())
 
+    def renew(self, access_token: str) -> None:
+        """Let an open stream go on with a newer token of the same account."""
+        if self._stream is not None:
+            self._queue.put_nowait(order_pb2.TradeStreamRequest(access_token=access_token))
+
     async def close(self) -> None:
         """End the stream; with `cancel_on_disconnect` the engine then cancels its orders."""
         await cancel_and_wait(self._stream)

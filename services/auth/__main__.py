@@ -14,6 +14,7 @@ from mesh.channel import open_channel
 from mesh.config import Settings
 from mesh.postgres import open_pool_or_exit
 from mesh.redis import open_redis
+from mesh.revocation import EndedSessions, RevocationLog
 from mesh.server import ServiceHost, run_service
 from mesh.tokens import TokenVerifier
 from services.auth.api_key_store import PostgresApiKeys
@@ -28,7 +29,7 @@ from services.auth.second_factor import SecondFactor
 from services.auth.service import AccountPolicy, Accounts
 from services.auth.servicer import AuthServicer
 from services.auth.session_store import RedisSessions
-from services.auth.sessions import Sessions
+from services.auth.sessions import SessionPolicy, Sessions
 from services.auth.signing import KeyPolicy, SigningKeys
 from services.auth.store import PostgresUsers
 from services.auth.vault import VaultError, open_vault
@@ -70,14 +71,20 @@ async def serve(settings: Settings, stop: asyncio.Event, clock: Clock) -> None:
         outbox = Outbox(pool, vault, mailer, clock)
         users = PostgresUsers(pool, outbox, max_attempts=settings.otp_max_attempts)
         limits = RateLimits(redis, vault, settings)
+        ended = EndedSessions(redis, clock)
+        revocations = RevocationLog(redis, clock, token_seconds=settings.access_token_seconds)
         sessions = Sessions(
-            RedisSessions(redis, ttl_ms=settings.refresh_token_seconds * 1000),
+            RedisSessions(redis),
             vault,
             keys,
             audit,
+            revocations,
             clock,
-            access_seconds=settings.access_token_seconds,
-            refresh_seconds=settings.refresh_token_seconds,
+            SessionPolicy(
+                access_seconds=settings.access_token_seconds,
+                refresh_seconds=settings.refresh_token_seconds,
+                most_seconds=settings.session_max_days * 86_400,
+            ),
         )
         accounts = Accounts(
             users=users,
@@ -100,6 +107,7 @@ async def serve(settings: Settings, stop: asyncio.Event, clock: Clock) -> None:
             signer=keys,
             audit=audit,
             limits=limits,
+            revocations=revocations,
             clock=clock,
             access_seconds=settings.access_token_seconds,
         )
@@ -113,12 +121,13 @@ async def serve(settings: Settings, stop: asyncio.Event, clock: Clock) -> None:
             supervise(outbox.run(forget_old), "outbox"),
             supervise(audit.run(), "audit trail"),
             supervise(keys.run(), "signing keys"),
+            supervise(ended.run(), "ended sessions"),
         ]
         host = await ServiceHost.start(
             settings,
             service="auth",
             public=[(auth_pb2_grpc.add_AuthServiceServicer_to_server, servicer)],
-            verifier=TokenVerifier(keys.public_keys, clock=clock),
+            verifier=TokenVerifier(keys.public_keys, clock=clock, ended=ended),
         )
         await stop.wait()
         await host.drain()

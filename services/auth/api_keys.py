@@ -22,7 +22,7 @@ from services.auth.audit import AuditTrail, Happened
 from services.auth.clocks import utc
 from services.auth.domain.model import API_KEY_SESSION, ApiKey, Client
 from services.auth.rate_limits import RateLimits
-from services.auth.sessions import Sessions, Signer
+from services.auth.sessions import Revocations, Sessions, Signer
 from services.auth.vault import Vault
 
 KEYS_MAX = 50
@@ -55,6 +55,7 @@ class ApiKeys:
     signer: Signer
     audit: AuditTrail
     limits: RateLimits
+    revocations: Revocations
     clock: Clock
     access_seconds: int
 
@@ -102,10 +103,14 @@ class ApiKeys:
         return await self.store.of_user((await self.sessions.current()).user_id)
 
     async def revoke(self, api_key_id: str, client: Client) -> None:
-        """End a key of the caller. Raises `Refused(NOT_FOUND)`."""
+        """End a key of the caller, and the tokens it was exchanged for.
+
+        Raises `Refused(NOT_FOUND)`.
+        """
         caller = await self.sessions.current()
         if not await self.store.revoke(caller.user_id, api_key_id, utc(self.clock)):
             raise Refused(Reason.NOT_FOUND, "no such API key", field="api_key_id")
+        await self.revocations.add([API_KEY_SESSION + api_key_id])
         await self.audit.note(caller.user_id, Happened.API_KEY_REVOKED, client, subject=api_key_id)
         log.info("api_key_revoked", user_id=caller.user_id, api_key_id=api_key_id)
 

@@ -162,6 +162,10 @@ class Accounts:
                 self.audit.note_later(found.user.user_id, Happened.SECOND_FACTOR_FAILED, client)
             raise
         tokens = await self.sessions.open(found.user, client)
+        # Whoever set a new password meanwhile has ended all sessions there were: not yet this one.
+        if await self.users.password_hash(found.user.user_id) != found.password_hash:
+            await self.sessions.take_back(found.user.user_id, tokens)
+            raise Refused(Reason.BAD_CREDENTIALS, "address or password is wrong")
         await self.audit.note(found.user.user_id, Happened.SIGNED_IN, client)
         self.welcome.give_later(tokens.access_token)
         return found.user, tokens

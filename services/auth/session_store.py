@@ -18,20 +18,26 @@ from services.auth.domain.model import Client, Session
 SESSIONS_MAX = 50
 
 _ROTATE = """
-local kept = redis.call('HMGET', KEYS[1], 'family', 'refresh', 'account_id')
-if not kept[1] then return {'ENDED', ''} end
-if kept[1] ~= ARGV[1] then return {'UNKNOWN', ''} end
+local kept = redis.call('HMGET', KEYS[1], 'family', 'refresh', 'account_id', 'created_ms')
+if not kept[1] then return {'ENDED', '', 0} end
+if kept[1] ~= ARGV[1] then return {'UNKNOWN', '', 0} end
 -- The client library tries again when a connection dies: the new token in place was then ours.
 if kept[2] ~= ARGV[2] and kept[2] ~= ARGV[3] then
   redis.call('DEL', KEYS[1])
   redis.call('ZREM', KEYS[2], ARGV[4])
-  return {'REUSED', ''}
+  return {'REUSED', '', 0}
+end
+local left = math.min(tonumber(ARGV[8]), tonumber(kept[4]) + tonumber(ARGV[9]) - tonumber(ARGV[5]))
+if left <= 0 then
+  redis.call('DEL', KEYS[1])
+  redis.call('ZREM', KEYS[2], ARGV[4])
+  return {'ENDED', '', 0}
 end
 redis.call('HSET', KEYS[1], 'refresh', ARGV[3], 'last_used_ms', ARGV[5],
            'ip', ARGV[6], 'user_agent', ARGV[7])
-redis.call('PEXPIRE', KEYS[1], ARGV[8])
+redis.call('PEXPIRE', KEYS[1], left)
 redis.call('PEXPIRE', KEYS[2], ARGV[8])
-return {'ROTATED', kept[3]}
+return {'ROTATED', kept[3], left}
 """
 
 
@@ -48,15 +54,16 @@ class Rotation(StrEnum):
 
 
 class RedisSessions:
-    """Keeps sessions for `ttl_ms` after their last use."""
+    """Keeps sessions until some time after their last use."""
 
-    def __init__(self, redis: Redis, *, ttl_ms: int) -> None:
+    def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._ttl_ms = ttl_ms
         self._rotate = redis.register_script(_ROTATE)
 
-    async def add(self, session: Session, *, family_hash: bytes, refresh_hash: bytes) -> None:
-        """Keep a new session."""
+    async def add(
+        self, session: Session, *, family_hash: bytes, refresh_hash: bytes, ttl_ms: int
+    ) -> list[str]:
+        """Keep a new session for `ttl_ms`; returns the ids of those that are too many."""
         created_ms = _ms(session)
         key, index = _key(session.user_id, session.session_id), _index(session.user_id)
         async with self._redis.pipeline(transaction=True) as pipe:
@@ -72,12 +79,12 @@ class RedisSessions:
                     "refresh": refresh_hash,
                 },
             )
-            pipe.pexpire(key, self._ttl_ms)
+            pipe.pexpire(key, ttl_ms)
             pipe.zadd(index, {session.session_id: created_ms})
-            pipe.pexpire(index, self._ttl_ms)
+            pipe.pexpire(index, ttl_ms)
             pipe.zrange(index, 0, -SESSIONS_MAX - 1)
             results = await pipe.execute()
-        await self.remove(session.user_id, [_text(old) for old in results[-1]])
+        return [_text(old) for old in results[-1]]
 
     async def rotate(
         self,
@@ -89,9 +96,13 @@ class RedisSessions:
         new_hash: bytes,
         now_ms: int,
         client: Client,
-    ) -> tuple[Rotation, int]:
-        """Replace the refresh token by a new one; returns what happened and the account."""
-        outcome, account_id = await self._rotate(
+        ttl_ms: int,
+        most_ms: int,
+    ) -> tuple[Rotation, int, int]:
+        """Replace the refresh token by a new one; keep the session for `ttl_ms` more, but never
+        longer than `most_ms` in all. Returns what happened, the account, and the ms it is kept.
+        """
+        outcome, account_id, left_ms = await self._rotate(
             keys=[_key(user_id, session_id), _index(user_id)],
             args=[
                 family_hash,
@@ -101,10 +112,11 @@ class RedisSessions:
                 now_ms,
                 client.ip,
                 client.user_agent,
-                self._ttl_ms,
+                ttl_ms,
+                most_ms,
             ],
         )
-        return Rotation(_text(outcome)), int(account_id or 0)
+        return Rotation(_text(outcome)), int(account_id or 0), int(left_ms)
 
     async def is_open(self, user_id: str, session_id: str) -> bool:
         """Whether the session has not ended."""
@@ -134,10 +146,9 @@ class RedisSessions:
             deleted, _ = await pipe.execute()
         return int(deleted)
 
-    async def remove_all(self, user_id: str, *, keep: str = "") -> None:
-        """End every session of a user but `keep`."""
-        ids = [_text(raw) for raw in await self._redis.zrange(_index(user_id), 0, -1)]
-        await self.remove(user_id, [session_id for session_id in ids if session_id != keep])
+    async def ids_of(self, user_id: str) -> list[str]:
+        """The ids of a user's sessions."""
+        return [_text(raw) for raw in await self._redis.zrange(_index(user_id), 0, -1)]
 
 
 def _key(user_id: str, session_id: str) -> str:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -38,7 +40,9 @@ log = structlog.get_logger("tidebook.auth.sessions")
 class SessionStore(Protocol):
     """What `Sessions` needs to keep sessions; `session_store.RedisSessions` is the real one."""
 
-    async def add(self, session: Session, *, family_hash: bytes, refresh_hash: bytes) -> None: ...
+    async def add(
+        self, session: Session, *, family_hash: bytes, refresh_hash: bytes, ttl_ms: int
+    ) -> list[str]: ...
 
     async def rotate(
         self,
@@ -50,15 +54,23 @@ class SessionStore(Protocol):
         new_hash: bytes,
         now_ms: int,
         client: Client,
-    ) -> tuple[Rotation, int]: ...
+        ttl_ms: int,
+        most_ms: int,
+    ) -> tuple[Rotation, int, int]: ...
 
     async def is_open(self, user_id: str, session_id: str) -> bool: ...
 
     async def of_user(self, user_id: str) -> list[Session]: ...
 
+    async def ids_of(self, user_id: str) -> list[str]: ...
+
     async def remove(self, user_id: str, session_ids: list[str]) -> int: ...
 
-    async def remove_all(self, user_id: str, *, keep: str = "") -> None: ...
+
+class Revocations(Protocol):
+    """Tells all who verify tokens; `mesh.revocation.RevocationLog` is the real one."""
+
+    async def add(self, session_ids: Iterable[str]) -> None: ...
 
 
 class Signer(Protocol):
@@ -75,6 +87,15 @@ class Signer(Protocol):
     ) -> str: ...
 
 
+@dataclass(frozen=True, slots=True)
+class SessionPolicy:
+    """How long things last: an access token, an unused session, a session however it is used."""
+
+    access_seconds: int
+    refresh_seconds: int
+    most_seconds: int
+
+
 class Sessions:
     """Use cases around sessions."""
 
@@ -84,18 +105,17 @@ class Sessions:
         vault: Vault,
         signer: Signer,
         audit: AuditTrail,
+        revocations: Revocations,
         clock: Clock,
-        *,
-        access_seconds: int,
-        refresh_seconds: int,
+        policy: SessionPolicy,
     ) -> None:
         self._store = store
         self._vault = vault
         self._signer = signer
         self._audit = audit
+        self._revocations = revocations
         self._clock = clock
-        self._access_seconds = access_seconds
-        self._refresh_seconds = refresh_seconds
+        self._policy = policy
 
     async def open(self, user: User, client: Client) -> Tokens:
         """A new session of a user who has just proven to be it."""
@@ -103,13 +123,17 @@ class Sessions:
         family = secrets.token_urlsafe(_FAMILY_BYTES)
         number = secrets.token_urlsafe(_NUMBER_BYTES)
         now = utc(self._clock)
-        await self._store.add(
+        policy = self._policy
+        seconds = min(policy.refresh_seconds, policy.most_seconds)
+        too_many = await self._store.add(
             Session(session_id, user.user_id, user.account_id, now, now, client),
             family_hash=self._hash(session_id, family),
             refresh_hash=self._hash(session_id, number),
+            ttl_ms=seconds * 1000,
         )
+        await self._end(user.user_id, too_many)
         log.info("session_opened", user_id=user.user_id, session_id=session_id)
-        return self._tokens(user.user_id, user.account_id, session_id, family, number)
+        return self._tokens(user.user_id, user.account_id, session_id, family, number, seconds)
 
     async def refresh(self, refresh_token: str, client: Client) -> Tokens:
         """New tokens for a good refresh token.
@@ -122,7 +146,8 @@ class Sessions:
         except ValueError:
             raise Refused(Reason.TOKEN_INVALID, "not a refresh token") from None
         new = secrets.token_urlsafe(_NUMBER_BYTES)
-        outcome, account_id = await self._store.rotate(
+        policy = self._policy
+        outcome, account_id, left_ms = await self._store.rotate(
             user_id,
             session_id,
             family_hash=self._hash(session_id, family),
@@ -130,17 +155,20 @@ class Sessions:
             new_hash=self._hash(session_id, new),
             now_ms=now_ms(self._clock),
             client=client,
+            ttl_ms=policy.refresh_seconds * 1000,
+            most_ms=policy.most_seconds * 1000,
         )
         if outcome is Rotation.UNKNOWN:
             raise Refused(Reason.TOKEN_INVALID, "not a refresh token")
         if outcome is Rotation.REUSED:
+            await self._revocations.add([session_id])
             log.warning("refresh_token_reused", user_id=user_id, session_id=session_id)
             await self._audit.note(
                 user_id, Happened.REFRESH_TOKEN_REUSED, client, subject=session_id
             )
         if outcome is not Rotation.ROTATED:
             raise Refused(Reason.SESSION_REVOKED, "the session has ended; sign in again")
-        return self._tokens(user_id, account_id, session_id, family, new)
+        return self._tokens(user_id, account_id, session_id, family, new, left_ms // 1000)
 
     async def current(self) -> Caller:
         """The caller, a person in a session that is still open.
@@ -165,9 +193,9 @@ class Sessions:
         caller = require("read")
         if everywhere:
             await self.current()
-            await self._store.remove_all(caller.user_id)
+            await self.end_all(caller.user_id)
         else:
-            await self._store.remove(caller.user_id, [caller.session_id])
+            await self._end(caller.user_id, [caller.session_id])
         await self._audit.note(
             caller.user_id, Happened.SIGNED_OUT, client, subject=caller.session_id
         )
@@ -176,31 +204,50 @@ class Sessions:
     async def revoke(self, session_id: str, client: Client) -> None:
         """End one of the caller's sessions. Raises `Refused(NOT_FOUND)`."""
         caller = await self.current()
-        if not await self._store.remove(caller.user_id, [session_id]):
+        if not await self._store.is_open(caller.user_id, session_id):
             raise Refused(Reason.NOT_FOUND, "no such session", field="session_id")
+        await self._end(caller.user_id, [session_id])
         await self._audit.note(caller.user_id, Happened.SESSION_REVOKED, client, subject=session_id)
         log.info("session_revoked", user_id=caller.user_id, session_id=session_id)
 
+    async def take_back(self, user_id: str, tokens: Tokens) -> None:
+        """End the session of tokens that were not given to anybody yet."""
+        await self._end(user_id, [tokens.refresh_token.split(".")[1]])
+
     async def end_all(self, user_id: str, *, keep: str = "") -> None:
         """End every session of a user, but the one to keep."""
-        await self._store.remove_all(user_id, keep=keep)
+        session_ids = await self._store.ids_of(user_id)
+        await self._end(user_id, [found for found in session_ids if found != keep])
+
+    async def _end(self, user_id: str, session_ids: list[str]) -> None:
+        # Told first: if only one of the two happens, no token must stay good for it.
+        await self._revocations.add(session_ids)
+        await self._store.remove(user_id, session_ids)
 
     def _tokens(
-        self, user_id: str, account_id: int, session_id: str, family: str, number: str
+        self,
+        user_id: str,
+        account_id: int,
+        session_id: str,
+        family: str,
+        number: str,
+        refresh_seconds: int,
     ) -> Tokens:
         now = utc(self._clock)
+        # An access token must not outlive its session.
+        access_seconds = max(1, min(self._policy.access_seconds, refresh_seconds))
         access = self._signer.sign(
             user_id=user_id,
             account_id=account_id,
             session_id=session_id,
             scopes=ALL_SCOPES,
-            ttl_seconds=self._access_seconds,
+            ttl_seconds=access_seconds,
         )
         return Tokens(
             access_token=access,
-            access_expires_at=now + dt.timedelta(seconds=self._access_seconds),
+            access_expires_at=now + dt.timedelta(seconds=access_seconds),
             refresh_token=f"{user_id}.{session_id}.{family}.{number}",
-            refresh_expires_at=now + dt.timedelta(seconds=self._refresh_seconds),
+            refresh_expires_at=now + dt.timedelta(seconds=refresh_seconds),
         )
 
     def _hash(self, session_id: str, secret: str) -> bytes:

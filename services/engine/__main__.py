@@ -13,6 +13,7 @@ from mesh.aio import cancel_and_wait, supervise
 from mesh.channel import open_channel
 from mesh.config import ENGINE_READS, Settings
 from mesh.redis import open_redis
+from mesh.revocation import EndedSessions
 from mesh.server import ServiceHost, run_service
 from mesh.telemetry import SpanRecorder
 from mesh.tokens import TokenVerifier, signing_keys_from
@@ -44,7 +45,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     redis = open_redis(settings)
     auth = open_channel(settings, "auth", caller=SERVICE)
     settlement = open_channel(settings, "settlement", caller=SERVICE)
-    verifier = TokenVerifier(signing_keys_from(auth))
+    ended = EndedSessions(redis)
+    following = supervise(ended.run(), "ended sessions")
+    verifier = TokenVerifier(signing_keys_from(auth), ended=ended)
     recorder = SpanRecorder(SERVICE, redis, settings)
     archive = Archive(settlement, settings.shard)
     engine = Engine(settings, redis, recorder, SystemClock(), archive=archive)
@@ -75,6 +78,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     finally:
         await cancel_and_wait(starting)
         await host.drain()
+        await cancel_and_wait(following)
         await engine.close(settings.drain_seconds)
         await recorder.close()
         await settlement.close()

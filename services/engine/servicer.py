@@ -11,6 +11,7 @@ from tidebook.engine.v1 import order_pb2, order_pb2_grpc
 
 from kernel.reasons import Reason, Refused
 from mesh.identity import require
+from mesh.streams import renew_stream
 from mesh.telemetry import TRACEPARENT, current_trace
 from services.engine import codec
 from services.engine.domain import commands as c
@@ -152,7 +153,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         account_id = require("trade").account_id
         given = any(key == TRACEPARENT for key, _ in context.invocation_metadata() or ())
         trace = current_trace() if given else None
-        stream = trade(self._engine, account_id, request_iterator, trace)
+        stream = trade(self._engine, account_id, _renewing(request_iterator), trace)
         async with aclosing(stream) as responses:
             async for response in responses:
                 yield response
@@ -165,3 +166,13 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         async with aclosing(messages):
             async for message in messages:
                 yield message
+
+
+async def _renewing(
+    requests: AsyncIterator[order_pb2.TradeStreamRequest],
+) -> AsyncIterator[order_pb2.TradeStreamRequest]:
+    """The requests, with the tokens they bring put in force."""
+    async for request in requests:
+        if request.access_token:
+            await renew_stream(request.access_token)
+        yield request

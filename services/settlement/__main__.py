@@ -15,6 +15,7 @@ from mesh.aio import Backoff, cancel_and_wait, supervise
 from mesh.channel import open_channel
 from mesh.config import LEDGER_PART, Settings
 from mesh.redis import open_redis
+from mesh.revocation import EndedSessions
 from mesh.server import ServiceHost, run_service
 from mesh.telemetry import SpanRecorder
 from mesh.tokens import TokenVerifier, signing_keys_from
@@ -64,6 +65,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     tasks = [supervise(job, name) for shard in books for name, job in shard.jobs().items()]
     tasks.append(supervise(worker.run(), "transfer worker"))
     tasks.append(supervise(LifecycleWorker(pool, settings, clock).run(), "lifecycle worker"))
+    ended = EndedSessions(redis, clock)
+    tasks.append(supervise(ended.run(), "ended sessions"))
     host = None
     try:
         for shard_books in books:
@@ -94,7 +97,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                         InternalServicer(pool, {one.shard: one.halts for one in books}),
                     )
                 ],
-                verifier=TokenVerifier(signing_keys_from(auth)),
+                verifier=TokenVerifier(signing_keys_from(auth), ended=ended),
             )
             await host.set_serving(True)
             await host.set_serving(not halted.is_set(), LEDGER_PART)

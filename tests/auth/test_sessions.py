@@ -6,11 +6,18 @@ import asyncio
 
 import jwt
 import pyotp
+import pytest
 from tidebook.auth.v1 import auth_pb2 as pb
 
-from kernel.reasons import Reason
+from kernel.reasons import Reason, Refused
+from mesh.aio import cancel_and_wait
 from mesh.config import Settings
+from mesh.redis import open_redis
+from mesh.revocation import EndedSessions
 from mesh.tokens import TokenVerifier, decode_key
+from services.auth.domain.model import Client, Tokens, User
+from services.auth.session_store import SESSIONS_MAX
+from services.auth.sessions import Sessions
 from tests.auth.conftest import (
     PASSWORD,
     Auth,
@@ -278,3 +285,149 @@ async def test_a_forwarded_address_is_not_believed_from_the_public(auth: Auth) -
     listed = await auth.stub.ListSessions(pb.ListSessionsRequest(), metadata=ann.bearer)
     assert {session.ip_address for session in listed.sessions} == {"127.0.0.1"}
     assert all("grpc-python" in session.user_agent for session in listed.sessions)
+
+
+async def test_whatever_ends_a_session_ends_its_access_token_everywhere(auth: Auth) -> None:
+    """Seen by somebody who verifies tokens alone, as the engine and the gateway do."""
+    redis = open_redis(auth.settings)
+    ended = EndedSessions(redis, auth.clock)
+    following = asyncio.create_task(ended.run())
+
+    async def keys() -> dict[str, bytes]:
+        published = await auth.stub.GetSigningKeys(pb.GetSigningKeysRequest())
+        return {key.kid: decode_key(key.x) for key in published.keys}
+
+    verifier = TokenVerifier(keys, clock=auth.clock, ended=ended)
+
+    async def dead(token: str) -> None:
+        async def is_refused() -> None:
+            with pytest.raises(Refused) as caught:
+                await verifier.verify(token)
+            assert caught.value.reason is Reason.SESSION_REVOKED
+
+        await eventually(is_refused)
+
+    try:
+        ann = await auth.sign_up()
+        bob = await auth.sign_up()
+        for tokens in (ann.tokens, bob.tokens):
+            await verifier.verify(tokens.access_token)
+
+        phone = (await auth.sign_in(ann)).tokens
+        await auth.stub.SignOut(pb.SignOutRequest(), metadata=bearer(phone.access_token))
+        await dead(phone.access_token)
+
+        phone = (await auth.sign_in(ann)).tokens
+        listed = await auth.stub.ListSessions(pb.ListSessionsRequest(), metadata=ann.bearer)
+        other = next(session for session in listed.sessions if not session.current)
+        await auth.stub.RevokeSession(
+            pb.RevokeSessionRequest(session_id=other.session_id), metadata=ann.bearer
+        )
+        await dead(phone.access_token)
+
+        phone = (await auth.sign_in(ann)).tokens
+        renewed = await refresh(auth, phone.refresh_token)
+        with refused(Reason.SESSION_REVOKED):
+            await refresh(auth, phone.refresh_token)
+        await dead(phone.access_token)
+        await dead(renewed.access_token)
+
+        key = await auth.stub.CreateApiKey(
+            pb.CreateApiKeyRequest(name="bot", scopes=[pb.SCOPE_TRADE]), metadata=ann.bearer
+        )
+        token = await auth.stub.ExchangeApiKey(
+            pb.ExchangeApiKeyRequest(api_key_id=key.api_key.api_key_id, secret=key.secret)
+        )
+        await verifier.verify(token.access_token)
+        await auth.stub.RevokeApiKey(
+            pb.RevokeApiKeyRequest(api_key_id=key.api_key.api_key_id), metadata=ann.bearer
+        )
+        await dead(token.access_token)
+
+        phone = (await auth.sign_in(ann)).tokens
+        await auth.stub.ChangePassword(
+            pb.ChangePasswordRequest(current_password=PASSWORD, new_password="new-harbour-1"),
+            metadata=ann.bearer,
+        )
+        await dead(phone.access_token)
+        await verifier.verify(ann.tokens.access_token)
+
+        await auth.stub.RequestPasswordReset(pb.RequestPasswordResetRequest(email=ann.email))
+        code = await auth.mail.code_for(ann.email, nth=2)
+        await auth.stub.ResetPassword(
+            pb.ResetPasswordRequest(email=ann.email, code=code, new_password=PASSWORD)
+        )
+        await dead(ann.tokens.access_token)
+
+        ann.tokens = (await auth.sign_in(ann)).tokens
+        phone = (await auth.sign_in(ann)).tokens
+        await auth.stub.SignOut(pb.SignOutRequest(all_sessions=True), metadata=ann.bearer)
+        for tokens in (ann.tokens, phone):
+            await dead(tokens.access_token)
+        await verifier.verify(bob.tokens.access_token)
+    finally:
+        await cancel_and_wait(following)
+        await redis.aclose()
+
+
+async def test_a_session_ends_some_day_however_often_it_is_refreshed(
+    settings: Settings, mail_server: MailServer
+) -> None:
+    day = 86_400
+    short = settings.model_copy(
+        update={"session_max_days": 3, "refresh_token_seconds": 2 * day, "signing_key_days": 0}
+    )
+    async with running_auth(short, mail_server) as auth:
+        ann = await auth.sign_up()
+        opened = ann.user.create_time.seconds
+        tokens = ann.tokens
+        for _ in range(2):
+            auth.clock.advance(seconds=day)
+            tokens = await refresh(auth, tokens.refresh_token)
+        assert tokens.refresh_expire_time.seconds <= opened + 3 * day + 1
+        # What is left of the session is less than an access token's life.
+        auth.clock.advance(seconds=day - 60)
+        tokens = await refresh(auth, tokens.refresh_token)
+        assert tokens.access_expire_time.seconds <= opened + 3 * day + 1
+        auth.clock.advance(seconds=61)
+        with refused(Reason.SESSION_REVOKED):
+            await refresh(auth, tokens.refresh_token)
+
+
+async def test_a_sign_in_that_meets_a_password_reset_opens_nothing(
+    auth: Auth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old password was right a moment ago; its session must not outlive the reset."""
+    ann = await auth.sign_up()
+    await auth.stub.RequestPasswordReset(pb.RequestPasswordResetRequest(email=ann.email))
+    code = await auth.mail.code_for(ann.email, nth=2)
+    opening = Sessions.open
+
+    async def reset_first(sessions: Sessions, user: User, client: Client) -> Tokens:
+        monkeypatch.setattr(Sessions, "open", opening)
+        await auth.stub.ResetPassword(
+            pb.ResetPasswordRequest(email=ann.email, code=code, new_password="new-harbour-1")
+        )
+        return await opening(sessions, user, client)
+
+    monkeypatch.setattr(Sessions, "open", reset_first)
+    with refused(Reason.BAD_CREDENTIALS):
+        await auth.sign_in(ann)
+    opened = await auth.stub.SignIn(pb.SignInRequest(email=ann.email, password="new-harbour-1"))
+    listed = await auth.stub.ListSessions(
+        pb.ListSessionsRequest(), metadata=bearer(opened.tokens.access_token)
+    )
+    assert [session.current for session in listed.sessions] == [True]
+
+
+async def test_the_oldest_session_makes_room_for_one_too_many(auth: Auth) -> None:
+    ann = await auth.sign_up()
+    for _ in range(SESSIONS_MAX):
+        auth.clock.advance(seconds=1)
+        newest = (await auth.sign_in(ann)).tokens
+    with refused(Reason.SESSION_REVOKED):
+        await auth.stub.GetMe(pb.GetMeRequest(), metadata=ann.bearer)
+    listed = await auth.stub.ListSessions(
+        pb.ListSessionsRequest(), metadata=bearer(newest.access_token)
+    )
+    assert len(listed.sessions) == SESSIONS_MAX

@@ -23,6 +23,7 @@ from tidebook.settlement.v1 import history_pb2, history_pb2_grpc, ledger_pb2_grp
 
 from kernel.reasons import Reason, Refused
 from mesh.identity import require
+from mesh.streams import renew_stream
 from mesh.tokens import TokenSigner, encode_key
 
 
@@ -133,6 +134,8 @@ class EngineService(
         on_disconnect = False
         try:
             async for request in request_iterator:
+                if request.access_token:
+                    await renew_stream(request.access_token)
                 on_disconnect = on_disconnect or request.cancel_on_disconnect
                 results = []
                 for command in request.commands:

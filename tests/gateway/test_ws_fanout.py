@@ -13,6 +13,7 @@ import pytest
 from aiohttp.http_websocket import WebSocketWriter
 from hypothesis import given
 from hypothesis import strategies as st
+from tidebook.engine.v1 import order_pb2
 from tidebook.marketdata.v1 import marketdata_pb2 as md
 
 from gateway.__main__ import run
@@ -95,9 +96,29 @@ async def test_a_newer_token_in_time_interrupts_nothing(world: World) -> None:
         ends = time.time() + 2
         await client.ask(auth={"accessToken": world.auth.token(ttl_seconds=2)})
         await client.ask(subscribe=ACCOUNT)
+        assert (await client.receive())["account"]["snapshot"]
         await client.ask(auth={"accessToken": world.auth.token()})
         await eventually(lambda: time.time() > ends + 0.5)
-        assert "pong" in await client.ask(ping={})
+        # The engine ends the stream of the old token; the next one begins where that stopped.
+        await eventually(lambda: world.engine.resumed_from == [0, 10])
+        world.engine.account_updates.put_nowait(order_pb2.WatchAccountResponse(seq=11, prev_seq=10))
+        ping = await client.send(ping={})
+        frames = {frame["id"]: frame for frame in [await client.receive() for _ in range(2)]}
+        assert set(frames) == {"0", str(ping)}, "not an error, not a second snapshot"
+        assert frames["0"]["account"]["seq"] == "11"
+
+
+async def test_a_newer_token_in_time_keeps_the_orders_of_the_connection(world: World) -> None:
+    """Under cancel-on-disconnect the end of the engine's stream would cancel them."""
+    async with connected(world) as client:
+        ends = time.time() + 2
+        await client.ask(auth={"accessToken": world.auth.token(ttl_seconds=2)})
+        await client.ask(cancelOnDisconnect={"enabled": True})
+        order = {"market": "BTC_USDC", "side": "SIDE_BUY", "type": "ORDER_TYPE_MARKET"}
+        assert "placed" in await client.ask(place=order)
+        await client.ask(auth={"accessToken": world.auth.token()})
+        await eventually(lambda: time.time() > ends + 1.5)
+        assert "placed" in await client.ask(place=order)
         assert world.engine.ended == []
 
 

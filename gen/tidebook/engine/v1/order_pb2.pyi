@@ -1122,12 +1122,17 @@ class TradeStreamRequest(_message.Message):
     CANCEL_ON_DISCONNECT_FIELD_NUMBER: _builtins.int
     BRIEF_RESULTS_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    ACCESS_TOKEN_FIELD_NUMBER: _builtins.int
     cancel_on_disconnect: _builtins.bool
     """First message only: cancel this stream's orders when it ends, however it ends."""
     brief_results: _builtins.bool
     """First message only: answer with BriefResult in place of whole orders."""
     traceparent: _builtins.str
     """W3C trace context of the commands of this message; empty for the stream's own."""
+    access_token: _builtins.str
+    """A newer access token of the same account: the stream goes on until that one expires. Without it the
+    stream ends with the token it was opened with (TOKEN_EXPIRED).
+    """
     @_builtins.property
     def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___TradeCommand]:
         """At most 1000."""
@@ -1139,10 +1144,11 @@ class TradeStreamRequest(_message.Message):
         cancel_on_disconnect: _builtins.bool = ...,
         brief_results: _builtins.bool = ...,
         traceparent: _builtins.str = ...,
+        access_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["brief_results", b"brief_results", "cancel_on_disconnect", b"cancel_on_disconnect", "commands", b"commands", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "brief_results", b"brief_results", "cancel_on_disconnect", b"cancel_on_disconnect", "commands", b"commands", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

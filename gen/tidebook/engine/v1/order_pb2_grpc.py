@@ -196,14 +196,15 @@ class OrderServiceServicer:
     def TradeStream(self, request_iterator, context):
         """The bot's door: batches of commands in, one result per command out, many in flight. Results come
         in the order of the commands. The server reads no further while too much is in flight, so flow
-        control slows the sender.
+        control slows the sender. Ends with the token it was opened with, unless a message brings a newer one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchAccount(self, request, context):
-        """The account as it changes: a snapshot, then every order, fill and balance change. Resumable.
+        """The account as it changes: a snapshot, then every order, fill and balance change. Resumable. Ends with
+        the token it was opened with (TOKEN_EXPIRED, SESSION_REVOKED): resume with a newer one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

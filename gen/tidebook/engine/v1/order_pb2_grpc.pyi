@@ -68,10 +68,12 @@ class OrderServiceStub:
     TradeStream: _grpc.StreamStreamMultiCallable[_order_pb2.TradeStreamRequest, _order_pb2.TradeStreamResponse]
     """The bot's door: batches of commands in, one result per command out, many in flight. Results come
     in the order of the commands. The server reads no further while too much is in flight, so flow
-    control slows the sender.
+    control slows the sender. Ends with the token it was opened with, unless a message brings a newer one.
     """
     WatchAccount: _grpc.UnaryStreamMultiCallable[_order_pb2.WatchAccountRequest, _order_pb2.WatchAccountResponse]
-    """The account as it changes: a snapshot, then every order, fill and balance change. Resumable."""
+    """The account as it changes: a snapshot, then every order, fill and balance change. Resumable. Ends with
+    the token it was opened with (TOKEN_EXPIRED, SESSION_REVOKED): resume with a newer one.
+    """
 
 @_typing.type_check_only
 class OrderServiceAsyncStub(OrderServiceStub):
@@ -113,10 +115,12 @@ class OrderServiceAsyncStub(OrderServiceStub):
     TradeStream: _aio.StreamStreamMultiCallable[_order_pb2.TradeStreamRequest, _order_pb2.TradeStreamResponse]  # type: ignore[assignment]
     """The bot's door: batches of commands in, one result per command out, many in flight. Results come
     in the order of the commands. The server reads no further while too much is in flight, so flow
-    control slows the sender.
+    control slows the sender. Ends with the token it was opened with, unless a message brings a newer one.
     """
     WatchAccount: _aio.UnaryStreamMultiCallable[_order_pb2.WatchAccountRequest, _order_pb2.WatchAccountResponse]  # type: ignore[assignment]
-    """The account as it changes: a snapshot, then every order, fill and balance change. Resumable."""
+    """The account as it changes: a snapshot, then every order, fill and balance change. Resumable. Ends with
+    the token it was opened with (TOKEN_EXPIRED, SESSION_REVOKED): resume with a newer one.
+    """
 
 class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
     """Orders and the trading balance of the account that the token belongs to.
@@ -227,7 +231,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_order_pb2.TradeStreamResponse], _abc.AsyncIterator[_order_pb2.TradeStreamResponse]]:
         """The bot's door: batches of commands in, one result per command out, many in flight. Results come
         in the order of the commands. The server reads no further while too much is in flight, so flow
-        control slows the sender.
+        control slows the sender. Ends with the token it was opened with, unless a message brings a newer one.
         """
 
     @_abc_1.abstractmethod
@@ -236,6 +240,8 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_pb2.WatchAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_order_pb2.WatchAccountResponse], _abc.AsyncIterator[_order_pb2.WatchAccountResponse]]:
-        """The account as it changes: a snapshot, then every order, fill and balance change. Resumable."""
+        """The account as it changes: a snapshot, then every order, fill and balance change. Resumable. Ends with
+        the token it was opened with (TOKEN_EXPIRED, SESSION_REVOKED): resume with a newer one.
+        """
 
 def add_OrderServiceServicer_to_server(servicer: OrderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
