@@ -93,7 +93,7 @@ class App:
                         UNIMPLEMENTED,
                         f"{exchange.method} is not possible here",
                         http_status=405,
-                        reason="UNSUPPORTED",
+                        reason="NOT_IMPLEMENTED",
                         headers=(("Allow", "GET, HEAD"),),
                     )
                 return await page(exchange)

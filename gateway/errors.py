@@ -18,7 +18,7 @@ from mesh.validation import InvalidRequest
 _PLAIN_MESSAGES = {
     Reason.UNAVAILABLE: "the service cannot be reached now; try again",
     Reason.DEADLINE_PASSED: "it took too long; it may still have happened",
-    Reason.UNSUPPORTED: "not offered here (yet)",
+    Reason.NOT_IMPLEMENTED: "not offered here (yet)",
     Reason.INTERNAL: "an internal error; it was logged",
 }
 JSON = "application/json"

@@ -31,6 +31,7 @@ class Reason(IntEnum):
     FENCED = 14
     IDEMPOTENCY_CONFLICT = 15
     WRONG_SHARD = 16
+    NOT_IMPLEMENTED = 17
 
     # Who is asking.
     UNAUTHENTICATED = 20

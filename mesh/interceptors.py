@@ -334,7 +334,7 @@ def _async(method_name: str, behaviour: Any) -> Any:
 
 
 async def _unsupported(_: Any, __: Context) -> NoReturn:
-    raise Refused(Reason.UNSUPPORTED, "this method is not available yet")
+    raise Refused(Reason.NOT_IMPLEMENTED, "this method is not available yet")
 
 
 def peer_service(context: Context) -> str | None:

@@ -94,10 +94,11 @@ _BY_STATUS: dict[grpc.StatusCode, tuple[Reason, ...]] = {
     ),
     grpc.StatusCode.DEADLINE_EXCEEDED: (Reason.DEADLINE_PASSED,),
     grpc.StatusCode.OUT_OF_RANGE: (Reason.SEQUENCE_TOO_OLD, Reason.BALANCE_OVERFLOW),
-    grpc.StatusCode.UNIMPLEMENTED: (Reason.UNSUPPORTED,),
+    grpc.StatusCode.UNIMPLEMENTED: (Reason.NOT_IMPLEMENTED,),
     grpc.StatusCode.INTERNAL: (Reason.INTERNAL, Reason.UNSPECIFIED),
     # Right request, wrong moment: the state of the market, order, account or code says no.
     grpc.StatusCode.FAILED_PRECONDITION: (
+        Reason.UNSUPPORTED,
         Reason.WRONG_SHARD,
         Reason.OTP_EXPIRED,
         Reason.MARKET_HALTED,
@@ -165,7 +166,7 @@ _REASON_FOR_PLAIN: dict[grpc.StatusCode, Reason] = {
     grpc.StatusCode.UNAUTHENTICATED: Reason.UNAUTHENTICATED,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Reason.OVERLOADED,
     grpc.StatusCode.OUT_OF_RANGE: Reason.SEQUENCE_TOO_OLD,
-    grpc.StatusCode.UNIMPLEMENTED: Reason.UNSUPPORTED,
+    grpc.StatusCode.UNIMPLEMENTED: Reason.NOT_IMPLEMENTED,
     grpc.StatusCode.UNAVAILABLE: Reason.UNAVAILABLE,
 }
 _CODE_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}

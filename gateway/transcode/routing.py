@@ -82,7 +82,7 @@ class Router:
                 UNIMPLEMENTED,
                 f"{http_method} is not possible here",
                 http_status=405,
-                reason="UNSUPPORTED",
+                reason="NOT_IMPLEMENTED",
                 headers=(("Allow", ", ".join(sorted(allowed))),),
             )
         raise TranscodeError(NOT_FOUND, "there is nothing here", reason="NOT_FOUND")

@@ -33,6 +33,7 @@ def test_every_wrong_field_is_named() -> None:
         (Refused(Reason.INTERNAL), True),
         (Refused(Reason.UNAVAILABLE), False),
         (Refused(Reason.UNSUPPORTED), False),
+        (Refused(Reason.NOT_IMPLEMENTED), False),
         (TimeoutError(), False),
         (ConnectionResetError(), False),
         (TranscodeError.invalid("no"), False),

@@ -165,16 +165,16 @@ async def test_a_crash_shows_nothing_internal(mesh: Mesh) -> None:
     assert "secret" not in str(caught.value)
 
 
-async def test_a_method_the_servicer_lacks_is_unsupported(mesh: Mesh) -> None:
+async def test_a_method_the_servicer_lacks_is_not_implemented(mesh: Mesh) -> None:
     stub = market_pb2_grpc.MarketServiceStub(await mesh.public())
     refused = await refusal(stub.ListMarkets(market_pb2.ListMarketsRequest()))
-    assert refused.reason is Reason.UNSUPPORTED
+    assert refused.reason is Reason.NOT_IMPLEMENTED
 
 
-async def test_a_service_that_is_not_there_is_unsupported(mesh: Mesh) -> None:
+async def test_a_service_that_is_not_there_is_not_implemented(mesh: Mesh) -> None:
     stub = position_pb2_grpc.PositionServiceStub(await mesh.public())
     refused = await refusal(stub.ListPositions(position_pb2.ListPositionsRequest()))
-    assert refused.reason is Reason.UNSUPPORTED
+    assert refused.reason is Reason.NOT_IMPLEMENTED
 
 
 async def test_an_allowed_service_calls_and_may_bring_a_user(mesh: Mesh) -> None:

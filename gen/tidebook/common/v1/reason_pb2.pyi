@@ -31,7 +31,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_ALREADY_EXISTS: _Reason.ValueType  # 3
     """It exists already."""
     REASON_UNSUPPORTED: _Reason.ValueType  # 4
-    """Not offered here (yet)."""
+    """This market, order or account does not offer it; the field says what."""
     REASON_INTERNAL: _Reason.ValueType  # 5
     """A fault on our side; the log has it under the request id."""
     REASON_UNAVAILABLE: _Reason.ValueType  # 6
@@ -56,6 +56,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """The same key came with another payload before."""
     REASON_WRONG_SHARD: _Reason.ValueType  # 16
     """Another engine shard has this market, order or balance; the details say which, and where it is."""
+    REASON_NOT_IMPLEMENTED: _Reason.ValueType  # 17
+    """The method is not offered here (yet)."""
     REASON_UNAUTHENTICATED: _Reason.ValueType  # 20
     """No valid token or session."""
     REASON_TOKEN_EXPIRED: _Reason.ValueType  # 21
@@ -217,7 +219,7 @@ REASON_NOT_FOUND: Reason.ValueType  # 2
 REASON_ALREADY_EXISTS: Reason.ValueType  # 3
 """It exists already."""
 REASON_UNSUPPORTED: Reason.ValueType  # 4
-"""Not offered here (yet)."""
+"""This market, order or account does not offer it; the field says what."""
 REASON_INTERNAL: Reason.ValueType  # 5
 """A fault on our side; the log has it under the request id."""
 REASON_UNAVAILABLE: Reason.ValueType  # 6
@@ -242,6 +244,8 @@ REASON_IDEMPOTENCY_CONFLICT: Reason.ValueType  # 15
 """The same key came with another payload before."""
 REASON_WRONG_SHARD: Reason.ValueType  # 16
 """Another engine shard has this market, order or balance; the details say which, and where it is."""
+REASON_NOT_IMPLEMENTED: Reason.ValueType  # 17
+"""The method is not offered here (yet)."""
 REASON_UNAUTHENTICATED: Reason.ValueType  # 20
 """No valid token or session."""
 REASON_TOKEN_EXPIRED: Reason.ValueType  # 21
