@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 from tidebook.engine.v1 import log_pb2
 
 from kernel.shards import ids_before
+from ops.audit_positions import At, PositionTrail
 from services.engine import logcodec
-from services.engine.domain import commands as c
 from services.engine.domain import constants as k
 from services.engine.domain import events as e
 from services.engine.domain.exchange import Exchange
@@ -22,26 +23,37 @@ from services.engine.domain.exchange import Exchange
 
 @dataclass(slots=True)
 class OrderOutcome:
-    """What became of an order, by the events of the replay."""
+    """What became of an order, by the events of the replay: columns of `orders`."""
 
     account_id: int
     market_id: int
+    side: int
     status: int
+    price_ticks: int
+    quantity_lots: int
+    trigger_price_ticks: int
+    oco_order_id: int
+    created_ns: int
+    updated_ns: int
+    log_seq: int
     filled_lots: int = 0
     filled_notional_units: int = 0
     fees_units: int = 0
+    close_reason: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class FillOutcome:
-    """One side of a trade of the replay."""
+class FillOutcome(NamedTuple):
+    """One side of a trade of the replay: columns of `fills`."""
 
     account_id: int
     order_id: int
+    side: int
     price_ticks: int
     quantity_lots: int
     notional_units: int
     fee_units: int
+    time_ns: int
+    log_seq: int
 
 
 @dataclass
@@ -58,6 +70,7 @@ class Audit:
     # Transfer id -> (account id, asset id, units)
     transfers: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     trades: dict[int, int] = field(default_factory=dict)
+    positions: PositionTrail = field(default_factory=PositionTrail)
     # Once the replay gives something else than the log has, nothing after it means anything.
     failed: bool = False
 
@@ -78,6 +91,7 @@ class Audit:
         entry = log_pb2.LogEntry.FromString(payload)
         if entry.seq != seq:
             yield f"entry {seq}: says that it is entry {entry.seq}"
+        events_before = 0
         for logged in entry.commands:
             command = logcodec.decode_command(logged)
             events = self.exchange.apply(command, entry.time_ns)
@@ -91,16 +105,31 @@ class Audit:
             logcodec.add_events(again, events)
             if list(again.events) != list(logged.events):
                 yield f"entry {seq}: command {logged.command_seq} replays to other events"
-            for event in events:
-                yield from self._follow(seq, command, event)
+            for index, event in enumerate(events, start=events_before):
+                at = At(seq, index, entry.time_ns)
+                yield from self._follow(at, event)
+                self.positions.follow(at, event)
+            events_before += len(events)
 
-    def _follow(self, seq: int, command: c.Command, event: e.Event) -> Iterator[str]:
+    def _follow(self, at: At, event: e.Event) -> Iterator[str]:
+        seq = at.log_seq
         if isinstance(event, e.OrderPlaced):
             expected = ids_before(self.shard) + len(self.orders) + 1
             if event.order_id != expected:
                 yield f"entry {seq}: order id {event.order_id} in place of {expected}"
+            waits = event.trigger_price_ticks > 0
             self.orders[event.order_id] = OrderOutcome(
-                event.account_id, event.market_id, k.ORDER_STATUS_OPEN
+                event.account_id,
+                event.market_id,
+                event.side,
+                k.ORDER_STATUS_UNTRIGGERED if waits else k.ORDER_STATUS_OPEN,
+                event.price_ticks,
+                event.quantity_lots,
+                event.trigger_price_ticks,
+                event.oco_order_id,
+                at.time_ns,
+                at.time_ns,
+                seq,
             )
         elif isinstance(event, e.Trade):
             expected = self.trades.get(event.market_id, 0) + 1
@@ -110,10 +139,17 @@ class Audit:
                     f" in market {event.market_id}"
                 )
             self.trades[event.market_id] = event.trade_id
-            self._fill(event, True, event.maker_order_id, event.maker_fee_units)
-            self._fill(event, False, event.taker_order_id, event.taker_fee_units)
+            self._fill(at, event, True, event.maker_order_id, event.maker_fee_units)
+            self._fill(at, event, False, event.taker_order_id, event.taker_fee_units)
         elif isinstance(event, e.OrderClosed):
-            self.orders[event.order_id].status = event.status
+            order = self._changed(at, event.order_id)
+            order.status, order.close_reason = event.status, event.reason
+        elif isinstance(event, e.OrderTriggered):
+            self._changed(at, event.order_id).status = k.ORDER_STATUS_OPEN
+        elif isinstance(event, e.OrderAmended):
+            order = self._changed(at, event.order_id)
+            order.price_ticks, order.quantity_lots = event.price_ticks, event.quantity_lots
+            order.trigger_price_ticks = event.trigger_price_ticks or order.trigger_price_ticks
         elif isinstance(event, e.TransferApplied):
             if event.transfer_id in self.transfers:
                 yield f"entry {seq}: transfer {event.transfer_id} is applied twice"
@@ -123,8 +159,13 @@ class Audit:
                 event.amount_units,
             )
 
-    def _fill(self, event: e.Trade, maker: bool, order_id: int, fee_units: int) -> None:
+    def _changed(self, at: At, order_id: int) -> OrderOutcome:
         order = self.orders[order_id]
+        order.updated_ns = at.time_ns
+        return order
+
+    def _fill(self, at: At, event: e.Trade, maker: bool, order_id: int, fee_units: int) -> None:
+        order = self._changed(at, order_id)
         order.status = k.ORDER_STATUS_PARTIALLY_FILLED
         order.filled_lots += event.quantity_lots
         order.filled_notional_units += event.notional_units
@@ -132,10 +173,13 @@ class Audit:
         self.fills[event.market_id, event.trade_id, maker] = FillOutcome(
             order.account_id,
             order_id,
+            order.side,
             event.price_ticks,
             event.quantity_lots,
             event.notional_units,
             fee_units,
+            at.time_ns,
+            at.log_seq,
         )
 
     def balances(self) -> dict[tuple[int, int, bool], int]:

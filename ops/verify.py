@@ -179,6 +179,7 @@ async def _compare(
     if seq < progress.seq:
         chain.differences.append(f"the ledger is at entry {progress.seq}, the log ends at {seq}")
     replay.differences.extend(audit.conservation())
+    replay.differences.extend(audit.positions.against_core(audit.exchange))
     if archived_seq < end:
         archive.note = f"{end - archived_seq} newest entries are not archived yet"
     if engine is None:

@@ -6,6 +6,7 @@ from collections import defaultdict
 
 from ops.audit import Audit
 from ops.findings import Check, Report
+from ops.verify_history import compare_history
 from services.settlement.domain.ledger import LedgerKind, TransactionKind
 from services.settlement.domain.margin import INSURANCE_FUND
 from services.settlement.reconciliation import books_of
@@ -16,6 +17,8 @@ from services.settlement.store.transfers import Direction, TransferStatus
 
 # These read whole tables.
 _SLOW_SECONDS = 600.0
+# What a transfer is once its first message has moved money.
+_MOVED = (TransferStatus.COMPLETED, TransferStatus.HELD, TransferStatus.CANCELLED)
 
 
 async def compare_books(
@@ -24,8 +27,7 @@ async def compare_books(
     """Ledger and history against the replay, which stands where they stand."""
     await _compare_balances(report.check("ledger balances = replay"), connection, shard, audit)
     await _check_postings(report.check("ledger entries"), connection, shard, progress)
-    await _compare_orders(report.check("order history = replay"), connection, shard, audit)
-    await _compare_fills(report.check("fill history = replay"), connection, shard, audit)
+    await compare_history(report, connection, shard, audit)
     await _compare_transfers(report.check("transfers = replay"), connection, shard, audit)
 
 
@@ -131,61 +133,6 @@ async def _check_postings(
             )
 
 
-async def _compare_orders(check: Check, connection: Connection, shard: int, audit: Audit) -> None:
-    missing = set(audit.orders)
-    async for row in connection.cursor(
-        "select order_id, account_id, market_id, status, filled_lots, filled_notional_units,"
-        " fees_units from orders where shard = $1 order by order_id",
-        shard,
-        prefetch=1000,
-    ):
-        check.compared += 1
-        order_id, *stored = row
-        order = audit.orders.get(order_id)
-        missing.discard(order_id)
-        expected = order and [
-            order.account_id,
-            order.market_id,
-            order.status,
-            order.filled_lots,
-            order.filled_notional_units,
-            order.fees_units,
-        ]
-        if stored != expected:
-            check.differences.append(f"order {order_id}: history {stored}, replay {expected}")
-    check.differences += [
-        f"order {order_id}: is not in the history" for order_id in sorted(missing)
-    ]
-
-
-async def _compare_fills(check: Check, connection: Connection, shard: int, audit: Audit) -> None:
-    missing = set(audit.fills)
-    async for row in connection.cursor(
-        "select market_id, trade_id, maker, account_id, order_id, price_ticks, quantity_lots,"
-        " notional_units, fee_units from fills where shard = $1"
-        " order by market_id, trade_id, maker",
-        shard,
-        prefetch=1000,
-    ):
-        check.compared += 1
-        key = (row["market_id"], row["trade_id"], row["maker"])
-        fill = audit.fills.get(key)
-        missing.discard(key)
-        expected = fill and (
-            fill.account_id,
-            fill.order_id,
-            fill.price_ticks,
-            fill.quantity_lots,
-            fill.notional_units,
-            fill.fee_units,
-        )
-        if tuple(row)[3:] != expected:
-            check.differences.append(f"fill {_fill_name(key)}: not as in the replay")
-    check.differences += [
-        f"fill {_fill_name(key)}: is not in the history" for key in sorted(missing)
-    ]
-
-
 async def compare_shards(check: Check, connection: Connection) -> None:
     """What left the shards is what came to others, and what is on its way."""
     rows = await connection.fetch(
@@ -210,22 +157,26 @@ async def compare_shards(check: Check, connection: Connection) -> None:
 async def _compare_transfers(
     check: Check, connection: Connection, shard: int, audit: Audit
 ) -> None:
-    """Every transfer that settlement takes for done was applied by the core, and as asked for."""
+    """Every transfer that settlement takes for done was applied by the core, and as asked for; and
+    none is still to be sent that was.
+    """
     rows = await connection.fetch(
-        "select o.engine_transfer_id, t.account_id, t.asset_id, o.amount_units"
-        " from outbox o join transfers t using (transfer_id)"
-        " where o.done_ns > 0 and t.failure = 0 and o.shard = $1",
+        "select o.engine_transfer_id, o.done_ns > 0 as done, t.status, t.failure,"
+        " o.engine_transfer_id = o.transfer_id as is_first, t.account_id, t.asset_id,"
+        " o.amount_units, abs(o.amount_units) <> t.amount_units as is_another_amount"
+        " from outbox o join transfers t using (transfer_id) where o.shard = $1",
         shard,
     )
-    for transfer_id, *asked in rows:
+    for row in rows:
         check.compared += 1
-        applied = audit.transfers.get(transfer_id)
-        if applied != tuple(asked):
-            check.differences.append(
-                f"transfer {transfer_id}: settlement has {tuple(asked)}, the core {applied}"
-            )
-
-
-def _fill_name(key: tuple[int, int, bool]) -> str:
-    market_id, trade_id, maker = key
-    return f"{trade_id} of market {market_id} ({'maker' if maker else 'taker'})"
+        name = f"transfer {row['engine_transfer_id']}"
+        applied = audit.transfers.get(row["engine_transfer_id"])
+        asked = (row["account_id"], row["asset_id"], row["amount_units"])
+        moved = row["is_first"] and row["status"] in _MOVED
+        must_be = moved or (row["done"] and not row["failure"])
+        if applied != asked and (applied is not None or must_be):
+            check.differences.append(f"{name}: settlement has {asked}, the core {applied}")
+        if applied is not None and not row["done"]:
+            check.differences.append(f"{name}: the core has it, settlement would send it again")
+        if row["is_another_amount"]:
+            check.differences.append(f"{name}: its message has another amount than itself")

@@ -126,6 +126,7 @@ class LogMaker:
         self.hash = GENESIS_HASH
         self.now_ns = START_NS
         self.transfer_ids = 10_000
+        self.configuration = configure()
 
     def transfer(
         self, account_id: int, asset_id: int, units: int, transfer_id: int = 0
@@ -166,7 +167,7 @@ class LogMaker:
             for account in accounts
             for asset_id in (USDC, BTC)
         ]
-        return self.entry(configure(), c.BeginEpoch(epoch=1, writer="test"), *funds)
+        return self.entry(self.configuration, c.BeginEpoch(epoch=1, writer="test"), *funds)
 
     def balances(self) -> dict[tuple[int, int, int], int]:
         """(account, asset, ledger kind) -> units, zeros left out."""

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from mesh.config import Settings
-from mesh.log import log_key
+from mesh.log import LogRecord, log_key
+from ops.audit import Audit
+from ops.findings import Report
 from ops.verify import make_report, verify
+from ops.verify_history import TABLES, compare_history
 from services.engine.domain import commands as c
-from tests.settlement.support import BTC, LogMaker, Settlement, Wire, buy, sell
+from services.settlement.store.transfers import Direction, TransferRequest, add_transfer
+from tests.settlement.mixed_log import MixedLog, random_step
+from tests.settlement.support import (
+    BTC,
+    START_NS,
+    USDC,
+    LogMaker,
+    Settlement,
+    Wire,
+    buy,
+    sell,
+)
 
 
 async def _some_trading(settlement: Settlement, maker: LogMaker, wire: Wire) -> None:
@@ -66,11 +81,12 @@ async def test_an_empty_system_has_zero_differences(
         ("update ledger_entries set amount = amount + 1 where entry_id = 9", "ledger entries"),
         ("delete from ledger_entries where entry_id = 1", "ledger entries"),
         ("update closed_orders set filled_lots = 1 where order_id = 2",
-         "order history = replay: order 2"),
-        ("delete from fills where trade_id = 1 and maker", "fill history = replay: fill 1"),
+         "order history = replay: order (order_id 2): filled_lots is 1, by the replay"),
+        ("delete from fills where trade_id = 1 and maker",
+         "fill history = replay: fill (market_id 1, trade_id 1, maker True): is not in"),
         ("create temp table copied as select * from closed_orders where order_id = 1;"
          " update copied set order_id = 99; insert into closed_orders table copied",
-         "order history = replay: order 99"),
+         "order history = replay: order (order_id 99)"),
         ("update archive set link = sha256('x') where seq = 2", "public chain: entry 2"),
     ],
 )  # fmt: skip
@@ -89,6 +105,134 @@ async def test_what_was_tampered_with_is_named(
         await connection.execute("set session_replication_role = replica")
         await connection.execute(tampering)
         await connection.execute("reset session_replication_role")
+    assert await verify(settings) == 1
+    assert found in capsys.readouterr().out
+
+
+async def _everything(settlement: Settlement, wire: Wire) -> list[LogRecord]:
+    """A log with rows for every table of the history, applied."""
+    chance, log = random.Random(1), MixedLog()
+    records = [log.begin()]
+    for _ in range(120):
+        records.append(log.record(*(random_step(chance) for _ in range(chance.randint(1, 5)))))
+    await wire.append(*records)
+    async with settlement.following():
+        await settlement.caught_up(log)
+    for table in TABLES:
+        assert await settlement.count(table.name), table.name
+    return records
+
+
+# How to make another value of a type.
+_ANOTHER = {"bool": "not {0}", "text": "{0} || 'x'", "_int8": "{0} || 1::bigint"}
+
+
+async def test_any_changed_field_of_any_row_of_the_history_is_named(
+    settlement: Settlement, wire: Wire
+) -> None:
+    audit = Audit()
+    for record in await _everything(settlement, wire):
+        assert not list(audit.apply(record.seq, record.payload))
+    async with settlement.pool.acquire() as connection:
+
+        async def differences() -> list[str]:
+            report = Report()
+            await compare_history(report, connection, 0, audit)
+            return [line for check in report.checks for line in check.differences]
+
+        async with connection.transaction():
+            assert await differences() == []
+        for table in TABLES:
+            # `orders` is a view.
+            name = {"orders": "closed_orders"}.get(table.name, table.name)
+            row = f"ctid = (select ctid from {name} limit 1)"
+            types = await connection.fetch(
+                "select attname, typname from pg_attribute a join pg_type t on t.oid = a.atttypid"
+                " where attrelid = $1::regclass",
+                name,
+            )
+            type_of = {one["attname"]: one["typname"] for one in types}
+            tampering = {f"delete from {name} where {row}": ": is not in the history"}
+            for column in table.columns:
+                another = _ANOTHER.get(type_of[column], "{0} + 1").format(column)
+                statement = f"update {name} set {column} = {another} where {row}"
+                tampering[statement] = f": {column} is "
+            for statement, found in tampering.items():
+                transaction = connection.transaction()
+                await transaction.start()
+                await connection.execute(statement)
+                (line,) = await differences()
+                assert line.startswith(f"{table.noun} (") and found in line
+                await transaction.rollback()
+
+
+async def test_a_changed_position_cfd_and_liquidation_make_verify_fail(
+    settings: Settings, settlement: Settlement, wire: Wire, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await _everything(settlement, wire)
+    assert await verify(settings) == 0
+    for table, column in (
+        ("open_positions", "margin_units"),
+        ("closed_positions", "realised_pnl_units"),
+        ("open_cfds", "liquidation_ticks"),
+        ("closed_cfds", "pnl_units"),
+        ("liquidations", "fund_delta_units"),
+    ):
+        await settlement.pool.execute(
+            f"update {table} set {column} = {column} + 1"
+            f" where ctid = (select ctid from {table} limit 1)"
+        )
+    assert await verify(settings) == 1
+    said = capsys.readouterr().out
+    for line in (
+        "position history = replay: open position (account_id ",
+        ": margin_units is ",
+        "position history = replay: closed position (log_seq ",
+        ": realised_pnl_units is ",
+        "CFD history = replay: open CFD (cfd_id ",
+        ": liquidation_ticks is ",
+        "CFD history = replay: closed CFD (cfd_id ",
+        ": pnl_units is ",
+        "liquidations = replay: liquidation (liquidation_id ",
+        ": fund_delta_units is ",
+    ):
+        assert line in said, line
+    assert "5 differences" in said
+
+
+@pytest.mark.parametrize(
+    ("tampering", "found"),
+    [
+        ("update outbox set done_ns = 0 where transfer_id = 1", "would send it again"),
+        ("update transfers set amount_units = 6 where transfer_id = 1", "has another amount"),
+        ("update transfers set account_id = 8 where transfer_id = 1", "settlement has (8, 1, 5)"),
+        ("update transfers set status = 2 where transfer_id = 2", "the core None"),
+        ("update outbox set done_ns = 1 where transfer_id = 2", "the core None"),
+    ],
+)
+async def test_a_changed_transfer_is_named(
+    settings: Settings,
+    settlement: Settlement,
+    maker: LogMaker,
+    wire: Wire,
+    tampering: str,
+    found: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The first is in the log, the second is still to be sent."""
+    await wire.append(maker.begin(7))
+    async with settlement.following():
+        await settlement.caught_up(maker)
+        async with settlement.pool.acquire() as connection:
+            await connection.execute("alter sequence transfer_ids restart")
+            for number in (1, 2):
+                request = TransferRequest(7, f"t{number}", Direction.DEPOSIT, USDC, 5)
+                async with connection.transaction():
+                    await add_transfer(connection, request, traceparent="", now_ns=START_NS)
+        await wire.append(maker.entry(maker.transfer(7, USDC, 5, transfer_id=1)))
+        await settlement.caught_up(maker)
+    assert await verify(settings) == 0
+    await settlement.pool.execute(tampering)
     assert await verify(settings) == 1
     assert found in capsys.readouterr().out
 
