@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.limits import Limit, RateLimiter
 from gateway.metrics import Metrics
-from kernel.reasons import Refused
+from kernel.reasons import Reason, Refused
 from mesh.config import Settings
 from mesh.identity import ANONYMOUS, Caller
 from mesh.tokens import TokenVerifier, bearer_token
@@ -39,7 +39,9 @@ class Callers:
     async def verify(self, authorization: str) -> Caller:
         """The caller of a header `Bearer TOKEN`; raises `Refused` when the token is not good."""
         token = bearer_token(authorization)
-        return ANONYMOUS if token is None else await self._verifier.verify(token)
+        if token is None:
+            raise Refused(Reason.TOKEN_INVALID, "authorization must be `Bearer <access token>`")
+        return await self._verifier.verify(token)
 
     async def admit(
         self, rpc_path: str, client_ip: str, authorization: str

@@ -9,12 +9,12 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, ServiceDescriptor
 
-from gateway.openapi.schemas import Schema, Schemas, is_required
+from gateway.openapi import responses
+from gateway.openapi.schemas import Schema, Schemas, is_required, reachable
 from gateway.transcode import Route
 from gateway.transcode.fields import is_bindable
 from gateway.transcode.template import Template
 
-_ERROR = {"$ref": "#/components/schemas/Error"}
 _JSON = "application/json"
 # How deep query parameters reach into messages.
 _QUERY_DEPTH = 4
@@ -35,7 +35,8 @@ def build_document(
     is_public: Callable[[str], bool],
 ) -> dict[str, Any]:
     """The document; `is_public` says of an rpc path whether it needs no token."""
-    schemas = Schemas(comments)
+    routes = list(routes)
+    schemas = Schemas(comments, closed=reachable(r.descriptor.input_type for r in routes if r.body))
     paths: dict[str, dict[str, Any]] = {}
     for route in sorted(routes, key=lambda route: route.template.text):
         item = paths.setdefault(_path(route.template), {})
@@ -60,8 +61,9 @@ def build_document(
             "title": "Tidebook",
             "version": metadata.version("tidebook"),
             "description": "A crypto exchange. Prices, quantities and amounts are decimal strings,"
-            " 64-bit integers are strings. Made from the gRPC contracts, which the gateway's gRPC"
-            " door serves under the same names.",
+            " 64-bit integers are strings; in requests they may be numbers, and so may enums, and"
+            " null is as if the field were not there. Made from the gRPC contracts, which the"
+            " gateway's gRPC door serves under the same names.",
         },
         "servers": [{"url": "/"}],
         "tags": [
@@ -71,6 +73,8 @@ def build_document(
         "paths": paths,
         "components": {
             "schemas": dict(sorted(schemas.components.items())),
+            "responses": responses.components(),
+            "headers": responses.HEADERS,
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
                 "session": {
@@ -100,9 +104,10 @@ def _operation(route: Route, schemas: Schemas, public: bool) -> Schema:
         "responses": {
             "200": {
                 "description": schemas.comment(method.output_type.full_name) or "Done.",
+                "headers": responses.success_headers(),
                 "content": {_JSON: {"schema": _answer(route, schemas)}},
             },
-            "default": {"description": "Refused.", "content": {_JSON: {"schema": _ERROR}}},
+            **responses.refusals(has_body=bool(route.body)),
         },
         "security": [] if public else [{"bearer": []}, {"session": []}],
     }
@@ -191,5 +196,5 @@ def _answer(route: Route, schemas: Schemas) -> Schema:
     return {
         "type": "object",
         "description": "One JSON object a line; a last one with `error` when the stream breaks.",
-        "properties": {"result": schema, "error": _ERROR},
+        "properties": {"result": schema, "error": responses.ERROR},
     }

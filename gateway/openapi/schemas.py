@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from buf.validate import validate_pb2
@@ -45,6 +45,18 @@ _SCALARS: dict[int, Schema] = {
 }
 
 
+def reachable(roots: Iterable[Descriptor]) -> frozenset[str]:
+    """Full names of messages and of all that their fields hold."""
+    found: dict[str, Descriptor] = {}
+    waiting = list(roots)
+    while waiting:
+        message = waiting.pop()
+        if message.full_name not in found:
+            found[message.full_name] = message
+            waiting += [f.message_type for f in message.fields if f.message_type is not None]
+    return frozenset(found)
+
+
 def schema_name(descriptor: Descriptor | EnumDescriptor) -> str:
     """`tidebook.engine.v1.Order` -> `engine.v1.Order`."""
     return str(descriptor.full_name).removeprefix(_PREFIX)
@@ -53,9 +65,13 @@ def schema_name(descriptor: Descriptor | EnumDescriptor) -> str:
 class Schemas:
     """Collects the schemas of every message and enum that was asked for, and what they refer to."""
 
-    def __init__(self, comments: Mapping[str, str]) -> None:
+    def __init__(
+        self, comments: Mapping[str, str], *, closed: frozenset[str] = frozenset()
+    ) -> None:
         self.components: dict[str, Schema] = {}
         self._comments = comments
+        # Full names of the messages that are refused with fields that they do not have.
+        self._closed = closed
 
     def comment(self, full_name: str) -> str:
         return self._comments.get(full_name, "")
@@ -84,6 +100,8 @@ class Schemas:
         required = [field.json_name for field in fields if is_required(field)]
         if required:
             schema["required"] = required
+        if descriptor.full_name in self._closed:
+            schema["additionalProperties"] = False
         return schema
 
     def field(self, field: FieldDescriptor) -> Schema:
@@ -172,9 +190,17 @@ def _add_rules(schema: Schema, field: FieldDescriptor, rules: Any) -> None:
     if text.HasField("max_len"):
         schema["maxLength"] = text.max_len
     number = rules.uint32
-    if number.HasField("gte"):
-        schema["minimum"] = number.gte
-    if number.HasField("lte"):
-        schema["maximum"] = number.lte
-    if field.cpp_type == FieldDescriptor.CPPTYPE_UINT64 and rules.uint64.HasField("gt"):
+    for name, bound, further in (
+        ("gte", "minimum", 0),
+        ("gt", "minimum", 1),
+        ("lte", "maximum", 0),
+        ("lt", "maximum", -1),
+    ):
+        if number.HasField(name):
+            schema[bound] = getattr(number, name) + further
+    if rules.uint64.HasField("gt"):
         schema["pattern"] = "^0*[1-9][0-9]{0,19}$"
+    if rules.int64.HasField("gt"):
+        schema["pattern"] = "^0*[1-9][0-9]{0,18}$"
+    if rules.int64.HasField("gte"):
+        schema["pattern"] = "^[0-9]{1,19}$"
