@@ -3,7 +3,8 @@
 For when the log store is gone, or came back with less than it had. Every archived entry is checked
 against the hash chain and goes through the engine's core, which must give the recorded events; then
 the newest entries are written into the log and the state becomes a snapshot, and the exchange
-starts from there as if nothing had been.
+starts from there as if nothing had been. Market data that has seen more than the archive, because
+the last entries were lost before they were archived, is taken back to its end.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from services.engine.projection import Projection
 from services.engine.recovery import Replayer, ReplayMismatch
 from services.engine.snapshots import SnapshotStore
 from services.engine.watch import AccountFeeds
+from services.marketdata.rewind import Rewound, rewind
+from services.marketdata.store import Position
 from services.settlement.domain.ledger import PoisonEntry
 from services.settlement.store.applying import read_progress
 from services.settlement.store.archive import ArchiveEnd, archive_end, read_archive
@@ -51,6 +54,7 @@ class Rebuilt:
     written: int
     snapshot: Path | None
     set_aside: tuple[int, ...]
+    rewound: Rewound | None = None
 
 
 async def rebuild(settings: Settings, *, check_only: bool = False) -> int:
@@ -70,6 +74,11 @@ async def rebuild(settings: Settings, *, check_only: bool = False) -> int:
 def _print(console: Console, done: Rebuilt, check_only: bool) -> None:
     for seq in done.set_aside:
         console.print(f"the snapshot of {seq} is of a log that is lost: set aside")
+    if (rewound := done.rewound) is not None:
+        console.print(
+            f"market data was at entry {rewound.was_at}: {rewound.trades} trades that were lost are"
+            f" gone, {rewound.candles} candles made again"
+        )
     if check_only:
         console.print("nothing was written (--check)")
     else:
@@ -121,7 +130,9 @@ async def _make_again(
     exchange = replayer.exchange
     path: Path | None = None
     aside: tuple[int, ...] = ()
+    rewound: Rewound | None = None
     if not check_only:
+        rewound = await _rewind_market_data(settings, end)
         store = SnapshotStore.of(settings)
         aside = tuple(store.set_aside_after(end.seq))
         path = store.write(snapshots.take(exchange, projection, feeds))
@@ -133,7 +144,20 @@ async def _make_again(
         written=written,
         snapshot=path,
         set_aside=aside,
+        rewound=rewound,
     )
+
+
+async def _rewind_market_data(settings: Settings, end: ArchiveEnd) -> Rewound | None:
+    """A position beyond the log would be waited for, and then be another entry."""
+    pool = await open_pool(settings, "marketdata")
+    try:
+        of_market = settings.shard_map.of_market
+        shard = settings.shard
+        to = Position(end.seq, end.hash)
+        return await rewind(pool, shard, lambda name: of_market(name) == shard, to)
+    finally:
+        await pool.close()
 
 
 async def _log_goes_on(pool: asyncpg.Pool, reader: LogReader, shard: int, end: ArchiveEnd) -> int:

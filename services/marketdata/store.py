@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 
@@ -43,6 +43,12 @@ insert into positions (shard, log_seq, log_hash) values ($1, $2, $3)
 on conflict (shard) do update set log_seq = excluded.log_seq, log_hash = excluded.log_hash
 where excluded.log_seq > positions.log_seq
 """
+
+
+# The classes are generic to type checkers only.
+Connection: TypeAlias = (
+    "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +109,7 @@ class PostgresHistory:
             # Index candles are of pairs, which know no shard: that of shard 0 writes them.
             candles = [row for row in candles if row[1] is not CandleSource.INDEX]
         async with self._pool.acquire() as connection, connection.transaction():
-            if candles:
-                await connection.execute(_UPSERT_CANDLES, *_columns(candles))
+            await write_candles(connection, candles)
             if trades:
                 rows = [
                     (
@@ -181,6 +186,12 @@ class PostgresHistory:
             limit,
         )
         return [PublicTrade(*row) for row in rows]
+
+
+async def write_candles(connection: Connection, candles: Sequence[CandleRow]) -> None:
+    """Add candles, or put them over older states of themselves."""
+    if candles:
+        await connection.execute(_UPSERT_CANDLES, *_columns(candles))
 
 
 def _columns(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:

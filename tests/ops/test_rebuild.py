@@ -30,7 +30,7 @@ from tests.settlement.support import LogMaker, Settlement, Wire, buy, sell
 
 @pytest_asyncio.fixture
 async def settings(tmp_path: Path, postgres_url: str, valkey_url: str) -> Settings:
-    await migrate(postgres_url, ("settlement",))
+    await migrate(postgres_url, ("settlement", "marketdata"))
     return make_settings(tmp_path, postgres_url=postgres_url, redis_url=valkey_url)
 
 
