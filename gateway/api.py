@@ -99,7 +99,7 @@ class Api:
         except Exception as error:
             response = self._failed(error, exchange)
         if sessions.ends_session(rpc_path):
-            sessions.clear_cookies(response)
+            sessions.clear_cookies(response, exchange)
         return response
 
     async def _stream(self, exchange: Exchange, route: Route, call: Any) -> web.StreamResponse:

@@ -4,6 +4,9 @@ A client asks for cookies with `X-Tidebook-Session: cookie` when it signs in. Af
 carry the cookies; those that change something also the header `X-CSRF-Token` with the value of the
 readable CSRF cookie, which another site can neither read nor send. A bearer header always goes
 first and needs no CSRF token: browsers do not add it by themselves.
+
+Over https the cookies are called `__Host-...`: browsers then take them from this very host alone,
+so that no neighbour under the same domain can slip in a session or a CSRF token of its own.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ REFRESH_COOKIE = "tidebook_refresh"
 CSRF_COOKIE = "tidebook_csrf"
 CSRF_HEADER = "X-CSRF-Token"
 SESSION_HEADER = "X-Tidebook-Session"
-# The refresh token goes nowhere else.
+HOST_PREFIX = "__Host-"
+# Over http the refresh token goes nowhere else; a `__Host-` cookie must have the path /.
 _REFRESH_PATH = "/v1/auth"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _SIGN_OUT = "/tidebook.auth.v1.AuthService/SignOut"
@@ -64,7 +68,8 @@ def check_csrf(exchange: Exchange) -> None:
     header = exchange.request.headers.get(CSRF_HEADER, "")
     if not cookie or not hmac.compare_digest(cookie.encode(), header.encode()):
         raise Refused(
-            Reason.CSRF_FAILED, f"{CSRF_HEADER} must be the value of the cookie {CSRF_COOKIE}"
+            Reason.CSRF_FAILED,
+            f"{CSRF_HEADER} must be the value of the cookie {_name(exchange, CSRF_COOKIE)}",
         )
 
 
@@ -103,18 +108,17 @@ def set_cookies(response: web.StreamResponse, exchange: Exchange, tokens: auth_p
     shared: dict[str, Any] = {"samesite": "Strict", "secure": exchange.https}
     access_age = max(0, int(tokens.access_expire_time.seconds - now))
     refresh_age = max(0, int(tokens.refresh_expire_time.seconds - now))
+    access, refresh, csrf = _names(exchange)
+    response.set_cookie(access, tokens.access_token, max_age=access_age, httponly=True, **shared)
     response.set_cookie(
-        ACCESS_COOKIE, tokens.access_token, max_age=access_age, httponly=True, **shared
-    )
-    response.set_cookie(
-        REFRESH_COOKIE,
+        refresh,
         tokens.refresh_token,
         max_age=refresh_age,
         httponly=True,
-        path=_REFRESH_PATH,
+        path=_refresh_path(exchange),
         **shared,
     )
-    response.set_cookie(CSRF_COOKIE, secrets.token_urlsafe(32), max_age=refresh_age, **shared)
+    response.set_cookie(csrf, secrets.token_urlsafe(32), max_age=refresh_age, **shared)
 
 
 def ends_session(rpc_path: str) -> bool:
@@ -122,12 +126,30 @@ def ends_session(rpc_path: str) -> bool:
     return rpc_path == _SIGN_OUT
 
 
-def clear_cookies(response: web.StreamResponse) -> None:
+def clear_cookies(response: web.StreamResponse, exchange: Exchange) -> None:
     """Make the browser forget its session."""
-    response.del_cookie(ACCESS_COOKIE)
-    response.del_cookie(REFRESH_COOKIE, path=_REFRESH_PATH)
-    response.del_cookie(CSRF_COOKIE)
+    access, refresh, csrf = _names(exchange)
+    # Browsers do not take a `__Host-` cookie that is not secure, not even to forget it.
+    response.del_cookie(access, secure=exchange.https)
+    response.del_cookie(refresh, path=_refresh_path(exchange), secure=exchange.https)
+    response.del_cookie(csrf, secure=exchange.https)
 
 
 def _cookie(exchange: Exchange, name: str) -> str:
-    return exchange.request.cookies.get(name, "")
+    return exchange.request.cookies.get(_name(exchange, name), "")
+
+
+def _name(exchange: Exchange, name: str) -> str:
+    return HOST_PREFIX + name if exchange.https else name
+
+
+def _names(exchange: Exchange) -> tuple[str, str, str]:
+    return (
+        _name(exchange, ACCESS_COOKIE),
+        _name(exchange, REFRESH_COOKIE),
+        _name(exchange, CSRF_COOKIE),
+    )
+
+
+def _refresh_path(exchange: Exchange) -> str:
+    return "/" if exchange.https else _REFRESH_PATH

@@ -24,7 +24,9 @@ PAGE_POLICY = (
     " base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 # For everything that is data.
-DATA_POLICY = "default-src 'none'; frame-ancestors 'none'"
+DATA_POLICY = (
+    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox"
+)
 _YEAR_SECONDS = 31_536_000
 _PREFLIGHT_SECONDS = "600"
 _ALLOWED_METHODS = "GET, POST, PUT, PATCH, DELETE"
@@ -88,4 +90,6 @@ def secure(exchange: Exchange) -> None:
     exchange.headers["Content-Security-Policy"] = DATA_POLICY
     exchange.headers["Cache-Control"] = "no-store"
     if exchange.https:
-        exchange.headers["Strict-Transport-Security"] = f"max-age={_YEAR_SECONDS}"
+        exchange.headers["Strict-Transport-Security"] = (
+            f"max-age={_YEAR_SECONDS}; includeSubDomains"
+        )

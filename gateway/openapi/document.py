@@ -82,7 +82,8 @@ def build_document(
                     "in": "cookie",
                     "name": "tidebook_access",
                     "description": "Set by signing in with the header `X-Tidebook-Session:"
-                    " cookie`. Calls that change something need `X-CSRF-Token` too.",
+                    " cookie`; over https its name begins with `__Host-`. Calls that change"
+                    " something need `X-CSRF-Token` too.",
                 },
             },
         },

@@ -89,7 +89,7 @@ async def serve(settings: Settings, stop: asyncio.Event, clock: Clock) -> None:
         accounts = Accounts(
             users=users,
             sessions=sessions,
-            second_factor=SecondFactor(users, vault, limits, clock),
+            second_factor=SecondFactor(users, vault, limits, audit, clock),
             passwords=passwords,
             codes=Codes(vault),
             limits=limits,

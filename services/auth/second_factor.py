@@ -9,7 +9,8 @@ import structlog
 
 from kernel.clock import NS_PER_SECOND, Clock
 from kernel.reasons import Reason, Refused
-from services.auth.domain.model import Totp, User
+from services.auth.audit import AuditTrail, Happened
+from services.auth.domain.model import Client, Totp, User
 from services.auth.rate_limits import RateLimits
 from services.auth.vault import Vault
 
@@ -36,10 +37,18 @@ class TotpStore(Protocol):
 class SecondFactor:
     """Begins, proves, checks and ends a user's second factor."""
 
-    def __init__(self, store: TotpStore, vault: Vault, limits: RateLimits, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: TotpStore,
+        vault: Vault,
+        limits: RateLimits,
+        audit: AuditTrail,
+        clock: Clock,
+    ) -> None:
         self._store = store
         self._vault = vault
         self._limits = limits
+        self._audit = audit
         self._clock = clock
 
     async def begin(self, user: User) -> tuple[str, str]:
@@ -51,24 +60,26 @@ class SecondFactor:
             raise Refused(Reason.ALREADY_EXISTS, "a second factor is in force already")
         return secret, pyotp.TOTP(secret).provisioning_uri(name=user.email, issuer_name=ISSUER)
 
-    async def confirm(self, user_id: str, code: str) -> None:
+    async def confirm(self, user_id: str, code: str, client: Client) -> None:
         """Put the begun factor in force. Raises `Refused`: `NOT_FOUND` or `OTP_INVALID`."""
         totp = await self._store.totp(user_id)
         if totp is None or totp.enabled:
             raise Refused(Reason.NOT_FOUND, "no second factor was begun")
-        await self._spend(user_id, totp, code, enable=True)
+        await self._spend(user_id, totp, code, client, enable=True)
+        await self._audit.note(user_id, Happened.SECOND_FACTOR_ENABLED, client)
         log.info("second_factor_enabled", user_id=user_id)
 
-    async def end(self, user_id: str, code: str) -> None:
+    async def end(self, user_id: str, code: str, client: Client) -> None:
         """End the factor. Raises `Refused`: `NOT_FOUND` or `OTP_INVALID`."""
         totp = await self._store.totp(user_id)
         if totp is None or not totp.enabled:
             raise Refused(Reason.NOT_FOUND, "no second factor is in force")
-        await self._spend(user_id, totp, code)
+        await self._spend(user_id, totp, code, client)
         await self._store.end_totp(user_id)
+        await self._audit.note(user_id, Happened.SECOND_FACTOR_DISABLED, client)
         log.info("second_factor_disabled", user_id=user_id)
 
-    async def check(self, user: User, code: str) -> None:
+    async def check(self, user: User, code: str, client: Client) -> None:
         """Nothing if the user has no factor in force; else the code must be right.
 
         Raises `Refused`: `TOTP_REQUIRED` without a code, `OTP_INVALID`, `ACCOUNT_LOCKED`.
@@ -78,9 +89,11 @@ class SecondFactor:
             return
         if not code:
             raise Refused(Reason.TOTP_REQUIRED, "a code of the authenticator app is required")
-        await self._spend(user.user_id, totp, code)
+        await self._spend(user.user_id, totp, code, client)
 
-    async def _spend(self, user_id: str, totp: Totp, code: str, *, enable: bool = False) -> None:
+    async def _spend(
+        self, user_id: str, totp: Totp, code: str, client: Client, *, enable: bool = False
+    ) -> None:
         who = f"totp:{user_id}"
         await self._limits.check_not_locked(who)
         app = pyotp.TOTP(self._vault.unseal(_VAULT_PURPOSE, totp.sealed_secret).decode())
@@ -91,7 +104,9 @@ class SecondFactor:
             if right and await self._store.spend_totp_step(user_id, step, enable=enable):
                 await self._limits.succeeded(who)
                 return
-        await self._limits.failed(who)
+        locked = await self._limits.failed(who)
+        kind = Happened.ACCOUNT_LOCKED if locked else Happened.SECOND_FACTOR_FAILED
+        self._audit.note_later(user_id, kind, client)
         raise Refused(
             Reason.OTP_INVALID, "the code is wrong or was used already", field="totp_code"
         )

@@ -145,22 +145,14 @@ class Accounts:
         found = await self.users.credentials(address)
         matches = await self.passwords.matches(password, found.password_hash if found else None)
         if found is None or not matches:
-            locked = await self.limits.failed(who)
-            if found is not None and found.user is not None:
-                kind = Happened.ACCOUNT_LOCKED if locked else Happened.SIGN_IN_FAILED
-                self.audit.note_later(found.user.user_id, kind, client)
+            await self._failed(who, found.user if found else None, client)
             raise Refused(Reason.BAD_CREDENTIALS, "address or password is wrong")
         await self.limits.succeeded(who)
         if found.user is None:
             await self.limits.code(address.key)
             await self._mail_sign_up_code(address, found.password_hash)
             raise Refused(Reason.EMAIL_NOT_VERIFIED, "a new code was sent to the address")
-        try:
-            await self.second_factor.check(found.user, totp_code)
-        except Refused as refused:
-            if refused.reason is not Reason.TOTP_REQUIRED:
-                self.audit.note_later(found.user.user_id, Happened.SECOND_FACTOR_FAILED, client)
-            raise
+        await self.second_factor.check(found.user, totp_code, client)
         tokens = await self.sessions.open(found.user, client)
         # Whoever set a new password meanwhile has ended all sessions there were: not yet this one.
         if await self.users.password_hash(found.user.user_id) != found.password_hash:
@@ -185,7 +177,7 @@ class Accounts:
         caller = await self.sessions.current()
         user = await self._user(caller)
         check_password(new, email=user.email, field="new_password")
-        await self._check_password(user, current)
+        await self._check_password(user, current, client)
         password_hash = await self.passwords.hash(new)
         await self.users.set_password_hash(
             user.user_id, password_hash, self._changed_mail(user.email)
@@ -242,42 +234,47 @@ class Accounts:
         await self.audit.note(user_id, Happened.PASSWORD_RESET, client)
         log.info("password_reset", user_id=user_id)
 
-    async def begin_second_factor(self, password: str) -> tuple[str, str]:
+    async def begin_second_factor(self, password: str, client: Client) -> tuple[str, str]:
         """A new authenticator secret and its address; in force once confirmed.
 
         Raises `Refused`: `BAD_CREDENTIALS`, `ALREADY_EXISTS`, `ACCOUNT_LOCKED`.
         """
         user = await self._user(await self.sessions.current())
-        await self._check_password(user, password)
+        await self._check_password(user, password, client)
         return await self.second_factor.begin(user)
 
     async def confirm_second_factor(self, code: str, client: Client) -> None:
         """Put the second factor in force. Raises `Refused`: `NOT_FOUND`, `OTP_INVALID`."""
         user_id = (await self.sessions.current()).user_id
-        await self.second_factor.confirm(user_id, code)
-        await self.audit.note(user_id, Happened.SECOND_FACTOR_ENABLED, client)
+        await self.second_factor.confirm(user_id, code, client)
 
     async def end_second_factor(self, password: str, code: str, client: Client) -> None:
         """End the factor. Raises `Refused`: `BAD_CREDENTIALS`, `NOT_FOUND`, `OTP_INVALID`."""
         user = await self._user(await self.sessions.current())
-        await self._check_password(user, password)
-        await self.second_factor.end(user.user_id, code)
-        await self.audit.note(user.user_id, Happened.SECOND_FACTOR_DISABLED, client)
+        await self._check_password(user, password, client)
+        await self.second_factor.end(user.user_id, code, client)
 
     async def security_events(self, *, before: int, most: int) -> list[SecurityEvent]:
         """The caller's own, newest first, below the id `before` (0: from the newest)."""
         caller = await self.sessions.current()
         return await self.audit.page(caller.user_id, before=before, most=most)
 
-    async def _check_password(self, user: User, password: str) -> None:
+    async def _check_password(self, user: User, password: str, client: Client) -> None:
         # A stolen session is no place to try passwords: failures count as they do at the door.
         who = f"password:{self._address(user.email).key}"
         await self.limits.check_not_locked(who)
         password_hash = await self.users.password_hash(user.user_id)
         if not await self.passwords.matches(password, password_hash):
-            await self.limits.failed(who)
+            await self._failed(who, user, client)
             raise Refused(Reason.BAD_CREDENTIALS, "the password is wrong")
         await self.limits.succeeded(who)
+
+    async def _failed(self, who: str, user: User | None, client: Client) -> None:
+        """Count a wrong password, and let the account's owner know."""
+        locked = await self.limits.failed(who)
+        if user is not None:
+            kind = Happened.ACCOUNT_LOCKED if locked else Happened.SIGN_IN_FAILED
+            self.audit.note_later(user.user_id, kind, client)
 
     async def _mail_sign_up_code(self, address: Address, password_hash: str) -> None:
         code, expires_at = self.codes.new(), self._code_expiry()

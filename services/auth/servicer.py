@@ -120,7 +120,7 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
     async def EnableTotp(
         self, request: pb.EnableTotpRequest, context: Context
     ) -> pb.EnableTotpResponse:
-        secret, url = await self._accounts.begin_second_factor(request.password)
+        secret, url = await self._accounts.begin_second_factor(request.password, client_of(context))
         return pb.EnableTotpResponse(secret=secret, otpauth_url=url)
 
     async def ConfirmTotp(

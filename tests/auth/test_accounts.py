@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
 
 import asyncpg
+import bcrypt
 import grpc
 import pytest
 from tidebook.auth.v1 import auth_pb2 as pb
@@ -163,29 +167,109 @@ async def test_a_wrong_password_and_an_unknown_address_answer_alike(auth: Auth) 
     assert details[0] == details[1]
 
 
+class Hashing:
+    """What bcrypt did: its cost and the CPU time of its thread, call by call."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[tuple[str, int, float]] = []
+        for name in ("hashpw", "checkpw"):
+            monkeypatch.setattr(bcrypt, name, self._measured(name, getattr(bcrypt, name)))
+
+    def _measured(self, name: str, real: Callable[[bytes, bytes], Any]) -> Callable[..., Any]:
+        def measured(password: bytes, salt: bytes) -> Any:
+            started = time.thread_time()
+            try:
+                return real(password, salt)
+            finally:
+                cost = int(salt.split(b"$")[2])
+                self.calls.append((name, cost, time.thread_time() - started))
+
+        return measured
+
+    def taken(self) -> list[tuple[str, int, float]]:
+        """The calls since the last time it was asked."""
+        taken, self.calls = self.calls, []
+        return taken
+
+
 async def test_an_unknown_address_costs_as_much_hashing_as_a_known_one(
-    settings: Settings, mail_server: MailServer
+    settings: Settings, mail_server: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At a cost where the hash is the bulk of the work, neither answer is the quick one."""
-    loop = asyncio.get_running_loop()
-    async with running_auth(
-        settings.model_copy(update={"bcrypt_cost": 10, "signin_max_failures": 1000}), mail_server
-    ) as auth:
-        ann = await auth.sign_up()
+    """Neither answer is the quick one, of a sign-in or of anything else that hashes.
 
-        async def fastest(email: str) -> float:
-            times = []
-            for _ in range(5):
-                started = loop.time()
-                with refused(Reason.BAD_CREDENTIALS):
-                    await auth.stub.SignIn(
-                        pb.SignInRequest(email=email, password="wrong-password-1")
-                    )
-                times.append(loop.time() - started)
-            return min(times)
+    The same calls of bcrypt at the same cost, and as much CPU time in its threads: the time on the
+    wall says more about who else uses the machine.
+    """
+    hashing = Hashing(monkeypatch)
+    settings = settings.model_copy(update={"bcrypt_cost": 9, "signin_max_failures": 1000})
+    async with running_auth(settings, mail_server) as auth:
+        known, pending, unknown = (await auth.sign_up()).email, auth.new_email(), auth.new_email()
+        await auth.stub.SignUp(pb.SignUpRequest(email=pending, password=PASSWORD))
 
-        known, unknown = await fastest(ann.email), await fastest(auth.new_email())
-    assert 0.5 < known / unknown < 2
+        async def sign_in(email: str) -> None:
+            with refused(Reason.BAD_CREDENTIALS):
+                await auth.stub.SignIn(pb.SignInRequest(email=email, password="wrong-password-1"))
+
+        async def sign_up(email: str) -> None:
+            await auth.stub.SignUp(pb.SignUpRequest(email=email, password="another-password-1"))
+
+        async def ask_for_reset(email: str) -> None:
+            await auth.stub.RequestPasswordReset(pb.RequestPasswordResetRequest(email=email))
+
+        async def reset(email: str) -> None:
+            with refused(Reason.OTP_INVALID, Reason.OTP_TOO_MANY_ATTEMPTS):
+                await auth.stub.ResetPassword(
+                    pb.ResetPasswordRequest(email=email, code="000000", new_password=PASSWORD)
+                )
+
+        for ask in (sign_in, ask_for_reset, reset, sign_up):
+            seen: dict[str, list[tuple[str, int]]] = {}
+            fastest: dict[str, float] = {}
+            for email in (known, pending, unknown):
+                hashing.taken()
+                rounds = []
+                for _ in range(3):
+                    await ask(email)
+                    rounds.append(hashing.taken())
+                seen[email] = [(name, cost) for name, cost, _ in rounds[0]]
+                fastest[email] = min(sum(seconds for _, _, seconds in calls) for calls in rounds)
+            assert seen[known] == seen[pending] == seen[unknown], ask.__name__
+            if ask is ask_for_reset:
+                assert seen[known] == []
+                continue
+            assert [cost for _, cost in seen[known]] == [9], ask.__name__
+            for email in (pending, unknown):
+                assert 0.5 < fastest[known] / fastest[email] < 2, ask.__name__
+
+
+async def test_what_is_written_for_an_unknown_address_is_what_is_for_a_known_one(
+    auth: Auth,
+) -> None:
+    """One code and one mail each; a code that no digits match, and a mail that never leaves."""
+    known, unknown = (await auth.sign_up()).email, auth.new_email()
+    connection = await asyncpg.connect(auth.settings.postgres_url)
+    try:
+
+        async def written(email: str, purpose: str) -> tuple[int, list[tuple[int, int]]]:
+            mails = await connection.fetchval("select last_value from auth.outbox_mail_id_seq")
+            codes = await connection.fetch(
+                """
+                select length(code_hash), attempts from auth.one_time_codes
+                 where email_key = $1 and purpose = $2
+                """,
+                email,
+                purpose,
+            )
+            return mails, [(row[0], row[1]) for row in codes]
+
+        for email in (known, unknown):
+            mails, _ = await written(email, "sign_up")
+            await auth.stub.SignUp(pb.SignUpRequest(email=email, password=PASSWORD))
+            assert await written(email, "sign_up") == (mails + 1, [(32, 0)])
+            await auth.stub.RequestPasswordReset(pb.RequestPasswordResetRequest(email=email))
+            assert await written(email, "password_reset") == (mails + 2, [(32, 0)])
+    finally:
+        await connection.close()
 
 
 async def test_ten_wrong_passwords_lock_known_and_unknown_addresses_alike(auth: Auth) -> None:
@@ -236,6 +320,29 @@ async def test_a_long_password_counts_to_its_last_character(auth: Auth) -> None:
     with refused(Reason.BAD_CREDENTIALS):
         await auth.stub.SignIn(pb.SignInRequest(email=email, password=long[:-1] + "L"))
     await auth.stub.SignIn(pb.SignInRequest(email=email, password=long))
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "quiet\0harbour\0dusk",
+        "  leading and trailing  ",
+        "тихая-гавань-ночью",
+        "🌊⚓🌙⛵🐚🪸🦀🐟🌅🗺️",
+        "x1" + "é" * 4 + "wide" * 30,
+    ],
+    ids=["zero bytes", "spaces", "cyrillic", "emoji", "126 wide characters"],
+)
+async def test_a_password_counts_whatever_it_is_made_of(auth: Auth, password: str) -> None:
+    email = auth.new_email()
+    await auth.stub.SignUp(pb.SignUpRequest(email=email, password=password))
+    code = await auth.mail.code_for(email)
+    await auth.stub.VerifyOtp(pb.VerifyOtpRequest(email=email, code=code))
+    await auth.stub.SignIn(pb.SignInRequest(email=email, password=password))
+    # Nothing is cut off at either end, nor at a zero byte.
+    for other in (password[:-1], password.strip() + "!", password.split("\0")[0] + "?"):
+        with refused(Reason.BAD_CREDENTIALS):
+            await auth.stub.SignIn(pb.SignInRequest(email=email, password=other))
 
 
 async def test_a_mail_server_that_is_down_delays_a_code_but_does_not_lose_it(auth: Auth) -> None:

@@ -57,9 +57,39 @@ async def test_cookies_are_secure_behind_a_trusted_https_proxy(start_world: Star
             aiohttp.ClientSession(world.url) as http,
             http.post("/v1/auth/signin", json=SIGN_IN, headers=WANTS_COOKIES | forwarded) as answer,
         ):
-            assert bool(cookies_of(answer)["tidebook_access"]["secure"]) is secure
-            assert ("Strict-Transport-Security" in answer.headers) is secure
+            cookies = cookies_of(answer)
+            assert len(cookies) == 3
+            for name, cookie in cookies.items():
+                # Browsers take a `__Host-` cookie only when it is secure, for / and for no domain.
+                assert name.startswith("__Host-") is secure
+                assert bool(cookie["secure"]) is secure
+                assert not cookie["domain"]
+                assert not secure or cookie["path"] == "/"
+            hsts = answer.headers.get("Strict-Transport-Security")
+            assert hsts == ("max-age=31536000; includeSubDomains" if secure else None)
         assert world.auth.metadata["x-forwarded-for"] == seen
+
+
+async def test_over_https_only_the_cookies_of_this_very_host_count(start_world: Start) -> None:
+    """A neighbour under the same domain can set `tidebook_csrf`, but not `__Host-...`."""
+    world = await start_world(trusted_proxies="127.0.0.1")
+    https = {"X-Forwarded-Proto": "https"}
+    async with aiohttp.ClientSession(world.url, cookie_jar=aiohttp.DummyCookieJar()) as http:
+        async with http.post("/v1/auth/signin", json=SIGN_IN, headers=WANTS_COOKIES | https) as a:
+            cookies = {name: morsel.value for name, morsel in cookies_of(a).items()}
+        slipped_in = {name.removeprefix("__Host-"): value for name, value in cookies.items()}
+        csrf = {"X-CSRF-Token": cookies["__Host-tidebook_csrf"]}
+        for jar, status in ((cookies, 200), (slipped_in, 401)):
+            headers = https | csrf | cookie_header(jar)
+            async with http.get("/v1/auth/me", headers=headers) as answer:
+                assert answer.status == status
+        headers = https | csrf | cookie_header(cookies)
+        async with http.post("/v1/auth/refresh", headers=headers) as answer:
+            assert answer.status == 200
+        async with http.post("/v1/auth/signout", json={}, headers=headers) as answer:
+            cleared = cookies_of(answer)
+    assert set(cleared) == set(cookies)
+    assert all(morsel["secure"] and morsel["max-age"] == "0" for morsel in cleared.values())
 
 
 async def test_a_cookie_call_that_changes_something_needs_the_csrf_token(
@@ -135,6 +165,18 @@ async def test_every_response_has_the_security_headers(
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
         assert "unsafe-inline" not in answer.headers["Content-Security-Policy"].split("style")[0]
         assert answer.headers["X-Frame-Options"] == "DENY"
+        assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+        assert "base-uri 'none'" in answer.headers["Content-Security-Policy"]
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+        assert answer.headers["Server"] == "tidebook"
+
+
+async def test_nothing_of_the_api_is_kept_in_a_cache(
+    world: World, http: aiohttp.ClientSession
+) -> None:
+    for path, headers in (("/v1/auth/me", world.bearer()), ("/v1/auth/me", {}), ("/v1/no", {})):
+        async with http.get(path, headers=headers) as answer:
+            assert answer.headers["Cache-Control"] == "no-store"
 
 
 async def test_the_page_and_its_routes_are_served(

@@ -43,7 +43,7 @@ const fieldTable = (schema) => {
   return element("table", {}, element("tbody", {}, ...rows));
 };
 
-const csrf = () => document.cookie.match(/(?:^|; )tidebook_csrf=([^;]*)/)?.[1];
+const csrf = () => document.cookie.match(/(?:^|; )(?:__Host-)?tidebook_csrf=([^;]*)/)?.[1];
 
 const send = async (method, path, parameters, inputs, body, output) => {
   let url = path;

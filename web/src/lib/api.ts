@@ -20,7 +20,7 @@ interface ErrorBody {
 }
 
 function csrfToken(): string {
-  return /(?:^|; )tidebook_csrf=([^;]*)/.exec(document.cookie)?.[1] ?? "";
+  return /(?:^|; )(?:__Host-)?tidebook_csrf=([^;]*)/.exec(document.cookie)?.[1] ?? "";
 }
 
 /** There may be a session: its readable companion cookie is there. Without it, nobody need be asked. */
