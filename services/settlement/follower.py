@@ -219,6 +219,9 @@ class Applier:
 
     async def _apply(self, connection: Connection, folded: _Folded, progress: Progress) -> Progress:
         records = folded.records
+        # The ledger is never ahead of the archive, so all of it can be had again from there.
+        while (await archive_end(connection, self._shard)).seq < records[-1].seq:
+            await asyncio.sleep(_ARCHIVE_SECONDS)
         try:
             return await finish(self._apply_once(connection, folded, progress))
         except (PoisonEntry, asyncpg.IntegrityConstraintViolationError) as error:
@@ -235,9 +238,6 @@ class Applier:
         self, connection: Connection, folded: _Folded, progress: Progress
     ) -> Progress:
         batch, newest = folded.batch, folded.records[-1]
-        # The ledger is never ahead of the archive, so all of it can be had again from there.
-        while (await archive_end(connection, self._shard)).seq < newest.seq:
-            await asyncio.sleep(_ARCHIVE_SECONDS)
         await self._months.ensure(connection, batch.first_time_ns, batch.time_ns)
         after = await apply_batch(
             connection,

@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 
+import pytest
 from redis.asyncio import Redis
 from tidebook.engine.v1 import log_pb2, types_pb2
 
@@ -14,9 +15,12 @@ from mesh.config import Settings
 from mesh.log import LogRecord, chain_hash, log_key
 from mesh.telemetry import SpanRecorder
 from services.engine.domain import commands as c
+from services.settlement import follower
 from services.settlement.codec import fold
+from services.settlement.store import archive
 from services.settlement.store.applying import Progress, apply_batch
-from services.settlement.store.database import Superseded
+from services.settlement.store.archive import ArchiveEnd
+from services.settlement.store.database import Connection, Superseded
 from services.settlement.store.partitions import Months
 from tests.settlement.support import LogMaker, Settlement, Wire, buy, sell, trading
 from tests.support import eventually
@@ -262,3 +266,22 @@ async def _terminate_backends(settlement: Settlement) -> None:
         "select pg_terminate_backend(pid) from pg_stat_activity"
         " where datname = current_database() and pid <> pg_backend_pid()"
     )
+
+
+async def test_a_ledger_that_waits_for_the_archive_can_be_stopped(
+    settlement: Settlement, maker: LogMaker, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody archives, as after a halt; a stop must not wait for that."""
+    waits = asyncio.Event()
+
+    async def archive_end(connection: Connection, shard: int) -> ArchiveEnd:
+        waits.set()
+        return await archive.archive_end(connection, shard)
+
+    monkeypatch.setattr(follower, "archive_end", archive_end)
+    await wire.append(maker.begin(11))
+    ledger = asyncio.create_task(settlement.applier().run())
+    await waits.wait()
+    async with asyncio.timeout(60):
+        await cancel_and_wait(ledger)
+    assert await settlement.applied_seq() == 0
