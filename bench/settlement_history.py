@@ -1,20 +1,24 @@
 """History queries of an account with very many orders: `python -m bench.settlement_history`.
 
-Orders and fills of many accounts are generated inside a real PostgreSQL, over twelve months; a
-tenth of them belongs to one account. Then that account asks for pages of 100 the way traders do:
-the newest, by market, by status, by both, from a time on, and deep into the past by key; each page
-is read and made into messages as a call would get them. The reference is the same of an account
-with a thousand orders, in the same run. Progress goes to stderr, one JSON object per line to
-stdout.
+A year of history is generated inside a real PostgreSQL; a tenth of it belongs to one account. Then
+that account asks the way traders do: the newest page, by market, by status (also one that hardly
+any order has, or none), by several of these, of a day, of an hour, deep into the past by page
+tokens. Each call goes through gRPC to the real service method and back, in this process. The
+reference is the same of an account with a thousand orders, in the same run.
+
+Beside the time of a call (which on a busy machine is mostly waiting) there is the CPU that it took:
+of this process, client included, and of the database. Progress goes to stderr, one JSON object per
+line to stdout.
 
 The whole measurement of 1,000,000 orders among 10,000,000: `--orders 10000000` (some minutes and
-about 10 GB of disk while it runs).
+about 10 GB of disk while it runs; `--data-dir` keeps the filled database there for other runs).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import platform
@@ -23,144 +27,257 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import grpc
 import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from google.protobuf.timestamp_pb2 import Timestamp
+from tidebook.engine.v1 import types_pb2
+from tidebook.settlement.v1 import history_pb2, history_pb2_grpc
 
-from bench.support.report import emit, say
+from bench.support.history_rows import BIG, MARKETS, SMALL, YEAR_NS, fill_up
+from bench.support.report import emit, milliseconds, say
+from mesh.server import ServiceHost
+from mesh.tokens import TokenSigner, TokenVerifier
 from ops.embedded import EmbeddedPostgres
 from ops.migrate import migrate
-from services.settlement import history
 from services.settlement.catalog import Catalog
-from services.settlement.store import reading
-from services.settlement.store.partitions import Months
-from services.settlement.store.reading import Span
+from services.settlement.servicer_history import HistoryServicer
 from services.settlement.store.sessions import open_store
 from tests.builders import make_settings
+from tests.support import free_ports
 
-START_NS = 1_700_000_000_000_000_000
-YEAR_NS = 365 * 86_400 * 10**9
-BIG, SMALL, OTHERS = 5001, 5002, 900
-PAGE = 100
-CHUNK = 500_000
-
-_CONFIGURATION = """
-insert into assets values (1, 'USDC', 8, 6), (2, 'BTC', 8, 8);
-insert into markets select m, 'M' || m || '_USDC', 1, 2, 1, 1000000, 1000
-from generate_series(1, 15) m
-"""
-# One order in ten is the big account's; one in a hundred thousand expired, and nine in ten are of
-# the first market: the rare ones are what an index must find.
-_ORDERS = """
-insert into closed_orders
-select 0, n, {account}, case when n % 10 < 9 then 1 else 2 + n % 14 end, 'c' || n, 1 + n % 2, 1, 1,
-    case when n % 100000 = 7 then 6 when n % 5 = 0 then 4 else 5 end, 5000000 + n % 1000, 1000, 0,
-    0, 0, 0, false, false, 0, 0, 0, 0, 0, 0, $3 + n * $4, $3 + n * $4 + 1000000, n
-from generate_series($1::bigint, $2::bigint) n
-"""
-_FILLS = """
-insert into fills
-select 0, case when n % 10 < 9 then 1 else 2 + n % 14 end, n, false, {account}, n, 1 + n % 2,
-    5000000 + n % 1000, 1000, 5000000000, 5000000, $3 + n * $4, n
-from generate_series($1::bigint, $2::bigint) n
-"""
-_ACCOUNT = (
-    f"case when hashint8(n) % 10 = 0 then {BIG} when n % 1000 = 1 and n <= 1000000 then {SMALL}"
-    f" else 6000 + n % {OTHERS} end"
-)
+DAY_NS = 86_400 * 10**9
+FILLED, CANCELLED = types_pb2.ORDER_STATUS_FILLED, types_pb2.ORDER_STATUS_CANCELLED
+# One order in a hundred thousand, and none.
+RARE, NONE = types_pb2.ORDER_STATUS_EXPIRED, types_pb2.ORDER_STATUS_REJECTED
+Request = Any
 
 
-async def fill_up(pool: asyncpg.Pool, orders: int) -> None:
-    """Generate the history."""
-    step_ns = YEAR_NS // orders
-    async with pool.acquire() as connection:
-        await connection.execute(_CONFIGURATION)
-        await Months().ensure(connection, START_NS, START_NS + YEAR_NS)
-        for first in range(1, orders + 1, CHUNK):
-            last = min(first + CHUNK - 1, orders)
-            for statement in (_ORDERS, _FILLS):
-                await connection.execute(
-                    statement.format(account=_ACCOUNT), first, last, START_NS, step_ns, timeout=900
-                )
-            say(f"{last} orders")
-        await connection.execute("analyze closed_orders, fills", timeout=900)
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Asks for one account's history."""
+
+    account_id: int
+    stub: history_pb2_grpc.HistoryServiceStub
+    metadata: tuple[tuple[str, str], ...]
+
+    async def ask(self, request: Request) -> Any:
+        """The answer to any request of the service."""
+        method = getattr(self.stub, type(request).__name__.removesuffix("Request"))
+        return await method(request, metadata=self.metadata, timeout=60)
 
 
-def questions(chance: random.Random) -> dict[str, dict[str, Any]]:
-    """Name -> how an account asks for a page of its orders."""
-    when = START_NS + chance.randrange(YEAR_NS)
-    nothing: dict[str, Any] = {"market_id": None, "status": None, "span": Span(), "before": None}
+def _time(time_ns: int) -> Timestamp:
+    result = Timestamp()
+    result.FromNanoseconds(time_ns)
+    return result
+
+
+def questions(start_ns: int, chance: random.Random) -> dict[str, Callable[[], Request]]:
+    """Name -> makes a request; those whose name begins with "deep" are asked for a later page."""
+
+    def when() -> int:
+        return start_ns + chance.randrange(YEAR_NS - 2 * DAY_NS)
+
+    def during(length_ns: int) -> dict[str, Timestamp]:
+        start = when()
+        return {"start_time": _time(start), "end_time": _time(start + length_ns)}
+
+    def market() -> str:
+        return f"M{chance.randint(2, MARKETS)}_USDC"
+
+    orders: Callable[..., Request] = history_pb2.ListOrdersRequest
+    fills: Callable[..., Request] = history_pb2.ListFillsRequest
     return {
-        "newest": nothing,
-        "of a market": nothing | {"market_id": chance.randint(1, 15)},
-        "of a status": nothing | {"status": chance.choice((4, 5, 6))},
-        "of both": nothing | {"market_id": chance.randint(1, 15), "status": chance.choice((4, 6))},
-        "of a day": nothing | {"span": Span(when, when + 86_400 * 10**9)},
-        "deep": nothing | {"before": (when, 1, 0)},
+        "orders: newest": orders,
+        "orders: newest 500": lambda: orders(page_size=500),
+        "orders: common market": lambda: orders(market="M1_USDC"),
+        "orders: rare market": lambda: orders(market=market()),
+        "orders: filled": lambda: orders(status=FILLED),
+        "orders: cancelled": lambda: orders(status=CANCELLED),
+        "orders: rare status": lambda: orders(status=RARE),
+        "orders: a status that none has": lambda: orders(status=NONE),
+        "orders: open": lambda: orders(status=types_pb2.ORDER_STATUS_OPEN),
+        "orders: rare market, filled": lambda: orders(market=market(), status=FILLED),
+        "orders: rare market, rare status": lambda: orders(market=market(), status=RARE),
+        "orders: of a day": lambda: orders(**during(DAY_NS)),
+        "orders: of an hour": lambda: orders(**during(DAY_NS // 24)),
+        "orders: of a day, market, filled": lambda: orders(
+            market="M1_USDC", status=FILLED, **during(DAY_NS)
+        ),
+        "orders: until a time": lambda: orders(end_time=_time(when())),
+        "deep orders": lambda: orders(end_time=_time(when())),
+        "deep orders: rare market": lambda: orders(market=market(), end_time=_time(when())),
+        "fills: newest": fills,
+        "fills: rare market": lambda: fills(market=market()),
+        "fills: of a day": lambda: fills(**during(DAY_NS)),
+        "deep fills": lambda: fills(end_time=_time(when())),
+        "positions: newest": history_pb2.ListPositionsRequest,
+        "positions: rare market": lambda: history_pb2.ListPositionsRequest(market=market()),
+        "cfds: newest": history_pb2.ListCfdsRequest,
+        "liquidations: newest": history_pb2.ListLiquidationsRequest,
+        "liquidations: rare market": lambda: history_pb2.ListLiquidationsRequest(market=market()),
     }
 
 
-async def ask(pool: asyncpg.Pool, account_id: int, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each question, read and made into messages."""
-    catalog, chance = Catalog(pool), random.Random(1)
-    took: dict[str, list[float]] = {}
-    for _ in range(rounds):
-        for name, question in questions(chance).items():
-            began = time.perf_counter()
-            async with pool.acquire() as connection:
-                rows = await reading.list_orders(connection, account_id, limit=PAGE + 1, **question)
-            for row in rows[:PAGE]:
-                await history.order_to_proto(catalog, row)
-            took.setdefault(name, []).append((time.perf_counter() - began) * 1000)
-        fills = {key: value for key, value in question.items() if key not in ("status", "before")}
+@dataclass(slots=True)
+class Taken:
+    """What the calls of one kind took."""
+
+    seconds: list[float]
+    process_ms: float
+    database_ms: float
+    rows: float
+
+
+def _database_cpu_ns(pids: list[int]) -> int:
+    """What the server's processes have used (Linux)."""
+    with contextlib.suppress(OSError):
+        return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in pids)
+    return 0
+
+
+async def measure_kind(
+    pool: asyncpg.Pool, account: Account, make: Callable[[], Request], later: bool, rounds: int
+) -> Taken:
+    """Ask `rounds` times."""
+    requests = [make() for _ in range(rounds)]
+    if later:
+        for request in requests:
+            request.page_token = (await account.ask(request)).next_page_token
+    rows = await pool.fetch("select pid from pg_stat_activity where state is not null")
+    pids = [row[0] for row in rows]
+    seconds, found = [], 0
+    process, database = time.process_time(), _database_cpu_ns(pids)
+    for request in requests:
         began = time.perf_counter()
-        async with pool.acquire() as connection:
-            rows = await reading.list_fills(
-                connection, account_id, order_id=None, before=None, limit=PAGE + 1, **fills
-            )
-        for row in rows[:PAGE]:
-            await history.fill_to_proto(catalog, row)
-        took.setdefault("fills", []).append((time.perf_counter() - began) * 1000)
-    return took
+        answer = await account.ask(request)
+        seconds.append(time.perf_counter() - began)
+        found += len(getattr(answer, answer.DESCRIPTOR.fields[0].name))
+    process, database = time.process_time() - process, _database_cpu_ns(pids) - database
+    return Taken(
+        seconds, process * 1000 / rounds, database / 1e6 / rounds, round(found / rounds, 1)
+    )
 
 
-async def measure(orders: int, rounds: int) -> None:
-    """The whole measurement."""
-    with tempfile.TemporaryDirectory(prefix="tb-", dir="/tmp") as name:
-        postgres = EmbeddedPostgres(Path(name), durable=False)
-        await postgres.start()
-        try:
-            await migrate(postgres.url, ("settlement",))
-            pool = await open_store(make_settings(Path(name), postgres_url=postgres.url))
-            try:
-                await fill_up(pool, orders)
-                say("asking")
-                await ask(pool, BIG, 5)
-                big, small = await ask(pool, BIG, rounds), await ask(pool, SMALL, rounds)
-                owned = await pool.fetchval(
-                    "select count(*) from closed_orders where account_id = $1", BIG
-                )
-            finally:
-                await pool.close()
-        finally:
-            await postgres.stop()
-    for what, times in big.items():
-        emit(
-            bench="settlement_history",
-            orders=orders,
-            of_the_account=owned,
-            page=what,
-            ms_p50=_cut(times, 50),
-            ms_p99=_cut(times, 99),
-            ms_p99_of_a_small_account=_cut(small[what], 99),
-            p99_to_small=round(_cut(times, 99) / _cut(small[what], 99), 2),
+async def export(account: Account) -> dict[str, float]:
+    """The whole history of orders as CSV: rows a second, and how much the memory grew."""
+    pieces: Any = account.stub.ExportHistory(
+        history_pb2.ExportHistoryRequest(kind=history_pb2.HISTORY_KIND_ORDERS),
+        metadata=account.metadata,
+    )
+    rows, began, first_kib, most_kib = -1, time.perf_counter(), 0, 0
+    cpu = time.process_time()
+    async for piece in pieces:
+        rows += piece.csv.count("\n")
+        first_kib = first_kib or _resident_kib()
+        most_kib = max(most_kib, _resident_kib())
+    seconds = time.perf_counter() - began
+    return {
+        "rows": rows,
+        "rows_per_second": round(rows / seconds),
+        "process_cpu_us_per_row": round((time.process_time() - cpu) / rows * 1e6, 1),
+        "memory_grew_mib": round((most_kib - first_kib) / 1024, 1),
+    }
+
+
+def _resident_kib() -> int:
+    with contextlib.suppress(OSError):
+        return (
+            int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") >> 10
         )
+    return 0
 
 
-def _cut(times: list[float], percentile: int) -> float:
-    return round(statistics.quantiles(times, n=100)[percentile - 1], 2)
+@contextlib.asynccontextmanager
+async def serving(
+    postgres_url: str, data_dir: Path
+) -> AsyncIterator[tuple[asyncpg.Pool, Callable[[int], Account]]]:
+    """The history service on a socket; (its connections, account id -> who asks for it)."""
+    base = free_ports([0, 100])
+    settings = make_settings(data_dir, postgres_url=postgres_url, settlement_port=base)
+    pool = await open_store(settings)
+    signer = TokenSigner(Ed25519PrivateKey.generate(), "k1")
+
+    async def keys() -> dict[str, bytes]:
+        return {signer.kid: signer.public_key}
+
+    host = await ServiceHost.start(
+        settings,
+        service="settlement",
+        public=[
+            (
+                history_pb2_grpc.add_HistoryServiceServicer_to_server,
+                HistoryServicer(pool, Catalog(pool)),
+            )
+        ],
+        verifier=TokenVerifier(keys),
+    )
+    channel = grpc.aio.insecure_channel(f"127.0.0.1:{base}")
+    stub = history_pb2_grpc.HistoryServiceStub(channel)
+
+    def account(account_id: int) -> Account:
+        token = signer.sign(
+            user_id="u",
+            account_id=account_id,
+            session_id=f"s{account_id}",
+            scopes=["read"],
+            ttl_seconds=3600,
+        )
+        return Account(account_id, stub, (("authorization", f"Bearer {token}"),))
+
+    try:
+        yield pool, account
+    finally:
+        await channel.close()
+        await host.drain()
+        await pool.close()
+
+
+async def measure(orders: int, rounds: int, data_dir: Path) -> None:
+    """The whole measurement."""
+    postgres = EmbeddedPostgres(data_dir, durable=False)
+    await postgres.start()
+    try:
+        await migrate(postgres.url, ("settlement",))
+        async with serving(postgres.url, data_dir) as (pool, account):
+            if not await pool.fetchval("select exists (select from closed_orders)"):
+                await fill_up(pool, orders)
+            start_ns = await pool.fetchval("select min(created_ns) from closed_orders")
+            orders = await pool.fetchval("select count(*) from closed_orders", timeout=600)
+            count = "select count(*) from closed_orders where account_id = $1"
+            owned = await pool.fetchval(count, BIG, timeout=600)
+            big, small = account(BIG), account(SMALL)
+            for name, make in questions(start_ns, random.Random(1)).items():
+                later = name.startswith("deep")
+                await measure_kind(pool, big, make, later, 10)
+                ours = await measure_kind(pool, big, make, later, rounds)
+                reference = await measure_kind(pool, small, make, later, rounds)
+                emit(
+                    bench="settlement_history",
+                    orders=orders,
+                    of_the_account=owned,
+                    query=name,
+                    rows=ours.rows,
+                    ms_p50=milliseconds(ours.seconds, 50),
+                    ms_p99=milliseconds(ours.seconds, 99),
+                    process_cpu_ms=round(ours.process_ms, 2),
+                    database_cpu_ms=round(ours.database_ms, 2),
+                    small_account_ms_p99=milliseconds(reference.seconds, 99),
+                    p50_to_small=round(
+                        statistics.median(ours.seconds) / statistics.median(reference.seconds), 2
+                    ),
+                )
+            say("exporting")
+            emit(bench="settlement_export", **await export(big))
+    finally:
+        await postgres.stop()
 
 
 def main() -> None:
@@ -168,6 +285,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--orders", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--data-dir", type=Path)
     arguments = parser.parse_args()
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
@@ -179,7 +297,11 @@ def main() -> None:
         cpus=os.cpu_count(),
         load=os.getloadavg()[0],
     )
-    asyncio.run(measure(arguments.orders, arguments.rounds))
+    with contextlib.ExitStack() as stack:
+        data_dir = arguments.data_dir or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="tb-", dir="/tmp"))
+        )
+        asyncio.run(measure(arguments.orders, arguments.rounds, data_dir))
 
 
 if __name__ == "__main__":

@@ -42,12 +42,13 @@ def parse_units(text: str, decimals: int, *, field: str = "") -> int:
 
 def format_units(units: int, decimals: int) -> str:
     """`150000000` with 8 decimals -> `"1.5"`. Trailing zeros are cut; the sign is kept."""
-    sign = "-" if units < 0 else ""
-    digits = str(abs(units)).rjust(decimals + 1, "0")
-    if decimals == 0:
-        return sign + digits
-    fraction = digits[-decimals:].rstrip("0")
-    return sign + digits[:-decimals] + ("." + fraction if fraction else "")
+    if units < 0:
+        return "-" + format_units(-units, decimals)
+    digits = str(units)
+    if decimals == 0 or units == 0:
+        return digits
+    digits = digits.rjust(decimals + 1, "0")
+    return f"{digits[:-decimals]}.{digits[-decimals:]}".rstrip("0").rstrip(".")
 
 
 def ceil_div(numerator: int, denominator: int) -> int:

@@ -18,7 +18,7 @@ from services.settlement.catalog import Catalog
 from services.settlement.paging import MAX_PAGE_SIZE
 from services.settlement.store import reading
 from services.settlement.store.database import Connection
-from services.settlement.store.reading import Span
+from services.settlement.store.pages import Span
 from services.settlement.store.sessions import for_a_call
 from services.settlement.store.transfers import export_transfers
 

@@ -11,21 +11,21 @@ from tidebook.common.v1 import reason_pb2
 from tidebook.engine.v1 import order_pb2, position_pb2, types_pb2
 from tidebook.settlement.v1 import ledger_pb2
 
+from kernel.clock import NS_PER_SECOND
 from kernel.markets import Market
 from kernel.money import INT64_MAX
 from kernel.reasons import Reason
 from services.settlement.catalog import Catalog
 from services.settlement.domain.ledger import LedgerKind, TransactionKind
-from services.settlement.store.reading import Span
+from services.settlement.store.pages import Span
 
 _LEDGER_NAMES = {LedgerKind.CLIENT_FREE: "free", LedgerKind.CLIENT_HELD: "held"}
 
 
 def timestamp(time_ns: int) -> Timestamp:
     """Unix nanoseconds -> Timestamp."""
-    result = Timestamp()
-    result.FromNanoseconds(time_ns)
-    return result
+    seconds, nanos = divmod(time_ns, NS_PER_SECOND)
+    return Timestamp(seconds=seconds, nanos=nanos)
 
 
 def span_of(request: Any) -> Span:

@@ -17,7 +17,7 @@ from mesh.identity import require
 from services.settlement import history as h
 from services.settlement.catalog import Catalog
 from services.settlement.export import export
-from services.settlement.paging import make_token, page_size, read_token
+from services.settlement.paging import MAX_PAGE_SIZE, make_token, page_size, read_token
 from services.settlement.store import reading
 from services.settlement.store.sessions import for_a_call
 
@@ -61,9 +61,9 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
         shard = min(shard_of(order_id), SHARDS_MAX)
         async with for_a_call(self._pool) as connection:
             row = await reading.get_order(connection, shard, account_id, order_id)
-            fills = await reading.fills_of_order(connection, shard, account_id, order_id)
-        if row is None:
-            raise Refused(Reason.ORDER_NOT_FOUND, field="order_id")
+            if row is None:
+                raise Refused(Reason.ORDER_NOT_FOUND, field="order_id")
+            fills = await reading.fills_of_order(connection, row, MAX_PAGE_SIZE)
         return history_pb2.GetOrderResponse(
             order=await h.order_to_proto(self._catalog, row),
             fills=[await h.fill_to_proto(self._catalog, fill) for fill in fills],

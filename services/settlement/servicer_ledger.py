@@ -22,7 +22,8 @@ from services.settlement.paging import make_token, page_size, read_token
 from services.settlement.reconciliation import Reconciliation
 from services.settlement.shards import ShardBooks
 from services.settlement.store.archive import Link, archive_end, read_links
-from services.settlement.store.reading import Span, list_balances, list_entries
+from services.settlement.store.pages import Span
+from services.settlement.store.reading import list_balances, list_entries
 from services.settlement.store.sessions import for_a_call
 from services.settlement.transfers import Transfers
 

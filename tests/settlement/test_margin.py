@@ -19,7 +19,7 @@ from services.settlement.domain import ledger
 from services.settlement.domain.ledger import LedgerKind
 from services.settlement.domain.rows import MarketKind
 from services.settlement.store import reading
-from services.settlement.store.reading import Span
+from services.settlement.store.pages import Span
 from tests.settlement.margin_log import CFD, MARGIN, MarginLog
 from tests.settlement.support import Settlement, Wire
 

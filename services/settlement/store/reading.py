@@ -5,61 +5,17 @@ Every query of a client names its account. Pages go by the key of the last row, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import asyncpg
 
-from kernel.money import INT64_MAX
 from services.settlement.domain.ledger import LedgerKind
 from services.settlement.store.database import Connection
+from services.settlement.store.pages import Conditions, Span, read_page
 
 Row = asyncpg.Record
 # What an order is for good, see `tidebook.engine.v1.OrderStatus`.
 ENDED = (4, 5, 6, 7)
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A time span in Unix nanoseconds: from `start_ns` on, before `end_ns`."""
-
-    start_ns: int = 0
-    end_ns: int = INT64_MAX
-
-
-class _Query:
-    """Conditions and their parameters, numbered as they come.
-
-    An index leads by what a page may be narrowed to (status, market, asset) and then by time. So a
-    page of everything is put together from a page of each: every branch reads no more rows than
-    the page has.
-    """
-
-    def __init__(self) -> None:
-        self.parameters: list[Any] = []
-        self._conditions: list[str] = []
-
-    def where(self, condition: str, *values: object) -> None:
-        """Add a condition; `{}` stands for a parameter."""
-        first = len(self.parameters) + 1
-        self.parameters.extend(values)
-        self._conditions.append(condition.format(*(f"${first + i}" for i in range(len(values)))))
-
-    def text(self, select: str, order_by: str, limit: int) -> str:
-        """The rows that meet the conditions."""
-        conditions = " and ".join(self._conditions)
-        return f"{select} where {conditions} order by {order_by} limit {limit}"
-
-    def union(self, branches: Iterable[tuple[str, str]], order_by: str, limit: int) -> str:
-        """The same of each branch, (select, its own condition), put together."""
-        conditions = " and ".join(self._conditions)
-        parts = (
-            f"({select} where {own} and {conditions} order by {order_by} limit {limit})"
-            for select, own in branches
-        )
-        page = " union all ".join(parts)
-        return f"select * from ({page}) page order by {order_by} limit {limit}"
 
 
 async def list_orders(
@@ -75,25 +31,25 @@ async def list_orders(
     """Orders of the account, newest first; `before` is (created_ns, order_id, shard) of the last
     seen.
     """
-    query = _Query()
-    query.where("account_id = {} and created_ns >= {}", account_id, span.start_ns)
-    # The first is what the second says already, in words that leave out whole months.
-    created_ns, order_id, shard = before or (span.end_ns, 0, 0)
-    query.where("created_ns <= {}", created_ns)
-    query.where("(created_ns, order_id, shard) < ({}, {}, {})", created_ns, order_id, shard)
-    if market_id is not None:
-        query.where("market_id = {}", market_id)
-    branches = []
-    if status not in ENDED:
-        only = "true" if status is None else f"status = {int(status)}"
-        branches.append(("select * from open_orders", only))
-    branches += [
-        ("select * from closed_orders", f"status = {ended}")
-        for ended in ENDED
-        if status in (None, ended)
-    ]
-    text = query.union(branches, "created_ns desc, order_id desc, shard desc", limit)
-    return await connection.fetch(text, *query.parameters)
+    conditions = Conditions()
+    conditions.of_account(account_id, market_id)
+    # Live orders are few and have one index; $1 is the account.
+    live = ("select * from open_orders", "account_id = $1")
+    if status is None:
+        branches = [live, *(("select * from closed_orders", f"status = {one}") for one in ENDED)]
+    else:
+        # With only one status there is only one branch, and one statement for them all.
+        conditions.where("status = {}", int(status))
+        branches = [("select * from closed_orders", "true") if status in ENDED else live]
+    return await read_page(
+        connection,
+        branches,
+        conditions,
+        {"created_ns": int, "order_id": int, "shard": int},
+        span=span,
+        before=before,
+        limit=limit,
+    )
 
 
 async def get_order(
@@ -108,16 +64,18 @@ async def get_order(
     )
 
 
-async def fills_of_order(
-    connection: Connection, shard: int, account_id: int, order_id: int
-) -> list[Row]:
-    """All fills of an order of the account, oldest first."""
+async def fills_of_order(connection: Connection, order: Row, limit: int) -> list[Row]:
+    """The first `limit` fills of an order, oldest first."""
     return await connection.fetch(
-        "select * from fills where shard = $1 and account_id = $2 and order_id = $3"
-        " order by trade_id",
-        shard,
-        account_id,
-        order_id,
+        "select * from fills where shard = $1 and order_id = $2 and account_id + 0 = $3"
+        " and time_ns between $4 and $5 order by trade_id limit $6",
+        order["shard"],
+        order["order_id"],
+        order["account_id"],
+        # It was filled while it lived, so other months need not be looked at.
+        order["created_ns"],
+        order["updated_ns"],
+        limit,
     )
 
 
@@ -132,27 +90,23 @@ async def list_fills(
     limit: int,
 ) -> list[Row]:
     """Fills of the account, newest first; `before` is (time_ns, market_id, trade_id, maker)."""
-    time_ns, market, trade_id, maker = before or (span.end_ns, 0, 0, 0)
-    query = _Query()
-    query.where("account_id = {} and time_ns >= {}", account_id, span.start_ns)
-    query.where("time_ns <= {}", time_ns)
-    query.where(
-        "(time_ns, market_id, trade_id, maker) < ({}, {}, {}, {})",
-        time_ns,
-        market,
-        trade_id,
-        bool(maker),
+    conditions = Conditions()
+    if order_id is None:
+        conditions.of_account(account_id, market_id)
+    else:
+        # An order has few fills, and an index of its own: none of the others may be taken for it.
+        conditions.where("order_id = {} and account_id + 0 = {}", order_id, account_id)
+        if market_id is not None:
+            conditions.where("market_id + 0 = {}", market_id)
+    return await read_page(
+        connection,
+        [("select * from fills", "true")],
+        conditions,
+        {"time_ns": int, "market_id": int, "trade_id": int, "maker": bool},
+        span=span,
+        before=before,
+        limit=limit,
     )
-    if market_id is not None:
-        query.where("market_id = {}", market_id)
-    if order_id is not None:
-        query.where("order_id = {}", order_id)
-    text = query.text(
-        "select * from fills",
-        "time_ns desc, market_id desc, trade_id desc, maker desc",
-        limit,
-    )
-    return await connection.fetch(text, *query.parameters)
 
 
 async def list_entries(
@@ -176,22 +130,18 @@ async def list_entries(
         asset_ids = [asset_id]
     if not asset_ids:
         return []
-    query = _Query()
-    time_ns, entry_id, shard = before or (span.end_ns, 0, 0)
-    query.where("account_id = {} and time_ns >= {}", account_id, span.start_ns)
-    query.where("time_ns <= {}", time_ns)
-    query.where("(time_ns, entry_id, shard) < ({}, {}, {})", time_ns, entry_id, shard)
-    order = "time_ns desc, entry_id desc, shard desc"
-    page = query.union(
+    conditions = Conditions()
+    conditions.where("account_id = {}", account_id)
+    return await read_page(
+        connection,
         [("select * from ledger_entries", f"asset_id = {int(one)}") for one in asset_ids],
-        order,
-        limit,
-    )
-    return await connection.fetch(
-        "select e.*, t.kind, t.log_seq from"
-        f" ({page}) e join ledger_transactions t using (shard, transaction_id, time_ns)"
-        f" order by {order}",
-        *query.parameters,
+        conditions,
+        {"time_ns": int, "entry_id": int, "shard": int},
+        span=span,
+        before=before,
+        limit=limit,
+        columns="page.*, t.kind, t.log_seq",
+        join="join ledger_transactions t using (shard, transaction_id, time_ns)",
     )
 
 
@@ -274,17 +224,16 @@ async def _closed(
     before: Sequence[int] | None,
     limit: int,
 ) -> list[Row]:
-    """Rows of a table whose key begins with a time, newest first."""
-    query = _Query()
-    values = tuple(before or (span.end_ns, *(0 for _ in key[1:])))
-    query.where(f"account_id = {{}} and {key[0]} >= {{}}", account_id, span.start_ns)
-    query.where(f"{key[0]} <= {{}}", values[0])
-    query.where(f"({', '.join(key)}) < ({', '.join('{}' for _ in key)})", *values)
-    if market_id is not None:
-        query.where("market_id = {}", market_id)
-    order = ", ".join(f"{name} desc" for name in key)
-    return await connection.fetch(
-        query.text(f"select * from {table}", order, limit), *query.parameters
+    conditions = Conditions()
+    conditions.of_account(account_id, market_id)
+    return await read_page(
+        connection,
+        [(f"select * from {table}", "true")],
+        conditions,
+        dict.fromkeys(key, int),
+        span=span,
+        before=before,
+        limit=limit,
     )
 
 

@@ -16,7 +16,7 @@ from kernel.clock import NS_PER_SECOND
 from kernel.money import INT64_MAX
 from services.settlement.domain.facts import TransferKind
 from services.settlement.store.database import Connection
-from services.settlement.store.reading import Span
+from services.settlement.store.pages import Span
 
 # First half of the advisory lock key that makes an account's requests wait for one another.
 _ACCOUNT_LOCK = 0x7469_0003
