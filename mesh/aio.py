@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 _CANCEL_AGAIN_SECONDS = 0.5
 log = structlog.get_logger()
+T = TypeVar("T")
 
 
 class Backoff:
@@ -35,6 +36,17 @@ class Backoff:
     async def wait(self) -> None:
         """Sleep for the next wait."""
         await asyncio.sleep(self.next_seconds())
+
+
+async def in_steps(steps: Generator[None, None, T]) -> T:
+    """Run a long computation to its end; between its steps the loop does what else is due."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        await asyncio.sleep(0)
 
 
 _crashed: list[BaseException] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Coroutine
 from typing import Any
 
@@ -36,6 +37,7 @@ log = structlog.get_logger()
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set, then finish the batch under way and close."""
+    collect_rarely()
     pool = await _pool(_with_connections(settings), stop)
     if pool is None:
         return
@@ -115,6 +117,14 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         await asyncio.gather(*(channel.close() for channel in channels.values()))
         await redis.aclose()
         await pool.close()
+
+
+def collect_rarely() -> None:
+    """What a batch makes dies with it and has no cycles: looking through it every 700 new objects,
+    as the defaults would, costs half as much as making it.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def _with_connections(settings: Settings) -> Settings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 
 from google.protobuf.message import DecodeError
 from tidebook.engine.v1 import log_pb2, types_pb2
@@ -28,6 +28,10 @@ _WITHOUT_EFFECT = frozenset(
         "time_passed",
     }
 )
+
+# Events that are folded at once.
+_STEP_EVENTS = 100
+_PLACING = frozenset({"place_order", "place_oco"})
 
 # What an order asks for that no account placed.
 _ENGINES_OWN = log_pb2.PlaceOrderCommand(
@@ -60,10 +64,28 @@ def fold(
     `markets` are those configured before, by id. Raises `PoisonEntry`; nothing of such a batch may
     be kept.
     """
+    steps = folding(records, shard=shard, last_command_seq=last_command_seq, markets=markets)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: tuple[Batch, int] = end.value
+            return result
+
+
+def folding(
+    records: Iterable[LogRecord],
+    *,
+    shard: int,
+    last_command_seq: int,
+    markets: dict[int, MarketRow],
+) -> Generator[None, None, tuple[Batch, int]]:
+    """`fold` in steps of about a millisecond, for one who has other things to do."""
     batch = Batch(dict(markets))
     for record in records:
         entry = decode_entry(record, shard)
         batch.begin_entry(entry.seq, entry.time_ns)
+        step_ends = _STEP_EVENTS
         for command in entry.commands:
             last_command_seq += 1
             if command.command_seq != last_command_seq:
@@ -71,34 +93,41 @@ def fold(
                     entry.seq, f"command {command.command_seq} in place of {last_command_seq}"
                 )
             order_id = 0
+            kind = command.WhichOneof("command") or ""
             try:
                 for event in command.events:
-                    order_id = _apply(batch, command, event) or order_id
+                    order_id = _apply(batch, kind, command, event) or order_id
                     batch.event_index += 1
+                    if batch.event_index == step_ends:
+                        step_ends += _STEP_EVENTS
+                        yield
             except ValueError as error:
                 raise PoisonEntry(entry.seq, f"command {last_command_seq}: {error}") from error
             if command.trace_id and command.span_id:
                 batch.traced.append(
                     TracedCommand(command.trace_id, command.span_id, entry.seq, order_id)
                 )
+        yield
     return batch, last_command_seq
 
 
-def _apply(batch: Batch, command: log_pb2.LoggedCommand, event: log_pb2.Event) -> int:
-    """Apply one event; the order that the command is about, 0 if the event names none."""
+def _apply(batch: Batch, kind: str, command: log_pb2.LoggedCommand, event: log_pb2.Event) -> int:
+    """Apply one event of a command of that kind; the order that the command is about, 0 if the
+    event names none.
+    """
     name = event.WhichOneof("event")
     if name == "order_placed":
-        return _order_placed(batch, command, event.order_placed)
+        return _order_placed(batch, kind, command, event.order_placed)
     if name == "trade":
         batch.trade(event.trade)
         return 0
     if name == "order_closed":
-        batch.order_closed(event.order_closed)
+        closed = event.order_closed
+        batch.order_closed(closed)
         # Of a placed order, its own end comes last; a maker it closed must not take its name.
-        placing = command.HasField("place_order") or command.HasField("place_oco")
-        return 0 if placing else event.order_closed.order_id
+        return 0 if kind in _PLACING else closed.order_id
     if name == "command_refused":
-        if command.HasField("transfer"):
+        if kind == "transfer":
             batch.transfer_refused(command.transfer.transfer_id, event.command_refused.reason)
         return 0
     if name in _WITHOUT_EFFECT:
@@ -109,16 +138,15 @@ def _apply(batch: Batch, command: log_pb2.LoggedCommand, event: log_pb2.Event) -
     return handler(batch, command, event)
 
 
-def _order_placed(batch: Batch, command: log_pb2.LoggedCommand, placed: log_pb2.OrderPlaced) -> int:
-    if command.HasField("place_oco") and placed.oco_order_id:
+def _order_placed(
+    batch: Batch, kind: str, command: log_pb2.LoggedCommand, placed: log_pb2.OrderPlaced
+) -> int:
+    if kind == "place_oco" and placed.oco_order_id:
         # The first order is placed first, and the second names it.
         pair = command.place_oco
         of_second = placed.oco_order_id < placed.order_id
         batch.order_placed(placed, pair.second if of_second else pair.first)
-    elif (
-        command.HasField("place_order")
-        and command.events[0].order_placed.order_id == placed.order_id
-    ):
+    elif kind == "place_order" and command.events[0].order_placed.order_id == placed.order_id:
         batch.order_placed(placed, command.place_order)
     else:
         # The engine's own: it liquidates a position, or offers what the insurance fund carries.

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import itertools
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable, Iterable
 
 import asyncpg
 import structlog
 
 from kernel.clock import Clock, SystemClock
-from mesh.aio import cancel_and_wait
+from mesh.aio import in_steps
 from mesh.log import ChainBroken, LogReader, LogRecord, LogTrimmed, verify_chain
 from mesh.telemetry import SpanRecorder, TraceContext
-from services.settlement.codec import fold
-from services.settlement.domain.batch import Batch
+from services.settlement.ahead import Folded, folded_ahead
+from services.settlement.codec import folding
 from services.settlement.domain.ledger import PoisonEntry
 from services.settlement.domain.rows import MarketRow, TracedCommand
 from services.settlement.halts import Halts
@@ -37,27 +35,16 @@ from services.settlement.store.sessions import finish, run_alone
 
 # First halves of the advisory lock keys; the second is the shard.
 _ARCHIVE_LOCK, _APPLY_LOCK = 0x7469_0001, 0x7469_0002
-# An entry may hold a thousand commands: read few at once, and close a transaction by bytes.
+# An entry may hold a thousand commands: read few at once.
 _READ_ENTRIES = 100
-_TRANSACTION_BYTES = 512 << 10
-# Batches that are decoded while PostgreSQL writes the one before.
-_AHEAD = 2
 # How often the archive is looked at by a ledger that is quicker.
 _ARCHIVE_SECONDS = 0.01
-# The tables of what is open are small when a statement is planned and may be large when it runs.
-_PLANS = "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off"
+# The tables of what is open may be empty when a statement runs first and large a minute later: it is
+# planned each time, for what there is to do. Calls read with plans that are kept.
+_PLANS = "set plan_cache_mode = force_custom_plan"
 ARCHIVE, APPLY = "archive", "apply"
 
 log = structlog.get_logger()
-
-
-class _Folded(NamedTuple):
-    """Entries, what they mean, and when they were read."""
-
-    records: list[LogRecord]
-    batch: Batch
-    last_command_seq: int
-    read_ns: int
 
 
 class Archiver:
@@ -143,43 +130,11 @@ class Applier:
         await connection.execute(_PLANS)
         log.info("ledger_follows", after_seq=progress.seq)
         self.ready.set()
-        queue: asyncio.Queue[_Folded | Exception] = asyncio.Queue(_AHEAD)
-        ahead = asyncio.create_task(self._fold_ahead(progress, queue), name="fold ahead")
-        try:
-            while True:
-                folded = await queue.get()
-                if isinstance(folded, Exception):
-                    raise folded
+        fold_ahead = folded_ahead(self._entries(progress), self._fold, progress.last_command_seq)
+        async with fold_ahead as batches:
+            async for folded in batches:
                 progress = await self._apply(connection, folded, progress)
                 succeeded()
-        finally:
-            await cancel_and_wait(ahead)
-
-    async def _fold_ahead(self, start: Progress, queue: asyncio.Queue[_Folded | Exception]) -> None:
-        """Read and decode for ever. What cannot be decoded comes after all that is before it."""
-        last_command_seq = start.last_command_seq
-        try:
-            async for records in self._entries(start):
-                for part in _parts(records):
-                    async for folded in self._folded(part, last_command_seq):
-                        last_command_seq = folded.last_command_seq
-                        await queue.put(folded)
-        except Exception as error:
-            await queue.put(error)
-
-    async def _folded(
-        self, records: list[LogRecord], last_command_seq: int
-    ) -> AsyncIterator[_Folded]:
-        """All in one; one by one up to the bad one if there is one, which is raised."""
-        try:
-            together = await self._fold(records, last_command_seq)
-        except PoisonEntry:
-            for record in records:
-                one = await self._fold([record], last_command_seq)
-                last_command_seq = one.last_command_seq
-                yield one
-        else:
-            yield together
 
     async def _entries(self, start: Progress) -> AsyncIterator[list[LogRecord]]:
         """Entries after `start`: from the log, and from the archive what the log has trimmed."""
@@ -204,20 +159,22 @@ class Applier:
         async with self._pool.acquire() as connection:
             return await read_archive(connection, self._shard, after_seq, _READ_ENTRIES)
 
-    async def _fold(self, records: list[LogRecord], last_command_seq: int) -> _Folded:
+    async def _fold(self, records: list[LogRecord], last_command_seq: int) -> Folded:
         read_ns = self._clock.now_ns()
-        # In a thread, so that calls are answered meanwhile.
-        batch, last = await asyncio.to_thread(
-            fold,
-            records,
-            shard=self._shard,
-            last_command_seq=last_command_seq,
-            markets=self._markets,
+        # Not in a thread: that would hold up every answer of PostgreSQL's by its turn of the
+        # interpreter, and a batch takes many.
+        batch, last = await in_steps(
+            folding(
+                records,
+                shard=self._shard,
+                last_command_seq=last_command_seq,
+                markets=self._markets,
+            )
         )
         self._markets = batch.known
-        return _Folded(records, batch, last, read_ns)
+        return Folded(records, batch, last, read_ns)
 
-    async def _apply(self, connection: Connection, folded: _Folded, progress: Progress) -> Progress:
+    async def _apply(self, connection: Connection, folded: Folded, progress: Progress) -> Progress:
         records = folded.records
         # The ledger is never ahead of the archive, so all of it can be had again from there.
         while (await archive_end(connection, self._shard)).seq < records[-1].seq:
@@ -235,7 +192,7 @@ class Applier:
         return progress
 
     async def _apply_once(
-        self, connection: Connection, folded: _Folded, progress: Progress
+        self, connection: Connection, folded: Folded, progress: Progress
     ) -> Progress:
         batch, newest = folded.batch, folded.records[-1]
         await self._months.ensure(connection, batch.first_time_ns, batch.time_ns)
@@ -274,11 +231,3 @@ class Applier:
                 log_seq=log_seq,
                 order_id=order_id,
             )
-
-
-def _parts(records: list[LogRecord]) -> Iterator[list[LogRecord]]:
-    """Cut into transactions of a bounded size, at least one record each."""
-    sizes = itertools.accumulate(len(record.payload) for record in records)
-    numbered = zip((size // _TRANSACTION_BYTES for size in sizes), records, strict=True)
-    for _, group in itertools.groupby(numbered, key=lambda item: item[0]):
-        yield [record for _, record in group]

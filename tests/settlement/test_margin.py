@@ -94,10 +94,10 @@ def _posted(records: list[LogRecord]) -> dict[Any, int]:
     balances: dict[Any, int] = defaultdict(int)
     for transaction in batch.transactions:
         ledger.check_zero_sum(transaction.postings)
-        for posting in transaction.postings:
-            balances[tuple(posting.account)] += posting.amount
-        for account, units in balances.items():
-            assert units >= 0 or account[2] in (
+        for account, amount, _ in transaction.postings:
+            balances[tuple(account)] += amount
+        for key, units in balances.items():
+            assert units >= 0 or key[2] in (
                 LedgerKind.HOUSE,
                 LedgerKind.CLEARING,
                 LedgerKind.DEPOSITS,

@@ -103,9 +103,9 @@ def test_any_flow_of_orders_posts_zero_sums_and_the_balances_of_the_core(
     for batch in (first, second):
         for transaction in batch.transactions:
             ledger.check_zero_sum(transaction.postings)
-            for posting in transaction.postings:
-                balances[posting.account] += posting.amount
-                assert posting.account.account_id == 0 or balances[posting.account] >= 0
+            for account, amount, _ in transaction.postings:
+                balances[account] += amount
+                assert account.account_id == 0 or balances[account] >= 0
         for order_id, change in batch.order_changes.items():
             filled[order_id] += change.filled_lots
     clients = {key: units for key, units in balances.items() if key.account_id and units}

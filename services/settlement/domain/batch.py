@@ -48,6 +48,8 @@ _TRANSFERS = {
     TransferKind.SHARD: (ledger.deposits, TransactionKind.SHARD_TRANSFER),
 }
 
+_STATUSES = {int(status): status for status in OrderStatus}
+
 
 @dataclass(slots=True)
 class Batch:
@@ -108,31 +110,7 @@ class Batch:
         order_id = event.order_id
         if order_id in self.new_orders:
             raise ValueError(f"order {order_id} was placed twice")
-        waits = event.trigger_price_ticks > 0
-        self.new_orders[order_id] = NewOrder(
-            order_id=order_id,
-            account_id=event.account_id,
-            market_id=event.market_id,
-            client_order_id=request.client_order_id,
-            side=event.side,
-            type=request.type,
-            time_in_force=request.time_in_force,
-            status=OrderStatus.UNTRIGGERED if waits else OrderStatus.OPEN,
-            price_ticks=event.price_ticks,
-            quantity_lots=event.quantity_lots,
-            quote_amount_units=request.quote_amount_units,
-            post_only=request.post_only,
-            reduce_only=request.reduce_only,
-            display_quantity_lots=request.display_quantity_lots,
-            trigger_price_ticks=event.trigger_price_ticks,
-            trigger_source=request.trigger_source,
-            self_trade_prevention=request.self_trade_prevention,
-            expire_ns=request.expire_ns,
-            trailing_bps=request.trailing_bps,
-            oco_order_id=event.oco_order_id,
-            created_ns=self.time_ns,
-            log_seq=self.log_seq,
-        )
+        self.new_orders[order_id] = NewOrder(event, request, self.time_ns, self.log_seq)
         self._change(order_id)
         self._hold(
             TransactionKind.HOLD, event.account_id, event.hold_asset_id, event.hold_units, order_id
@@ -168,7 +146,7 @@ class Batch:
     def order_closed(self, event: OrderClosedFact) -> None:
         """An order ended and what was left of its hold is free again."""
         change = self._change(event.order_id)
-        change.status = OrderStatus(event.status)
+        change.status = _STATUSES[event.status]
         change.close_reason = event.reason
         self._hold(
             TransactionKind.RELEASE,
@@ -188,42 +166,35 @@ class Batch:
         maker = (event.maker_account_id, event.maker_order_id, event.maker_fee_units)
         taker = (event.taker_account_id, event.taker_order_id, event.taker_fee_units)
         taker_buys = event.taker_side == Side.BUY
+        buyer, seller = (taker, maker) if taker_buys else (maker, taker)
         if market.kind != MarketKind.MARGIN:
-            self._exchange(event, market, maker, taker, taker_buys)
-        self._fill(event, True, *maker, side=Side.SELL if taker_buys else Side.BUY)
-        self._fill(event, False, *taker, side=Side.BUY if taker_buys else Side.SELL)
+            self._exchange(event, market, buyer, seller)
+        self._fill(event, True, maker, Side.SELL if taker_buys else Side.BUY)
+        self._fill(event, False, taker, Side.BUY if taker_buys else Side.SELL)
 
     def _exchange(
         self,
         event: TradeFact,
         market: MarketRow,
-        maker: tuple[int, int, int],
-        taker: tuple[int, int, int],
-        taker_buys: bool,
+        buyer: tuple[int, int, int],
+        seller: tuple[int, int, int],
     ) -> None:
         base, quote = market.base_asset_id, market.quote_asset_id
-        buyer, buy_order, buy_fee = taker if taker_buys else maker
-        seller, sell_order, sell_fee = maker if taker_buys else taker
-        hold = ledger.held(buyer, quote)
-        proceeds = event.notional_units - sell_fee
-        # Together these take exactly `quote_hold_taken` out of the buyer's hold.
-        back = event.quote_hold_taken - event.notional_units - buy_fee
-        self.post(
-            TransactionKind.TRADE,
-            event.taker_order_id,
-            (
-                Move(hold, ledger.free(seller, quote), proceeds, buy_order, sell_order),
-                Move(hold, ledger.fees(quote), buy_fee + sell_fee, buy_order),
-                Move(hold, ledger.free(buyer, quote), back, buy_order, buy_order),
-                Move(
-                    ledger.held(seller, base),
-                    ledger.free(buyer, base),
-                    event.base_units,
-                    sell_order,
-                    buy_order,
-                ),
-            ),
+        buyer_id, buy_order, buy_fee = buyer
+        seller_id, sell_order, sell_fee = seller
+        taken, coins = event.quote_hold_taken, event.base_units
+        proceeds, fees = event.notional_units - sell_fee, buy_fee + sell_fee
+        # What the buyer's hold had for this fill and the price did not need goes back to the buyer.
+        legs = (
+            (ledger.held(buyer_id, quote), -taken, buy_order),
+            (ledger.free(seller_id, quote), proceeds, sell_order),
+            (ledger.fees(quote), fees, buy_order),
+            (ledger.free(buyer_id, quote), taken - proceeds - fees, buy_order),
+            (ledger.held(seller_id, base), -coins, sell_order),
+            (ledger.free(buyer_id, base), coins, buy_order),
         )
+        posted = [leg for leg in legs if leg[1]]
+        self._add(TransactionKind.TRADE, event.taker_order_id, posted)
 
     def market(self, market_id: int) -> MarketRow:
         """A market that is configured. Raises `ValueError`."""
@@ -236,38 +207,31 @@ class Batch:
         """Sum of the batch's postings per ledger account."""
         deltas: dict[LedgerAccount, int] = {}
         for transaction in self.transactions:
-            for posting in transaction.postings:
-                deltas[posting.account] = deltas.get(posting.account, 0) + posting.amount
+            for account, amount, _ in transaction.postings:
+                deltas[account] = deltas.get(account, 0) + amount
         return deltas
 
-    def _fill(
-        self,
-        event: TradeFact,
-        maker: bool,
-        account_id: int,
-        order_id: int,
-        fee_units: int,
-        *,
-        side: Side,
-    ) -> None:
+    def _fill(self, event: TradeFact, maker: bool, party: tuple[int, int, int], side: Side) -> None:
+        account_id, order_id, fee_units = party
+        lots, notional = event.quantity_lots, event.notional_units
         change = self._change(order_id)
-        change.filled_lots += event.quantity_lots
-        change.filled_notional_units += event.notional_units
+        change.filled_lots += lots
+        change.filled_notional_units += notional
         change.fees_units += fee_units
         self.fills.append(
             Fill(
-                market_id=event.market_id,
-                trade_id=event.trade_id,
-                maker=maker,
-                account_id=account_id,
-                order_id=order_id,
-                side=side,
-                price_ticks=event.price_ticks,
-                quantity_lots=event.quantity_lots,
-                notional_units=event.notional_units,
-                fee_units=fee_units,
-                time_ns=self.time_ns,
-                log_seq=self.log_seq,
+                event.market_id,
+                event.trade_id,
+                maker,
+                account_id,
+                order_id,
+                side,
+                event.price_ticks,
+                lots,
+                notional,
+                fee_units,
+                self.time_ns,
+                self.log_seq,
             )
         )
 

@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
-from services.settlement.domain.facts import OrderStatus, Side
+from services.settlement.domain.facts import (
+    OrderPlacedFact,
+    OrderRequestFact,
+    OrderStatus,
+    Side,
+)
 from services.settlement.domain.ledger import Posting, TransactionKind
 
 
@@ -56,26 +61,8 @@ class Transaction(NamedTuple):
 class NewOrder(NamedTuple):
     """An accepted order as it came; what became of it is in its `OrderChange`."""
 
-    order_id: int
-    account_id: int
-    market_id: int
-    client_order_id: str
-    side: int
-    type: int
-    time_in_force: int
-    status: OrderStatus
-    price_ticks: int
-    quantity_lots: int
-    quote_amount_units: int
-    post_only: bool
-    reduce_only: bool
-    display_quantity_lots: int
-    trigger_price_ticks: int
-    trigger_source: int
-    self_trade_prevention: int
-    expire_ns: int
-    trailing_bps: int
-    oco_order_id: int
+    placed: OrderPlacedFact
+    request: OrderRequestFact
     created_ns: int
     log_seq: int
 

@@ -93,8 +93,8 @@ async def write_history(connection: Connection, shard: int, batch: Batch) -> Non
     """
     opened: list[tuple[object, ...]] = []
     closed: list[tuple[object, ...]] = []
-    for order in batch.new_orders.values():
-        change = batch.order_changes[order.order_id]
+    for order_id, order in batch.new_orders.items():
+        change = batch.order_changes[order_id]
         rows = closed if change.status in _ENDED else opened
         rows.append(_order_row(shard, order, change))
     for table, rows in (("open_orders", opened), ("closed_orders", closed)):
@@ -114,42 +114,42 @@ async def write_history(connection: Connection, shard: int, batch: Batch) -> Non
 
 
 def _order_row(shard: int, order: NewOrder, change: OrderChange) -> tuple[object, ...]:
+    placed, request, created_ns, log_seq = order
+    trigger_ticks = placed.trigger_price_ticks
     status = change.status
     if status is None or status is OrderStatus.OPEN:
-        status = OrderStatus.PARTIALLY_FILLED if change.filled_lots else status or order.status
+        waits = trigger_ticks > 0 and status is None
+        live = OrderStatus.UNTRIGGERED if waits else OrderStatus.OPEN
+        status = OrderStatus.PARTIALLY_FILLED if change.filled_lots else live
     return (
         shard,
-        order.order_id,
-        order.account_id,
-        order.market_id,
-        order.client_order_id,
-        order.side,
-        order.type,
-        order.time_in_force,
+        placed.order_id,
+        placed.account_id,
+        placed.market_id,
+        request.client_order_id,
+        placed.side,
+        request.type,
+        request.time_in_force,
         status,
-        order.price_ticks if change.price_ticks is None else change.price_ticks,
-        order.quantity_lots if change.quantity_lots is None else change.quantity_lots,
-        order.quote_amount_units,
+        placed.price_ticks if change.price_ticks is None else change.price_ticks,
+        placed.quantity_lots if change.quantity_lots is None else change.quantity_lots,
+        request.quote_amount_units,
         change.filled_lots,
         change.filled_notional_units,
         change.fees_units,
-        order.post_only,
-        order.reduce_only,
-        order.display_quantity_lots,
-        (
-            order.trigger_price_ticks
-            if change.trigger_price_ticks is None
-            else change.trigger_price_ticks
-        ),
-        order.trigger_source,
-        order.self_trade_prevention,
-        order.expire_ns,
+        request.post_only,
+        request.reduce_only,
+        request.display_quantity_lots,
+        trigger_ticks if change.trigger_price_ticks is None else change.trigger_price_ticks,
+        request.trigger_source,
+        request.self_trade_prevention,
+        request.expire_ns,
         change.close_reason or 0,
-        order.created_ns,
+        created_ns,
         change.updated_ns,
-        order.log_seq,
-        order.trailing_bps,
-        order.oco_order_id,
+        log_seq,
+        request.trailing_bps,
+        placed.oco_order_id,
     )
 
 
