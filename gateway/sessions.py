@@ -40,11 +40,11 @@ def authorization_of(exchange: Exchange, rpc_path: str) -> str:
     """The `authorization` to send on: the bearer header, else the session cookie, else "".
 
     Raises `Refused`: `CSRF_FAILED` for a cookie call that changes something without its token,
-    `TOKEN_INVALID` for what is not ASCII, which gRPC cannot send on.
+    `TOKEN_INVALID` for what is not printable ASCII, which gRPC cannot send on.
     """
     header = exchange.request.headers.get("Authorization", "")
     token = "" if header or is_public(rpc_path) else _cookie(exchange, ACCESS_COOKIE)
-    if not (header + token).isascii():
+    if not ((header + token).isascii() and (header + token).isprintable()):
         raise Refused(Reason.TOKEN_INVALID, "the access token is not valid")
     if header:
         return header

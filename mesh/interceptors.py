@@ -319,6 +319,8 @@ def to_refused(error: Exception) -> Refused:
         return refused_from(error)
     if isinstance(error, _STORE_UNREACHABLE):
         return Refused(Reason.UNAVAILABLE, "a store is not reachable right now; try again")
+    if isinstance(error, asyncpg.CharacterNotInRepertoireError):
+        return Refused(Reason.INVALID_ARGUMENT, "a text holds the character U+0000")
     if isinstance(error, TimeoutError):
         return Refused(Reason.DEADLINE_PASSED, "it took too long; it may still have happened")
     return Refused(Reason.INTERNAL, "an internal error; it was logged")

@@ -29,6 +29,8 @@ from services.settlement.store.transfers import (
     TransferStatus,
 )
 
+# A bigint holds no more.
+_LARGEST_ID = (1 << 63) - 1
 _DAY_NS = 86_400 * 10**9
 _MS_NS = 10**6
 # How long a call waits for the log to confirm a transfer, and how often it looks.
@@ -157,6 +159,8 @@ class Transfers:
 
         Raises `Refused`: TRANSFER_NOT_FOUND, TRANSFER_NOT_CANCELLABLE.
         """
+        if transfer_id > _LARGEST_ID:
+            raise Refused(Reason.TRANSFER_NOT_FOUND, field="transfer_id")
         async with for_a_call(self._pool) as connection:
             now_ns = self._clock.now_ns()
             marked = await store.call_back(connection, account_id, transfer_id, now_ns)

@@ -307,6 +307,7 @@ ODD_REQUESTS = [
     ),
     (b"GET /v1/markets HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 20_000 + b"\r\n\r\n", 431),
     (b"GET /v1/auth/me HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer \xff\r\n\r\n", 401),
+    (b"GET /v1/auth/me HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer a\tb\r\n\r\n", 401),
     (b"GET /v1/auth/me HTTP/1.1\r\nHost: a\r\nCookie: tidebook_access=\xff\r\n\r\n", 401),
     (b"GET /v1/markets HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer \xff\r\n\r\n", 401),
     (b"nonsense\r\n\r\n", 400),
