@@ -21,6 +21,9 @@ from mesh.identity import Caller
 from mesh.revocation import EndedSessions
 
 ISSUER = "tidebook"
+# What the tokens are for and what kind they are (RFC 9068): no other token of ours passes for one.
+AUDIENCE = "tidebook-api"
+TYPE = "at+jwt"
 SCOPES: frozenset[str] = frozenset({"read", "trade", "withdraw"})
 _ALGORITHM = "EdDSA"
 _CACHE_MAX = 50_000
@@ -61,6 +64,7 @@ class TokenSigner:
         now = self._clock.now_ns() // NS_PER_SECOND
         claims = {
             "iss": ISSUER,
+            "aud": AUDIENCE,
             "sub": user_id,
             "acc": account_id,
             "sid": session_id,
@@ -68,7 +72,9 @@ class TokenSigner:
             "iat": now,
             "exp": now + ttl_seconds,
         }
-        return jwt.encode(claims, self._key, algorithm=_ALGORITHM, headers={"kid": self.kid})
+        return jwt.encode(
+            claims, self._key, algorithm=_ALGORITHM, headers={"kid": self.kid, "typ": TYPE}
+        )
 
 
 def token_expired() -> Refused:
@@ -142,6 +148,7 @@ class TokenVerifier:
                 key,
                 algorithms=[_ALGORITHM],
                 issuer=ISSUER,
+                audience=AUDIENCE,
                 # Times are checked here, by the clock that was given.
                 options={
                     "require": ["exp", "iat", "sub", "acc", "sid", "scp"],
@@ -173,9 +180,12 @@ class TokenVerifier:
 
     async def _key(self, token: str) -> Ed25519PublicKey:
         try:
-            kid = jwt.get_unverified_header(token).get("kid", "")
+            header = jwt.get_unverified_header(token)
         except jwt.InvalidTokenError as error:
             raise Refused(Reason.TOKEN_INVALID, "the access token is not valid") from error
+        if header.get("typ") != TYPE:
+            raise Refused(Reason.TOKEN_INVALID, "the token is not an access token")
+        kid = header.get("kid", "")
         key = self._keys.get(kid)
         if key is None:
             async with self._fetching:

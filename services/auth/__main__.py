@@ -21,6 +21,7 @@ from services.auth.api_key_store import PostgresApiKeys
 from services.auth.api_keys import ApiKeys
 from services.auth.audit import AuditTrail
 from services.auth.codes import Codes
+from services.auth.common_passwords import load_common_passwords
 from services.auth.mail import SmtpMailer
 from services.auth.outbox import Outbox
 from services.auth.passwords import BcryptPasswords
@@ -99,6 +100,7 @@ async def serve(settings: Settings, stop: asyncio.Event, clock: Clock) -> None:
             policy=AccountPolicy(
                 code_seconds=settings.otp_seconds, production=settings.mode == "production"
             ),
+            common_passwords=load_common_passwords(),
         )
         api_keys = ApiKeys(
             store=PostgresApiKeys(pool),

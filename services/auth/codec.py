@@ -120,5 +120,9 @@ def timestamp(time: dt.datetime | None) -> Timestamp | None:
     return stamp
 
 
-def time_from_proto(stamp: Timestamp) -> dt.datetime:
-    return stamp.ToDatetime(tzinfo=dt.UTC)
+def time_from_proto(stamp: Timestamp, *, field: str) -> dt.datetime:
+    """Raises `Refused(INVALID_ARGUMENT)` for what is no time between the years 1 and 9999."""
+    try:
+        return stamp.ToDatetime(tzinfo=dt.UTC)
+    except (ValueError, OverflowError):
+        raise Refused(Reason.INVALID_ARGUMENT, "is not a time", field=field) from None

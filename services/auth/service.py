@@ -95,6 +95,7 @@ class Accounts:
     welcome: Welcome
     clock: Clock
     policy: AccountPolicy
+    common_passwords: frozenset[str]
 
     async def sign_up(self, email: str, password: str, client: Client) -> int:
         """Mail a code to the address; returns how long it is good for, in seconds.
@@ -104,7 +105,7 @@ class Accounts:
         """
         await self.limits.attempt(client.ip)
         address = self._address(email)
-        check_password(password, email=address.email, field="password")
+        self._check_new_password(password, address.email, "password")
         await self.limits.code(address.key)
         password_hash = await self.passwords.hash(password)
         if await self.users.is_registered(address):
@@ -176,7 +177,7 @@ class Accounts:
         """
         caller = await self.sessions.current()
         user = await self._user(caller)
-        check_password(new, email=user.email, field="new_password")
+        self._check_new_password(new, user.email, "new_password")
         await self._check_password(user, current, client)
         password_hash = await self.passwords.hash(new)
         await self.users.set_password_hash(
@@ -222,7 +223,7 @@ class Accounts:
         """
         await self.limits.attempt(client.ip)
         address = self._address(email)
-        check_password(new, email=address.email, field="new_password")
+        self._check_new_password(new, address.email, "new_password")
         code_hash = self.codes.hash(address, Purpose.PASSWORD_RESET, code)
         password_hash = await self.passwords.hash(new)
         user_id = await self.users.complete_reset(
@@ -303,6 +304,9 @@ class Accounts:
         if user is None:
             raise Refused(Reason.TOKEN_INVALID, "the access token is not valid")
         return user
+
+    def _check_new_password(self, password: str, email: str, field: str) -> None:
+        check_password(password, email=email, field=field, common=self.common_passwords)
 
     def _address(self, email: str) -> Address:
         return parse_address(email, production=self.policy.production)

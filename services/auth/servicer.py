@@ -142,7 +142,9 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
             request.name,
             codec.scopes_from_proto(request.scopes),
             request.ip_allow_list,
-            codec.time_from_proto(request.expire_time) if request.HasField("expire_time") else None,
+            codec.time_from_proto(request.expire_time, field="expire_time")
+            if request.HasField("expire_time")
+            else None,
             client_of(context),
         )
         return pb.CreateApiKeyResponse(api_key=codec.api_key_to_proto(key), secret=secret)

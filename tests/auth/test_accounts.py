@@ -291,6 +291,11 @@ async def test_ten_wrong_passwords_lock_known_and_unknown_addresses_alike(auth: 
         ("qwertyuiop", "follows a row of keys"),
         ("password12345", "most common"),
         ("P@ssw0rd2024!", "most common"),
+        ("1q2w3e4r5t6y", "most common"),
+        ("manchester2!", "most common"),
+        ("christopher", "most common"),
+        ("!!tidebook99", "most common"),
+        ("eth3r3um2024", "most common"),
         ("bob.the.builder99", "e-mail address"),
     ],
 )

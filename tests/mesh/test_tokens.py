@@ -53,8 +53,8 @@ class Auth:
         """Signed with the right key, but with claims no signer of ours would write."""
         now = NOW_NS // 10**9
         claims = {"iss": "tidebook", "sub": "u", "acc": 3, "sid": "s", "scp": ["read"]}
-        claims |= {"iat": now, "exp": now + 60} | changes
-        headers = {"kid": self.signers[-1].kid}
+        claims |= {"aud": "tidebook-api", "iat": now, "exp": now + 60} | changes
+        headers = {"kid": self.signers[-1].kid, "typ": changes.pop("typ", "at+jwt")}
         return jwt.encode(claims, self.private_key, algorithm="EdDSA", headers=headers)
 
 
@@ -87,6 +87,9 @@ async def test_a_token_ends_at_its_expiry_known_or_not() -> None:
     "changes",
     [
         {"iss": "somebody else"},
+        {"aud": "something-else"},
+        {"aud": None},
+        {"typ": "JWT"},
         {"acc": 0},
         {"acc": "nobody"},
         {"scp": None},
@@ -100,6 +103,12 @@ async def test_a_token_with_wrong_claims_is_invalid(changes: dict[str, Any]) -> 
     assert await refused(auth.verifier(), auth.forged(**changes)) is Reason.TOKEN_INVALID
 
 
+async def test_only_the_claims_decide_that_a_forged_token_is_bad() -> None:
+    """Else the cases above would show nothing."""
+    auth = Auth()
+    assert (await auth.verifier().verify(auth.forged())).account_id == 3
+
+
 async def test_scopes_nobody_knows_are_left_out() -> None:
     auth = Auth()
     caller = await auth.verifier().verify(auth.forged(scp=["read", "root"]))
@@ -108,11 +117,12 @@ async def test_scopes_nobody_knows_are_left_out() -> None:
 
 async def test_another_algorithm_is_not_accepted() -> None:
     auth = Auth()
+    headers = {"kid": "k1", "typ": "at+jwt"}
     # The classic confusion: the public key used as the secret of a symmetric signature.
     symmetric = jwt.encode(
-        {"iss": "tidebook"}, auth.signers[0].public_key, algorithm="HS256", headers={"kid": "k1"}
+        {"iss": "tidebook"}, auth.signers[0].public_key, algorithm="HS256", headers=headers
     )
-    unsigned = jwt.encode({"iss": "tidebook"}, "", algorithm="none", headers={"kid": "k1"})
+    unsigned = jwt.encode({"iss": "tidebook"}, "", algorithm="none", headers=headers)
     assert await refused(auth.verifier(), symmetric) is Reason.TOKEN_INVALID
     assert await refused(auth.verifier(), unsigned) is Reason.TOKEN_INVALID
     assert await refused(auth.verifier(), "not.a.token") is Reason.TOKEN_INVALID

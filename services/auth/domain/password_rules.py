@@ -10,15 +10,11 @@ MIN_CHARACTERS = 10
 MAX_CHARACTERS = 128
 _MIN_DISTINCT = 5
 
-# Stems of the passwords that lead every published list; digits and signs around one do not help.
-_COMMON = """
-    abc abcd admin administrator asdf asdfgh asdfghjkl baseball batman bitcoin changeme charlie
-    computer crypto dragon ethereum exchange football freedom hello iloveyou letmein login master
-    michael monkey mustang pass passw password passwort princess qazwsx qwer qwert qwerty
-    qwertyuiop qwertz secret shadow starwars summer sunshine superman test tidebook trading
-    trustno welcome whatever winter zaq zxcvbn zxcvbnm
+# What a person thinks of in this very place.
+_OUR_WORDS = """
+    bitcoin crypto dogecoin ethereum exchange ledger margin solana tidebook trader trading
 """
-_COMMON_STEMS = frozenset(_COMMON.split())
+OUR_WORDS = frozenset(_OUR_WORDS.split())
 _RUNS = ("01234567890123456789", "abcdefghijklmnopqrstuvwxyz", "qwertyuiopasdfghjklzxcvbnm")
 _LOOKALIKES = str.maketrans("013457$@!", "oleastsai")
 
@@ -28,8 +24,12 @@ def normalised(password: str) -> str:
     return unicodedata.normalize("NFKC", password)
 
 
-def check_password(password: str, *, email: str, field: str) -> None:
-    """Raises `Refused(PASSWORD_TOO_WEAK)` naming `field` and what is wrong."""
+def check_password(password: str, *, email: str, field: str, common: frozenset[str]) -> None:
+    """Raises `Refused(PASSWORD_TOO_WEAK)` naming `field` and what is wrong.
+
+    `common` are passwords that everybody tries first, whole or without the digits and signs around
+    them: those do not make one better.
+    """
     text = normalised(password)
     if not MIN_CHARACTERS <= len(text) <= MAX_CHARACTERS:
         raise _weak(f"must have {MIN_CHARACTERS} to {MAX_CHARACTERS} characters", field)
@@ -37,7 +37,8 @@ def check_password(password: str, *, email: str, field: str) -> None:
     if len(set(folded)) < _MIN_DISTINCT or _is_run(folded):
         raise _weak("repeats a few characters or follows a row of keys", field)
     stem = _stem(folded)
-    if stem in _COMMON_STEMS or stem.translate(_LOOKALIKES) in _COMMON_STEMS:
+    plain = {folded, stem, stem.translate(_LOOKALIKES), _stem(folded.translate(_LOOKALIKES))}
+    if plain & common or plain & OUR_WORDS:
         raise _weak("is one of the most common passwords", field)
     local_part = email.casefold().partition("@")[0]
     if folded == email.casefold() or (len(local_part) >= 4 and stem == _stem(local_part)):

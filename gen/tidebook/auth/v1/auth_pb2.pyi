@@ -963,7 +963,7 @@ class CreateApiKeyRequest(_message.Message):
     IP_ALLOW_LIST_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """A name for it."""
+    """A name for it, without control characters."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[Global___Scope.ValueType]:
         """What it may do; never more than the session that makes it."""
