@@ -8,6 +8,7 @@ import { join } from "node:path";
 const RULES = [
   [/\b(?:Number\s*[.(]|parseFloat\b|parseInt\b)/, "money is never a float: see src/lib/decimal.ts"],
   [/(?:[=(,?:&|]|\breturn)\s*\+[A-Za-z_$(]/, "a unary plus makes a float: see src/lib/decimal.ts"],
+  [/\brandomUUID\b/, "is only there over HTTPS: see src/lib/once.ts"],
   [/\bas any\b|:\s*any\b|<any>/, "any switches the type checker off"],
   [/\bdangerouslySetInnerHTML\b|\binnerHTML\b/, "text from outside never becomes markup"],
 ];

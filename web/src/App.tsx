@@ -1,4 +1,4 @@
-import { useEffect, useState } from "react";
+import { useCallback, useEffect, useState } from "react";
 import type { UserJson } from "./gen/tidebook/auth/v1/auth_pb";
 import type { MarketJson } from "./gen/tidebook/engine/v1/market_pb";
 import { useAccount } from "./lib/account";
@@ -19,6 +19,7 @@ import { MarketList } from "./parts/MarketList";
 import { OrderForm } from "./parts/OrderForm";
 import { Security } from "./parts/Security";
 import { Status } from "./parts/Status";
+import { LostConnection, useTell } from "./parts/Notices";
 import { TradesPanel } from "./parts/TradesPanel";
 import { Wallet } from "./parts/Wallet";
 
@@ -27,12 +28,13 @@ type Account = ReturnType<typeof useAccount>;
 export function App() {
   const { markets = [], assets = [], error } = useExchange();
   const user = useUser();
-  const account = useAccount(user?.userId);
+  const account = useAccount(user?.userId, useTell());
   const [path, go] = usePath();
   const { theme, setTheme, dark } = useTheme();
   const chosen = path.startsWith("/markets/") ? path.slice("/markets/".length) : "";
   const market = markets.find((row) => row.market === chosen) ?? markets[0];
 
+  const onMarket = useCallback((name: string) => go(`/markets/${name}`), [go]);
   const mine = (view: (user: UserJson) => React.ReactNode) =>
     user ? (
       view(user)
@@ -44,7 +46,8 @@ export function App() {
   return (
     <>
       <Header user={user} path={path} go={go} theme={theme} setTheme={setTheme} />
-      {path === "/wallet" && mine(() => <Wallet account={account} assets={assets} />)}
+      <LostConnection />
+      {path === "/wallet" && mine(() => <Wallet account={account} assets={assets} markets={markets} />)}
       {path === "/history" && mine(() => <History />)}
       {path === "/security" && mine((user) => <Security user={user} />)}
       {path === "/status" && <Status />}
@@ -54,7 +57,7 @@ export function App() {
             {error ? error.message : "Waiting for the exchange…"}
           </p>
         ) : (
-          <Trade {...{ market, markets, user, account, dark }} onMarket={(name) => go(`/markets/${name}`)} />
+          <Trade {...{ market, markets, user, account, dark, onMarket }} />
         ))}
     </>
   );
@@ -77,7 +80,7 @@ function Trade({ market, markets, user, account, dark, onMarket }: TradeProps) {
   const cfd = kindOf(market) === "cfd";
   const price = prices[name];
   const ticker = tickers[name];
-  const onPrice = (price: string) => setLimit({ market: name, price });
+  const onPrice = useCallback((price: string) => setLimit({ market: name, price }), [name]);
   useTitle(market, ticker?.last || price?.price);
   return (
     <main className={`trade ${cfd ? "cfd" : ""}`}>

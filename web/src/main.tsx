@@ -4,6 +4,7 @@ import { createRoot } from "react-dom/client";
 import { App } from "./App";
 import { SocketContext } from "./lib/hooks";
 import { Socket } from "./lib/socket";
+import { Notices } from "./parts/Notices";
 import "./style.css";
 
 const socket = new Socket(`${location.origin.replace(/^http/, "ws")}/ws`);
@@ -14,7 +15,9 @@ createRoot(root).render(
   <StrictMode>
     <QueryClientProvider client={new QueryClient()}>
       <SocketContext value={socket}>
-        <App />
+        <Notices>
+          <App />
+        </Notices>
       </SocketContext>
     </QueryClientProvider>
   </StrictMode>,

@@ -11,6 +11,7 @@ import type { CfdJson, PositionJson } from "../gen/tidebook/engine/v1/position_p
 import { refreshSession } from "./api";
 import { add, isZero } from "./decimal";
 import { useSocket } from "./hooks";
+import { happened } from "./news";
 
 const FILLS_SHOWN = 50;
 const LIVE = new Set(["ORDER_STATUS_OPEN", "ORDER_STATUS_PARTIALLY_FILLED", "ORDER_STATUS_UNTRIGGERED"]);
@@ -28,6 +29,13 @@ export interface Account {
   readonly cfds: readonly CfdJson[];
   /** Of this visit, newest first. */
   readonly fills: readonly FillJson[];
+  /** What can be spent on each shard, by asset; an order can only use that of its market's shard. */
+  readonly shards: ReadonlyMap<number, ReadonlyMap<string, BalanceJson>>;
+}
+
+/** What an order in a market of `shard` can spend. */
+export function freeOn(account: Account, shard: number | undefined, asset: string | undefined): string {
+  return account.shards.get(shard ?? 0)?.get(asset ?? "")?.free || "0";
 }
 
 /** What one engine shard has told. */
@@ -99,6 +107,7 @@ export function summed({ shards, fills }: AccountState): Account {
     positions: all.flatMap((shard) => [...shard.positions.values()]),
     cfds: all.flatMap((shard) => [...shard.cfds.values()]).sort(byId((row) => row.cfdId)),
     fills,
+    shards: new Map([...shards].map(([number, shard]) => [number, shard.balances])),
   };
 }
 
@@ -108,8 +117,11 @@ function byId<T>(id: (row: T) => string | undefined): (a: T, b: T) => number {
 
 const NOBODY = summed(NOTHING);
 
-/** Balances, orders, positions, CFDs and fills of the user; empty while nobody is signed in. */
-export function useAccount(userId: string | undefined): Account {
+/**
+ * Balances, orders, positions, CFDs and fills of the user; empty while nobody is signed in. `tell` gets a
+ * sentence for each thing that happened by itself.
+ */
+export function useAccount(userId: string | undefined, tell: (news: string) => void): Account {
   const socket = useSocket();
   const queries = useQueryClient();
   const [account, setAccount] = useState<Account>(NOBODY);
@@ -121,6 +133,7 @@ export function useAccount(userId: string | undefined): Account {
     // The connection was opened before the cookies said who it is.
     socket.restart();
     const subscription = { channel: "CHANNEL_ACCOUNT" } as const;
+    let waiting = false;
     return socket.subscribe(subscription, (frame) => {
       if (SIGN_IN_AGAIN.has(frame.error?.reason ?? "")) {
         void refreshSession().then((renewed) =>
@@ -131,12 +144,16 @@ export function useAccount(userId: string | undefined): Account {
       if (!frame.account) return;
       const next = applyAccount(state.current, frame.account);
       if (next === null) {
-        socket.resubscribe(subscription);
+        // One is asked for once; what was on its way before it is of no use.
+        if (!waiting) socket.resubscribe(subscription);
+        waiting = true;
         return;
       }
+      waiting = false;
+      happened(state.current.shards.get(frame.account.shard ?? 0)?.orders, frame.account).forEach(tell);
       state.current = next;
       setAccount(summed(next));
     });
-  }, [socket, queries, userId]);
+  }, [socket, queries, userId, tell]);
   return account;
 }

@@ -38,19 +38,40 @@ function merge(
   order: number,
 ): readonly LevelJson[] {
   if (changes.length === 0) return levels;
-  const changed = new Map(changes.map((level) => [level.price ?? "", level]));
-  const kept = levels.filter((level) => !changed.has(level.price ?? ""));
-  const added = changes.filter((level) => compare(level.quantity ?? "0", "0") > 0);
-  return [...kept, ...added].sort((a, b) => order * compare(a.price ?? "0", b.price ?? "0"));
+  const merged = [...levels];
+  for (const change of changes) {
+    const at = place(merged, change.price ?? "0", order);
+    const known = at < merged.length && compare(merged[at]?.price ?? "0", change.price ?? "0") === 0;
+    if (compare(change.quantity ?? "0", "0") > 0) merged.splice(at, known ? 1 : 0, change);
+    else if (known) merged.splice(at, 1);
+  }
+  return merged;
 }
 
-/** Levels added up in groups of `step`: bids to the step below, asks to the one above. */
-export function grouped(levels: readonly LevelJson[], step: string, side: "bid" | "ask"): LevelJson[] {
+/** Where `price` is, or would be, among sorted levels. */
+function place(levels: readonly LevelJson[], price: string, order: number): number {
+  let [from, to] = [0, levels.length];
+  while (from < to) {
+    const middle = (from + to) >> 1;
+    if (order * compare(levels[middle]?.price ?? "0", price) < 0) from = middle + 1;
+    else to = middle;
+  }
+  return from;
+}
+
+/** The first `most` groups of `step`, added up: bids to the step below, asks to the one above. */
+export function grouped(
+  levels: readonly LevelJson[],
+  step: string,
+  side: "bid" | "ask",
+  most = levels.length,
+): LevelJson[] {
   const groups: LevelJson[] = [];
   for (const { price = "0", quantity = "0" } of levels) {
     const at = side === "bid" ? floorTo(price, step) : ceilTo(price, step);
     const last = groups.at(-1);
     if (last?.price === at) last.quantity = add(last.quantity ?? "0", quantity);
+    else if (groups.length === most) break;
     else groups.push({ price: at, quantity });
   }
   return groups;

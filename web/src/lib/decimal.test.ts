@@ -16,6 +16,7 @@ import {
   percentOfBps,
   pretty,
   subtract,
+  typed,
 } from "./decimal";
 import { percent, screenNumber } from "./screen";
 
@@ -71,5 +72,22 @@ describe("exact decimals", () => {
   it("makes drawings only of what can be drawn", () => {
     expect(screenNumber("12.5")).toBe(12.5);
     expect(screenNumber("")).toBeNull();
+  });
+});
+
+describe("what is typed", () => {
+  it("takes a comma for a point while typing", () => {
+    expect(typed("0", "0,")).toBe("0.");
+    expect(typed("", " 0,5 ")).toBe("0.5");
+    expect(typed("64.12", "64.123")).toBe("64.123");
+  });
+  it("takes pasted thousands as such", () => {
+    expect(typed("", "64,123.45")).toBe("64123.45");
+    expect(typed("", "1,234,567")).toBe("1234567");
+    expect(typed("", "1 234.5")).toBe("1234.5");
+  });
+  it("does not guess what can mean two things", () => expect(parse(typed("", "64,123"))).toBeNull());
+  it("leaves what is no decimal for the refusal", () => {
+    for (const text of ["1e3", "1.2.3", "0x10", "1,2,3", "-", "abc", "Infinity"]) expect(parse(typed("", text))).toBeNull();
   });
 });

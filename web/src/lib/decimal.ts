@@ -105,6 +105,18 @@ export function format({ units, scale }: Decimal): string {
   return sign + whole + (fraction ? `.${fraction}` : "");
 }
 
+/**
+ * What a person typed or pasted in place of `old`, with a point before the decimals: a comma that is typed is
+ * one, the commas of "64,123.45" are not. "64,123" that was pasted can mean both, so it stays as it is and is no
+ * decimal.
+ */
+export function typed(old: string, text: string): string {
+  const plain = text.replace(/[\s\u00a0_']/g, "");
+  if (/^-?\d{1,3}(,\d{3})+\.\d*$/.test(plain) || /^-?\d{1,3}(,\d{3}){2,}$/.test(plain)) return plain.replaceAll(",", "");
+  if (/^[1-9]\d{0,2},\d{3}$/.test(plain) && plain.length > old.length + 1) return plain;
+  return /^[^.,]*,[^.,]*$/.test(plain) ? plain.replace(",", ".") : plain;
+}
+
 /** Text for people: thousands separated, padded to the decimals of `step` (`"0.01"` -> 2). */
 export function pretty(text: string | undefined, step = "1"): string {
   if (!text) return "–";
@@ -119,7 +131,7 @@ export function pretty(text: string | undefined, step = "1"): string {
 export function percentOfBps(bps: number | bigint, sign = true): string {
   const size = (bps < 0 ? -bps : bps).toString().padStart(3, "0");
   const shown = `${size.slice(0, -2)}.${size.slice(-2)}%`;
-  return `${bps < 0 ? "-" : sign ? "+" : ""}${shown}`;
+  return `${bps < 0 ? "-" : sign && bps > 0 ? "+" : ""}${shown}`;
 }
 
 /** `part` of `whole` in whole basis points, cut; 0 when there is no whole. */

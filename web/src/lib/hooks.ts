@@ -1,5 +1,5 @@
-import { useQuery } from "@tanstack/react-query";
-import { createContext, useContext, useEffect, useState } from "react";
+import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
+import { createContext, useCallback, useContext, useEffect, useRef, useState } from "react";
 import type { GetMeResponseJson, UserJson } from "../gen/tidebook/auth/v1/auth_pb";
 import type { ListMarketsResponseJson } from "../gen/tidebook/engine/v1/market_pb";
 import type {
@@ -10,8 +10,9 @@ import type {
   TickerJson,
   TradeJson,
 } from "../gen/tidebook/marketdata/v1/marketdata_pb";
-import { ApiError, get, mayHaveSession } from "./api";
+import { ApiError, get, mayHaveSession, post } from "./api";
 import { applyUpdate, type Book, GapError } from "./book";
+import { paced } from "./paced";
 import type { Connection, Socket } from "./socket";
 
 const TRADES_SHOWN = 40;
@@ -49,6 +50,21 @@ export function useUser(): UserJson | null | undefined {
   return data;
 }
 
+/** End this session, or all of the user's. */
+export function useSignOut(allSessions: boolean) {
+  const queries = useQueryClient();
+  const socket = useSocket();
+  return useMutation({
+    mutationFn: () => post("/v1/auth/signout", { allSessions }),
+    onSettled: async () => {
+      // What was cached belongs to the one who leaves.
+      queries.removeQueries({ predicate: ({ queryKey }) => queryKey[0] === "mine" });
+      await queries.invalidateQueries({ queryKey: ["me"] });
+      socket.restart();
+    },
+  });
+}
+
 /** The markets and assets of the exchange; asked for until there is an answer. */
 export function useExchange(): ListMarketsResponseJson & { error: Error | null } {
   const { data, failureReason } = useQuery({
@@ -75,34 +91,38 @@ export type ByMarket<T> = Readonly<Record<string, T>>;
 
 export function usePrices(): ByMarket<PriceJson> {
   const socket = useSocket();
-  const [prices, setPrices] = useState<ByMarket<PriceJson>>({});
+  const [prices, take] = useLatest<PriceJson>();
   useEffect(
-    () =>
-      socket.subscribe({ channel: "CHANNEL_PRICES" }, (frame) => {
-        const news = frame.prices?.prices;
-        if (news) setPrices((old) => ({ ...old, ...byMarket(news) }));
-      }),
-    [socket],
+    () => socket.subscribe({ channel: "CHANNEL_PRICES" }, (frame) => take(frame.prices?.prices)),
+    [socket, take],
   );
   return prices;
 }
 
 export function useTickers(): ByMarket<TickerJson> {
   const socket = useSocket();
-  const [tickers, setTickers] = useState<ByMarket<TickerJson>>({});
+  const [tickers, take] = useLatest<TickerJson>();
   useEffect(
-    () =>
-      socket.subscribe({ channel: "CHANNEL_TICKER" }, (frame) => {
-        const news = frame.ticker?.tickers;
-        if (news) setTickers((old) => ({ ...old, ...byMarket(news) }));
-      }),
-    [socket],
+    () => socket.subscribe({ channel: "CHANNEL_TICKER" }, (frame) => take(frame.ticker?.tickers)),
+    [socket, take],
   );
   return tickers;
 }
 
-function byMarket<T extends { market?: string }>(rows: T[]): ByMarket<T> {
-  return Object.fromEntries(rows.map((row) => [row.market ?? "", row]));
+/** The newest of each market, and how to tell it of more. */
+function useLatest<T extends { market?: string }>(): [ByMarket<T>, (news: readonly T[] | undefined) => void] {
+  const [shown, setShown] = useState<ByMarket<T>>({});
+  const newest = useRef<ByMarket<T>>({});
+  const [changed] = useState(() => paced(() => setShown(newest.current)));
+  const take = useCallback(
+    (news: readonly T[] | undefined) => {
+      if (!news?.length) return;
+      newest.current = { ...newest.current, ...Object.fromEntries(news.map((row) => [row.market ?? "", row])) };
+      changed();
+    },
+    [changed],
+  );
+  return [shown, take];
 }
 
 /** The market's book, kept by sequence; null until the first snapshot. */
@@ -114,19 +134,25 @@ export function useBook(market: string): Book | null {
     const subscription = { channel: "CHANNEL_BOOK", markets: [market], depth: 200 } as const;
     const wanted = { ...subscription, markets: [...subscription.markets] };
     setBook(null);
-    return socket.subscribe(wanted, (frame) => {
+    const changed = paced(() => setBook(current));
+    const stop = socket.subscribe(wanted, (frame) => {
       for (const update of frame.book?.books ?? []) {
         if (update.market !== market) continue;
         try {
           current = applyUpdate(current, update);
         } catch (error) {
           if (!(error instanceof GapError)) throw error;
+          // Deltas that were on their way before the new snapshot are of no use.
+          if (current !== null) socket.resubscribe(wanted);
           current = null;
-          socket.resubscribe(wanted);
         }
-        setBook(current);
+        changed();
       }
     });
+    return () => {
+      stop();
+      changed.stop();
+    };
   }, [socket, market]);
   return book;
 }
@@ -134,15 +160,17 @@ export function useBook(market: string): Book | null {
 /** The market's latest trades, newest first. */
 export function useTrades(market: string): readonly TradeJson[] {
   const socket = useSocket();
+  const connected = useConnection() === "open";
   const [trades, setTrades] = useState<readonly TradeJson[]>([]);
   useEffect(() => {
     let current: readonly TradeJson[] = [];
+    const changed = paced(() => setTrades(current));
     const take = (news: readonly TradeJson[]) => {
       const known = new Map([...current, ...news].map((trade) => [trade.tradeId, trade]));
       current = [...known.values()].sort(newestFirst).slice(0, TRADES_SHOWN);
-      setTrades(current);
+      changed();
     };
-    setTrades([]);
+    setTrades((old) => (old[0]?.market === market ? old : []));
     const stop = socket.subscribe({ channel: "CHANNEL_TRADES", markets: [market] }, (frame) => {
       const news = frame.trades?.trades?.filter((trade) => trade.market === market);
       if (news?.length) take(news);
@@ -156,8 +184,10 @@ export function useTrades(market: string): readonly TradeJson[] {
     return () => {
       stopped = true;
       stop();
+      changed.stop();
     };
-  }, [socket, market]);
+    // What was traded while the connection was lost is fetched when it is back.
+  }, [socket, market, connected]);
   return trades;
 }
 

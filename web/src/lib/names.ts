@@ -43,3 +43,28 @@ export function dateTime(time: string | undefined): string {
 export function clock(time: string | undefined): string {
   return time ? new Date(time).toLocaleTimeString(undefined, { hourCycle: "h23" }) : "–";
 }
+
+/** The colour of a change: none for nothing. */
+export const toneOf = (change: number): string => (change < 0 ? "down" : change > 0 ? "up" : "");
+
+const BROWSERS = [
+  [/Edg\//, "Edge"],
+  [/OPR\//, "Opera"],
+  [/Firefox\//, "Firefox"],
+  [/(?:Headless)?Chrome\//, "Chrome"],
+  [/Safari\//, "Safari"],
+] as const;
+const SYSTEMS = [
+  [/iPhone|iPad/, "iOS"],
+  [/Android/, "Android"],
+  [/Windows/, "Windows"],
+  [/Mac OS X/, "macOS"],
+  [/Linux/, "Linux"],
+] as const;
+
+/** "Mozilla/5.0 (X11; Linux x86_64) ... Chrome/1.0" -> "Chrome on Linux"; what it does not know stays as it is. */
+export function browserName(userAgent = ""): string {
+  const first = (names: readonly (readonly [RegExp, string])[]) => names.find(([pattern]) => pattern.test(userAgent))?.[1];
+  const [browser, system] = [first(BROWSERS), first(SYSTEMS)];
+  return browser && system ? `${browser} on ${system}` : userAgent || "unknown";
+}

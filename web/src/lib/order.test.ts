@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { BLANK, isComplete, problemOf, share, toOco, toOrder } from "./order";
+import { BLANK, isComplete, problemsOf, share, toOco, toOrder } from "./order";
 
 const market = {
   market: "BTC_USDC",
@@ -40,10 +40,21 @@ describe("an order from the form", () => {
   });
 
   it("is told what is wrong before it is sent", () => {
-    expect(problemOf(limit, market)).toBe("");
-    expect(problemOf({ ...limit, price: "100.001" }, market)).toContain("multiple of 0.01");
-    expect(problemOf({ ...limit, quantity: "-1" }, market)).toContain("plain number");
-    expect(problemOf({ ...limit, quantity: "0" }, market)).toContain("zero");
+    const wrong = (change: Partial<typeof BLANK>) => {
+      const found = problemsOf({ ...limit, ...change }, market)[0];
+      return found ? `${found.field}: ${found.text}` : null;
+    };
+    expect(wrong({})).toBeNull();
+    expect(wrong({ price: "100.001" })).toContain("price: It must be a multiple of 0.01");
+    expect(wrong({ quantity: "-1" })).toContain("quantity: Not a plain number");
+    expect(wrong({ quantity: "1e3" })).toContain("quantity: Not a plain number");
+    expect(wrong({ quantity: "0.000001" })).toContain("multiple of 0.00001");
+    expect(wrong({ quantity: "0" })).toContain("zero");
+    expect(wrong({ price: "64,123" })).toContain("write 64123 or 64.123");
+    expect(wrong({ type: "OCO", trigger: "90", stopPrice: "0.001" })).toContain("stop_price");
+    expect(wrong({ type: "ORDER_TYPE_TRAILING_STOP", trailingPercent: "1.234" })).toContain("trailing_bps");
+    // What this type does not have is not looked at.
+    expect(wrong({ trigger: "x" })).toBeNull();
     expect(isComplete({ ...limit, quantity: "" })).toBe(false);
     expect(isComplete({ ...limit, type: "ORDER_TYPE_STOP_MARKET" })).toBe(false);
   });

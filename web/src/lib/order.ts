@@ -125,6 +125,11 @@ export function toOco(draft: Draft, market: MarketJson): PlaceOcoRequestJson {
   return { first: toOrder(draft, market), second };
 }
 
+/** The pair with a client id for each, made of one of 32 characters. */
+export function withIds({ first, second }: PlaceOcoRequestJson, id: string): PlaceOcoRequestJson {
+  return { first: { ...first, clientOrderId: `${id}-1` }, second: { ...second, clientOrderId: `${id}-2` } };
+}
+
 /** Everything that the order cannot do without is there. */
 export function isComplete(draft: Draft): boolean {
   const { type } = draft;
@@ -137,50 +142,42 @@ export function isComplete(draft: Draft): boolean {
   );
 }
 
-/** The first thing that is wrong, for people; "" when nothing is. Empty fields are not wrong yet. */
-export function problemOf(draft: Draft, market: MarketJson): string {
+/** What is wrong with a field, named as in the contract; a pair's stop limit price is `stop_price`. */
+export interface Wrong {
+  readonly field: string;
+  readonly text: string;
+}
+
+/** What is wrong, in the order of the form. Empty fields are not wrong yet. */
+export function problemsOf(draft: Draft, market: MarketJson): readonly Wrong[] {
   const { type } = draft;
   const tick = market.tickSize ?? "1";
   const lot = market.lotSize ?? "1";
-  if (hasPrice(type)) {
-    const found = stepProblem("price", draft.price, tick);
-    if (found) return found;
-  }
-  if (hasTrigger(type)) {
-    const found = stepProblem("trigger price", draft.trigger, tick);
-    if (found) return found;
-  }
-  if (type === "OCO") {
-    const found = stepProblem("stop's limit price", draft.stopPrice, tick);
-    if (found) return found;
-  }
   const byQuote = draft.byQuote && type === "ORDER_TYPE_MARKET";
-  const amount = byQuote
-    ? numberProblem("amount", draft.quantity)
-    : stepProblem("quantity", draft.quantity, lot);
-  if (amount) return amount;
-  if (hasPrice(type) && draft.display) {
-    const found = stepProblem("displayed quantity", draft.display, lot);
-    if (found) return found;
-  }
-  if (isTrailing(type) && draft.trailingPercent && bpsOfPercent(draft.trailingPercent) === null) {
-    return "The distance is a percentage with at most two decimals.";
-  }
-  if (!hasPrice(type) && draft.slippagePercent && bpsOfPercent(draft.slippagePercent) === null) {
-    return "The slippage is a percentage with at most two decimals.";
-  }
-  return "";
+  const bps = (text: string) => (text && bpsOfPercent(text) === null ? "A percentage with at most two decimals." : "");
+  const checks: readonly (readonly [string, boolean, string])[] = [
+    ["trigger_price", hasTrigger(type), stepProblem(draft.trigger, tick)],
+    ["stop_price", type === "OCO", stepProblem(draft.stopPrice, tick)],
+    ["trailing_bps", isTrailing(type), bps(draft.trailingPercent)],
+    ["price", hasPrice(type), stepProblem(draft.price, tick)],
+    ["quantity", true, byQuote ? numberProblem(draft.quantity) : stepProblem(draft.quantity, lot)],
+    ["display_quantity", hasPrice(type), stepProblem(draft.display, lot)],
+    ["max_slippage_bps", !hasPrice(type), bps(draft.slippagePercent)],
+  ];
+  return checks.flatMap(([field, shown, text]) => (shown && text !== "" ? [{ field, text }] : []));
 }
 
-function numberProblem(name: string, text: string): string {
-  if (text && (!parse(text) || text.startsWith("-"))) return `The ${name} is not a plain number such as 12.5.`;
-  return text && isZero(text) ? `The ${name} is zero.` : "";
+/** What is wrong with a typed amount above zero; "" when nothing is. */
+export function numberProblem(text: string): string {
+  if (!text) return "";
+  if (text.includes(",")) return "A comma can mean two things here: write 64123 or 64.123.";
+  if (!parse(text) || text.startsWith("-")) return "Not a plain number such as 12.5.";
+  return isZero(text) ? "It is zero." : "";
 }
 
-function stepProblem(name: string, text: string, step: string): string {
-  const found = numberProblem(name, text);
-  if (found || !text) return found;
-  return isMultiple(text, step) ? "" : `The ${name} is a multiple of ${step}.`;
+/** The same for an amount in steps. */
+export function stepProblem(text: string, step: string): string {
+  return numberProblem(text) || (text && !isMultiple(text, step) ? `It must be a multiple of ${step}.` : "");
 }
 
 /** A part of what is free, as a quantity of whole lots that leaves room for the worst fee. */

@@ -60,7 +60,7 @@ export function useTheme(): { theme: Theme; setTheme: (theme: Theme) => void; da
   return { theme, setTheme, dark: theme === "system" ? systemDark : theme === "dark" };
 }
 
-/** Run `action` when `key` is pressed and nobody is typing. */
+/** Run `action` when `key` is pressed and nobody is typing; "" is no key. */
 export function useKey(key: string, action: () => void): void {
   useEffect(() => {
     const press = (event: KeyboardEvent) => {

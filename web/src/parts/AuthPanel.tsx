@@ -1,14 +1,25 @@
 import { useMutation, useQueryClient } from "@tanstack/react-query";
 import { type FormEvent, useState } from "react";
 import { ApiError, post } from "../lib/api";
+import { CodeField, PasswordField } from "./AuthFields";
 import { Problem } from "./Problem";
 
-type Step = "signIn" | "signUp" | "code";
+/** What a visitor is doing; the codes come by mail. */
+type Step = "signIn" | "signUp" | "code" | "forgotten" | "newPassword";
 
 const TITLES: Record<Step, string> = {
   signIn: "Sign in",
   signUp: "Create account",
   code: "Enter the code from the mail",
+  forgotten: "Forgotten password",
+  newPassword: "Choose a new password",
+};
+const BUTTONS: Record<Step, string> = {
+  signIn: "Sign in",
+  signUp: "Create account",
+  code: "Sign in",
+  forgotten: "Send a code",
+  newPassword: "Set the password",
 };
 
 export function AuthPanel() {
@@ -18,23 +29,49 @@ export function AuthPanel() {
   const [password, setPassword] = useState("");
   const [code, setCode] = useState("");
   const [totp, setTotp] = useState("");
+  const [said, setSaid] = useState("");
+  const signedIn = () => queries.invalidateQueries({ queryKey: ["me"] });
+  const move = (next: Step, words = "") => {
+    setStep(next);
+    setSaid(words);
+  };
 
-  const submit = useMutation({
-    mutationFn: async () => {
-      if (step === "signUp") {
-        await post("/v1/auth/signup", { email, password });
-        setStep("code");
-        return;
-      }
-      if (step === "code") await post("/v1/auth/verify-otp", { email, code });
-      else await post("/v1/auth/signin", { email, password, totpCode: totp });
-      await queries.invalidateQueries({ queryKey: ["me"] });
+  const steps: Record<Step, () => Promise<unknown>> = {
+    signIn: () => post("/v1/auth/signin", { email, password, totpCode: totp }).then(signedIn),
+    signUp: () => post("/v1/auth/signup", { email, password }).then(() => move("code")),
+    code: () => post("/v1/auth/verify-otp", { email, code }).then(signedIn),
+    forgotten: async () => {
+      await post("/v1/auth/password-reset", { email });
+      setPassword("");
+      setCode("");
+      move("newPassword", "If the address has an account, a code is on its way to it.");
     },
+    newPassword: async () => {
+      await post("/v1/auth/password-reset:confirm", { email, code, newPassword: password });
+      setCode("");
+      move("signIn", "The password is changed and every session ended. Sign in with it.");
+    },
+  };
+  const submit = useMutation({
+    mutationFn: () => steps[step](),
     onError: (error) => {
-      if (error instanceof ApiError && error.reason === "EMAIL_NOT_VERIFIED") setStep("code");
+      if (error instanceof ApiError && error.reason === "EMAIL_NOT_VERIFIED") move("code");
     },
   });
-  const needsTotp = submit.error instanceof ApiError && submit.error.reason === "TOTP_REQUIRED";
+  const again = useMutation({
+    mutationFn: async () => {
+      if (step === "newPassword") return post("/v1/auth/password-reset", { email });
+      // Signing in to an address that is not proven yet sends another code, and is refused.
+      return post("/v1/auth/signin", { email, password }).catch((error: unknown) => {
+        if (!(error instanceof ApiError && error.reason === "EMAIL_NOT_VERIFIED")) throw error;
+      });
+    },
+    onMutate: () => submit.reset(),
+    onSuccess: () => setSaid("Another code is on its way."),
+  });
+  const refusal = submit.error instanceof ApiError ? submit.error : null;
+  const needsTotp = refusal?.reason === "TOTP_REQUIRED";
+  const field = (name: string) => (refusal?.field === name ? refusal : null);
 
   const onSubmit = (event: FormEvent) => {
     event.preventDefault();
@@ -42,77 +79,81 @@ export function AuthPanel() {
   };
   const go = (next: Step) => {
     submit.reset();
-    setStep(next);
+    again.reset();
+    move(next);
   };
+  const byMail = step === "code" || step === "newPassword";
+  const withPassword = step === "signIn" || step === "signUp" || step === "newPassword";
 
   return (
     <section className="panel" aria-label={TITLES[step]}>
       <h2>{TITLES[step]}</h2>
       <form onSubmit={onSubmit}>
+        {said && (
+          <p className="done" role="status">
+            {said}
+          </p>
+        )}
         <label>
           E-mail
           <input
             type="email"
             autoComplete="email"
             required
+            aria-invalid={field("email") ? true : undefined}
             value={email}
-            readOnly={step === "code"}
+            readOnly={byMail}
             onChange={(event) => setEmail(event.target.value)}
           />
         </label>
-        {step === "code" ? (
-          <label>
-            Code
-            <input
-              inputMode="numeric"
-              autoComplete="one-time-code"
-              pattern="[0-9]{6}"
-              title="Six digits"
-              required
-              autoFocus
-              value={code}
-              onChange={(event) => setCode(event.target.value)}
-            />
-          </label>
-        ) : (
-          <label>
-            Password
-            <input
-              type="password"
-              autoComplete={step === "signUp" ? "new-password" : "current-password"}
-              required
-              value={password}
-              onChange={(event) => setPassword(event.target.value)}
-            />
-          </label>
+        {byMail && <CodeField label="Code" value={code} onChange={setCode} />}
+        {withPassword && (
+          <PasswordField
+            key={step}
+            label={step === "newPassword" ? "New password" : "Password"}
+            fresh={step !== "signIn"}
+            value={password}
+            onChange={setPassword}
+          />
         )}
         {(needsTotp || totp) && step === "signIn" && (
-          <label>
-            Code of your authenticator app
-            <input
-              inputMode="numeric"
-              autoComplete="one-time-code"
-              value={totp}
-              onChange={(event) => setTotp(event.target.value)}
-            />
-          </label>
+          <CodeField label="Code of your authenticator app" value={totp} onChange={setTotp} />
         )}
-        <Problem error={submit.error} />
+        {/* Being asked for the code is no failure, until one was given. */}
+        {needsTotp && totp === "" ? (
+          <p className="hint" role="status">
+            This account asks for a code of your authenticator app.
+          </p>
+        ) : (
+          <Problem error={submit.error ?? again.error} />
+        )}
         <button type="submit" className="primary" disabled={submit.isPending}>
-          {submit.isPending ? "One moment…" : TITLES[step === "code" ? "signIn" : step]}
+          {submit.isPending ? "One moment…" : BUTTONS[step]}
         </button>
       </form>
       {step === "signIn" && (
-        <button type="button" className="quiet" onClick={() => go("signUp")}>
-          New here? Create an account
-        </button>
+        <div className="stack">
+          <button type="button" className="quiet" onClick={() => go("signUp")}>
+            New here? Create an account
+          </button>
+          <button type="button" className="quiet" onClick={() => go("forgotten")}>
+            Forgotten your password?
+          </button>
+        </div>
       )}
       {step !== "signIn" && (
-        <button type="button" className="quiet" onClick={() => go("signIn")}>
-          Back to sign in
-        </button>
+        <div className="stack">
+          {byMail && (
+            <button type="button" className="quiet" disabled={again.isPending} onClick={() => again.mutate()}>
+              Send another code
+            </button>
+          )}
+          <button type="button" className="quiet" onClick={() => go("signIn")}>
+            Back to sign in
+          </button>
+        </div>
       )}
-      {step === "code" && (
+      {byMail && (
         <p className="hint">
           In demo mode the mail is in the{" "}
           <a href={`/dev/mailbox?to=${encodeURIComponent(email)}`} target="_blank" rel="noreferrer">

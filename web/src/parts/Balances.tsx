@@ -1,6 +1,6 @@
 import type { Account } from "../lib/account";
-import { add, pretty } from "../lib/decimal";
-import { Table } from "./Basics";
+import { add } from "../lib/decimal";
+import { Amount, Table } from "./Basics";
 
 /** What the account has; `brief` leaves out the totals, for a narrow place. */
 export function Balances({ account, brief = false }: { account: Account; brief?: boolean }) {
@@ -18,9 +18,17 @@ export function Balances({ account, brief = false }: { account: Account; brief?:
           {rows.map(({ asset = "", free = "0", held = "0" }) => (
             <tr key={asset}>
               <td>{asset}</td>
-              <td className="number">{pretty(free)}</td>
-              <td className="number">{pretty(held)}</td>
-              {!brief && <td className="number">{pretty(add(free, held))}</td>}
+              <td className="number">
+                <Amount amount={free} />
+              </td>
+              <td className="number">
+                <Amount amount={held} />
+              </td>
+              {!brief && (
+                <td className="number">
+                  <Amount amount={add(free, held)} />
+                </td>
+              )}
             </tr>
           ))}
         </Table>

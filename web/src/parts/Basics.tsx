@@ -1,7 +1,8 @@
 /** Small pieces that every part uses. */
-import { type MouseEvent, type ReactNode, useEffect, useId, useRef } from "react";
-import { isNegative, isZero, pretty } from "../lib/decimal";
+import { type MouseEvent, type ReactNode, useCallback, useEffect, useId, useRef } from "react";
+import { isNegative, isZero, pretty, typed } from "../lib/decimal";
 import { isBuy } from "../lib/names";
+import { useKey } from "../lib/page";
 import type { SideJson } from "../gen/tidebook/engine/v1/types_pb";
 
 interface ChoiceProps {
@@ -46,11 +47,30 @@ interface FieldProps {
   placeholder?: string;
   hint?: ReactNode;
   suffix?: string;
+  /** What is wrong with it, shown under it; "" or null when nothing is. */
+  problem?: ReactNode;
+  /** A key that takes a person here. */
+  shortcut?: string;
 }
 
 /** A decimal that a person types; spaces around it are not meant. */
-export function DecimalField({ label, value, onChange, required, placeholder, hint, suffix }: FieldProps) {
+export function DecimalField({
+  label,
+  value,
+  onChange,
+  required,
+  placeholder,
+  hint,
+  suffix,
+  problem,
+  shortcut,
+}: FieldProps) {
   const id = useId();
+  const input = useRef<HTMLInputElement>(null);
+  useKey(
+    shortcut ?? "",
+    useCallback(() => input.current?.focus(), []),
+  );
   return (
     <div className="field">
       <label htmlFor={id}>
@@ -59,15 +79,24 @@ export function DecimalField({ label, value, onChange, required, placeholder, hi
       <span className="box">
         <input
           id={id}
+          ref={input}
+          aria-invalid={problem ? true : undefined}
+          aria-describedby={problem ? `${id}-problem` : undefined}
+          aria-keyshortcuts={shortcut}
           inputMode="decimal"
           autoComplete="off"
           required={required}
           placeholder={placeholder}
           value={value}
-          onChange={(event) => onChange(event.target.value.trim().replace(",", "."))}
+          onChange={(event) => onChange(typed(value, event.target.value))}
         />
         {suffix && <span className="suffix">{suffix}</span>}
       </span>
+      {problem && (
+        <span id={`${id}-problem`} className="problem" role="alert">
+          {problem}
+        </span>
+      )}
     </div>
   );
 }
@@ -89,6 +118,19 @@ export function Profit({ amount, step, unit = "" }: { amount: string | undefined
   );
 }
 
+/** An amount in full, with what is beyond cents set smaller, so that the money is read first. */
+export function Amount({ amount = "0" }: { amount: string | undefined }) {
+  const [whole = "0", fraction = ""] = pretty(amount || "0").split(".");
+  if (fraction === "") return whole;
+  const cents = whole === "0" ? fraction.length : 2;
+  return (
+    <>
+      {whole}.{fraction.slice(0, cents)}
+      {fraction.length > cents && <span className="fine">{fraction.slice(cents)}</span>}
+    </>
+  );
+}
+
 interface DialogProps {
   title: string;
   onClose: () => void;
@@ -96,11 +138,17 @@ interface DialogProps {
   wide?: boolean;
 }
 
-/** A modal dialog: the browser keeps the focus inside and gives it back; Escape closes it. */
+/** A modal dialog: the browser keeps the focus inside, Escape closes it, and then the focus is where it was. */
 export function Dialog({ title, onClose, children, wide = false }: DialogProps) {
   const dialog = useRef<HTMLDialogElement>(null);
   const name = useId();
-  useEffect(() => dialog.current?.showModal(), []);
+  useEffect(() => {
+    const before = document.activeElement;
+    dialog.current?.showModal();
+    return () => {
+      if (before instanceof HTMLElement) before.focus();
+    };
+  }, []);
   const onBackdrop = (event: MouseEvent) => {
     if (event.target === dialog.current) onClose();
   };

@@ -1,4 +1,4 @@
-import { useState } from "react";
+import { memo, useState } from "react";
 import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
 import type { OrderJson } from "../gen/tidebook/engine/v1/order_pb";
 import { type Book, grouped, type Row, withTotals } from "../lib/book";
@@ -18,7 +18,7 @@ interface Props {
   onPrice: (price: string) => void;
 }
 
-export function BookPanel({ market, orders, onPrice }: Props) {
+export const BookPanel = memo(function BookPanel({ market, orders, onPrice }: Props) {
   const book = useBook(market.market ?? "");
   const [factor, setFactor] = useState("1");
   const [view, setView] = useState<"book" | "depth">("book");
@@ -50,11 +50,11 @@ export function BookPanel({ market, orders, onPrice }: Props) {
       {book !== null && view === "depth" && <DepthChart book={book} market={market} />}
     </section>
   );
-}
+});
 
 function Ladder({ book, market, orders, onPrice, step }: Props & { book: Book; step: string }) {
-  const bids = withTotals(grouped(book.bids, step, "bid").slice(0, LEVELS));
-  const asks = withTotals(grouped(book.asks, step, "ask").slice(0, LEVELS));
+  const bids = withTotals(grouped(book.bids, step, "bid", LEVELS));
+  const asks = withTotals(grouped(book.asks, step, "ask", LEVELS));
   const deepest = [bids.at(-1)?.total ?? "0", asks.at(-1)?.total ?? "0"].sort(compare)[1] ?? "0";
   const bestBid = book.bids[0]?.price;
   const bestAsk = book.asks[0]?.price;
@@ -70,7 +70,7 @@ function Ladder({ book, market, orders, onPrice, step }: Props & { book: Book; s
     <>
       <div className="rows head">
         <span>Price ({market.quoteAsset})</span>
-        <span>Quantity ({market.baseAsset})</span>
+        <span>Size ({market.baseAsset})</span>
         <span>Total</span>
       </div>
       <Side rows={[...asks].reverse()} side="ask" {...shared} />

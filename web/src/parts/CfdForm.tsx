@@ -8,15 +8,17 @@ import type {
 } from "../gen/tidebook/engine/v1/position_pb";
 import type { SideJson } from "../gen/tidebook/engine/v1/types_pb";
 import type { PriceJson } from "../gen/tidebook/marketdata/v1/marketdata_pb";
-import type { Account } from "../lib/account";
+import { type Account, freeOn } from "../lib/account";
 import { post } from "../lib/api";
-import { cut, decimalsOf, floorTo, isMultiple, isZero, multiply, parse, pretty } from "../lib/decimal";
+import { cut, decimalsOf, floorTo, multiply, pretty } from "../lib/decimal";
 import { isBuy, marketTitle } from "../lib/names";
+import { useOnce } from "../lib/once";
+import { numberProblem, stepProblem } from "../lib/order";
 import { useKey, useSettled } from "../lib/page";
 import { wholeNumber } from "../lib/screen";
 import { Choice, DecimalField } from "./Basics";
 import { LeverageChoice } from "./Leverage";
-import { Problem } from "./Problem";
+import { Problem, refusalOf } from "./Problem";
 
 interface Props {
   market: MarketJson;
@@ -41,18 +43,32 @@ export function CfdForm({ market, account, price }: Props) {
     ...(stopLoss && { stopLoss }),
     ...(takeProfit && { takeProfit }),
   };
+  const once = useOnce();
   const open = useMutation({
-    mutationFn: () => post<OpenCfdResponseJson>("/v1/cfds", { ...wish, clientCfdId: crypto.randomUUID() }),
+    mutationFn: () => once(wish, (clientCfdId) => post<OpenCfdResponseJson>("/v1/cfds", { ...wish, clientCfdId })),
+    // A contract that is open is not opened again by one key too many.
+    onSuccess: () => setMargin(""),
   });
+  // A refusal is about what was sent; once that is changed it says nothing any more.
+  const corrected = (change: (text: string) => void) => (text: string) => {
+    if (open.isError) open.reset();
+    change(text);
+  };
   const onSubmit = (event: FormEvent) => {
     event.preventDefault();
     open.mutate();
   };
   const buy = isBuy(side);
   const quote = market.quoteAsset ?? "";
-  const free = account.balances[quote]?.free ?? "0";
+  const free = freeOn(account, market.shard, quote);
   const tick = market.tickSize ?? "1";
-  const problem = problemOf(margin, [stopLoss, takeProfit], tick);
+  const wrong = {
+    margin: numberProblem(margin),
+    stop_loss: stepProblem(stopLoss, tick),
+    take_profit: stepProblem(takeProfit, tick),
+  };
+  const good = wrong.margin === "" && wrong.stop_loss === "" && wrong.take_profit === "";
+  const wrongAt = (field: keyof typeof wrong) => wrong[field] || refusalOf(open.error, field);
   return (
     <section className="panel" aria-label="Open a CFD">
       <h2>{marketTitle(market.market)}</h2>
@@ -79,7 +95,15 @@ export function CfdForm({ market, account, price }: Props) {
             choose={() => setSide("SIDE_SELL")}
           />
         </div>
-        <DecimalField label="Margin" suffix={quote} required value={margin} onChange={setMargin} />
+        <DecimalField
+          label="Margin"
+          suffix={quote}
+          required
+          shortcut="q"
+          value={margin}
+          problem={wrongAt("margin")}
+          onChange={corrected(setMargin)}
+        />
         <div className="switch shares" role="group" aria-label="Part of what is available">
           {["0.25", "0.5", "0.75", "1"].map((part) => (
             <button key={part} type="button" onClick={() => setMargin(floorTo(multiply(free, part), "0.01"))}>
@@ -88,23 +112,36 @@ export function CfdForm({ market, account, price }: Props) {
           ))}
         </div>
         <LeverageChoice most={market.maxLeverage ?? 1} leverage={leverage} onLeverage={setLeverage} />
-        <DecimalField label="Stop loss" hint="optional" suffix={quote} value={stopLoss} onChange={setStopLoss} />
-        <DecimalField label="Take profit" hint="optional" suffix={quote} value={takeProfit} onChange={setTakeProfit} />
+        <DecimalField
+          label="Stop loss"
+          hint="optional"
+          suffix={quote}
+          value={stopLoss}
+          problem={wrongAt("stop_loss")}
+          onChange={corrected(setStopLoss)}
+        />
+        <DecimalField
+          label="Take profit"
+          hint="optional"
+          suffix={quote}
+          value={takeProfit}
+          problem={wrongAt("take_profit")}
+          onChange={corrected(setTakeProfit)}
+        />
         <dl>
           <dt>Available</dt>
           <dd className="number">
             {pretty(free)} {quote}
           </dd>
         </dl>
-        {margin && problem === "" && <Preview wish={wish} market={market} />}
-        {problem && <p className="hint">{problem}</p>}
-        <Problem error={open.error} />
+        {margin && good && <Preview wish={wish} market={market} />}
+        <Problem error={open.error} elsewhere={Object.keys(wrong)} />
         {open.data && !open.error && (
           <p className="done" role="status">
             CFD {open.data.cfd?.cfdId} is open at {pretty(open.data.cfd?.entryPrice, tick)}.
           </p>
         )}
-        <button type="submit" className={`primary ${buy ? "buy" : "sell"}`} disabled={open.isPending || problem !== ""}>
+        <button type="submit" className={`primary ${buy ? "buy" : "sell"}`} disabled={open.isPending || !good}>
           {open.isPending ? "Sending…" : `Open ${buy ? "long" : "short"}`}
         </button>
         <p className="hint">
@@ -114,16 +151,6 @@ export function CfdForm({ market, account, price }: Props) {
       </form>
     </section>
   );
-}
-
-function problemOf(margin: string, triggers: readonly string[], tick: string): string {
-  if (margin && (!parse(margin) || margin.startsWith("-"))) return "The margin is not a plain number such as 100.";
-  if (margin && isZero(margin)) return "The margin is zero.";
-  for (const trigger of triggers) {
-    if (trigger && !parse(trigger)) return "Stop loss and take profit are plain numbers such as 65000.";
-    if (trigger && !isMultiple(trigger, tick)) return `Stop loss and take profit are multiples of ${tick}.`;
-  }
-  return "";
 }
 
 function Preview({ wish, market }: { wish: OpenCfdRequestJson; market: MarketJson }) {

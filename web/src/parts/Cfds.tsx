@@ -7,9 +7,10 @@ import { patch, post } from "../lib/api";
 import { basisPoints, cut, decimalsOf, percentOfBps, pretty } from "../lib/decimal";
 import type { ByMarket } from "../lib/hooks";
 import { marketTitle } from "../lib/names";
+import { stepProblem } from "../lib/order";
 import { cfdExit, cfdProfit } from "../lib/profit";
 import { DecimalField, Dialog, Profit, SideName, Table } from "./Basics";
-import { Problem } from "./Problem";
+import { Problem, refusalOf } from "./Problem";
 
 interface Props {
   cfds: readonly CfdJson[];
@@ -17,7 +18,7 @@ interface Props {
   prices: ByMarket<PriceJson>;
 }
 
-const HEAD = ["Market", "Side", ">Margin", ">Entry", ">Now", ">Liquidation", ">Stop loss", ">Take profit", ">Profit (return)", "!Actions"];
+const HEAD = ["Market", ">Margin", ">Entry / now", ">Liquidation", ">Profit (return)", "Stop / profit", "!Actions"];
 
 export function Cfds({ cfds, byName, prices }: Props) {
   const close = useMutation({ mutationFn: (id: string) => post(`/v1/cfds/${id}:close`, {}) });
@@ -34,27 +35,37 @@ export function Cfds({ cfds, byName, prices }: Props) {
           return (
             <tr key={cfdId}>
               <td>
-                {marketTitle(market)} <small>{cfd.leverage}x</small>
-              </td>
-              <td>
-                <SideName side={cfd.side} long />
+                {marketTitle(market)}
+                <div>
+                  <SideName side={cfd.side} long /> <small>{cfd.leverage}x</small>
+                </div>
               </td>
               <td className="number">{pretty(margin)}</td>
-              <td className="number">{pretty(cfd.entryPrice, tick)}</td>
-              <td className="number">{pretty(exit, tick)}</td>
+              <td className="number">
+                {pretty(cfd.entryPrice, tick)}
+                <div>{pretty(exit, tick)}</div>
+              </td>
               <td className="number">
                 {cfd.liquidationPrice ? pretty(cut(cfd.liquidationPrice, decimalsOf(tick)), tick) : "none"}
               </td>
-              <td className="number">{pretty(cfd.stopLoss, tick)}</td>
-              <td className="number">{pretty(cfd.takeProfit, tick)}</td>
               <td className="number">
-                <Profit amount={cut(profit, 2)} step="0.01" />{" "}
-                <small>({percentOfBps(basisPoints(profit, margin))})</small>
+                <Profit amount={cut(profit, 2)} step="0.01" />
+                <div>
+                  <small>{percentOfBps(basisPoints(profit, margin))}</small>
+                </div>
+              </td>
+              <td>
+                <button
+                  type="button"
+                  className="quiet exits"
+                  aria-label={`Stop loss and take profit of CFD ${cfdId}`}
+                  onClick={() => setEditing(cfd)}
+                >
+                  <span>{cfd.stopLoss ? pretty(cfd.stopLoss, tick) : "no stop"}</span>
+                  <span>{cfd.takeProfit ? pretty(cfd.takeProfit, tick) : "no profit"}</span>
+                </button>
               </td>
               <td className="actions">
-                <button type="button" className="quiet" aria-label={`Stop loss and take profit of CFD ${cfdId}`} onClick={() => setEditing(cfd)}>
-                  Stop / profit
-                </button>
                 <button
                   type="button"
                   className="quiet"
@@ -70,18 +81,19 @@ export function Cfds({ cfds, byName, prices }: Props) {
         })}
       </Table>
       <Problem error={close.error} />
-      {editing && <Triggers cfd={editing} onClose={() => setEditing(null)} />}
+      {editing && <Triggers cfd={editing} tick={byName[editing.market ?? ""]?.tickSize ?? "1"} onClose={() => setEditing(null)} />}
     </>
   );
 }
 
-function Triggers({ cfd, onClose }: { cfd: CfdJson; onClose: () => void }) {
+function Triggers({ cfd, tick, onClose }: { cfd: CfdJson; tick: string; onClose: () => void }) {
   const [stopLoss, setStopLoss] = useState(cfd.stopLoss ?? "");
   const [takeProfit, setTakeProfit] = useState(cfd.takeProfit ?? "");
   const save = useMutation({
     mutationFn: () => patch(`/v1/cfds/${cfd.cfdId}`, { stopLoss, takeProfit }),
     onSuccess: onClose,
   });
+  const wrong = [stepProblem(stopLoss, tick), stepProblem(takeProfit, tick)] as const;
   return (
     <Dialog title={`CFD ${cfd.cfdId}: where it closes by itself`} onClose={onClose}>
       <form
@@ -90,10 +102,22 @@ function Triggers({ cfd, onClose }: { cfd: CfdJson; onClose: () => void }) {
           save.mutate();
         }}
       >
-        <DecimalField label="Stop loss" hint="empty for none" value={stopLoss} onChange={setStopLoss} />
-        <DecimalField label="Take profit" hint="empty for none" value={takeProfit} onChange={setTakeProfit} />
-        <Problem error={save.error} />
-        <button type="submit" className="primary" disabled={save.isPending}>
+        <DecimalField
+          label="Stop loss"
+          hint="empty for none"
+          value={stopLoss}
+          problem={wrong[0] || refusalOf(save.error, "stop_loss")}
+          onChange={setStopLoss}
+        />
+        <DecimalField
+          label="Take profit"
+          hint="empty for none"
+          value={takeProfit}
+          problem={wrong[1] || refusalOf(save.error, "take_profit")}
+          onChange={setTakeProfit}
+        />
+        <Problem error={save.error} elsewhere={["stop_loss", "take_profit"]} />
+        <button type="submit" className="primary" disabled={save.isPending || wrong.some((text) => text !== "")}>
           Save
         </button>
       </form>

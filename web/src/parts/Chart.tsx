@@ -6,7 +6,7 @@ import {
   type ISeriesApi,
   type UTCTimestamp,
 } from "lightweight-charts";
-import { useCallback, useEffect, useRef, useState } from "react";
+import { memo, useCallback, useEffect, useRef, useState } from "react";
 import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
 import type { CandleJson, CandleSourceJson } from "../gen/tidebook/marketdata/v1/marketdata_pb";
 import { INTERVALS, useCandles } from "../lib/candles";
@@ -30,7 +30,8 @@ interface Props {
 const QUICK = new Set(["CANDLE_INTERVAL_1M", "CANDLE_INTERVAL_5M", "CANDLE_INTERVAL_15M", "CANDLE_INTERVAL_1H"]);
 const NAMES = INTERVALS.map(([interval]) => interval);
 
-export function Chart({ market, dark }: Props) {
+/** Candles and volume. Prices that move elsewhere on the page do not draw it anew. */
+export const Chart = memo(function Chart({ market, dark }: Props) {
   const [interval, setInterval] = useRemembered<(typeof NAMES)[number]>("interval", "CANDLE_INTERVAL_1M", NAMES);
   const ownTrades = kindOf(market) === "spot";
   const [wish, setWish] = useState<CandleSourceJson | null>(null);
@@ -66,7 +67,7 @@ export function Chart({ market, dark }: Props) {
       <Canvas key={`${market.market} ${interval} ${source}`} {...{ market, dark, interval, source }} />
     </section>
   );
-}
+});
 
 function Canvas({ market, dark, interval, source }: Props & Pick<Required<CandleJson>, "interval" | "source">) {
   const box = useRef<HTMLDivElement>(null);
@@ -75,6 +76,7 @@ function Canvas({ market, dark, interval, source }: Props & Pick<Required<Candle
   const decimals = decimalsOf(market.tickSize);
   const [under, setUnder] = useState<CandleJson | null>(null);
   const byTime = useRef(new Map<number, CandleJson>());
+  const [live, setLive] = useState<CandleJson | null>(null);
 
   useEffect(() => {
     if (box.current === null) return;
@@ -130,6 +132,7 @@ function Canvas({ market, dark, interval, source }: Props & Pick<Required<Candle
     byTime.current.set(bar.candle.time as number, candle);
     series.current.candles.update(bar.candle);
     series.current.volume.update(bar.volume);
+    setLive(candle);
   }, []);
   const { data, error, isPending } = useCandles({ market: market.market ?? "", interval, source }, onLive);
 
@@ -145,7 +148,7 @@ function Canvas({ market, dark, interval, source }: Props & Pick<Required<Candle
     series.current.chart.timeScale().setVisibleLogicalRange({ from: bars.length - shown, to: bars.length + 3 });
   }, [data, dark]);
 
-  const legend = under ?? data?.[0];
+  const legend = under ?? live ?? data?.[0];
   const tick = market.tickSize;
   return (
     <div className="canvas">
@@ -159,7 +162,7 @@ function Canvas({ market, dark, interval, source }: Props & Pick<Required<Candle
         )}
       </p>
       <div ref={box} className="plot" role="img" aria-label={`Candles of ${market.market}`} />
-      {!data?.length && (
+      {!data?.length && !live && (
         <div className="over">
           <Placeholder loading={isPending} error={error} empty="No trades in this chart yet: the first one draws a candle." />
         </div>

@@ -15,17 +15,20 @@ export function DepthChart({ book, market }: { book: Book; market: MarketJson })
   }
   const low = bids.at(-1)?.price;
   const high = asks.at(-1)?.price;
+  const [from, to] = [screenNumber(low) ?? 0, screenNumber(high) ?? 1];
+  // Beyond the last level there is as much as at it, as far as is known.
+  const beyond = (to - from) * 0.04;
   const totals = [bids.at(-1)?.total, asks.at(-1)?.total].map((total) => screenNumber(total) ?? 0);
   const scale = {
-    from: screenNumber(low) ?? 0,
-    to: screenNumber(high) ?? 1,
+    from: from - beyond,
+    to: to + beyond,
     deepest: Math.max(...totals) || 1,
   };
   return (
     <figure className="depth">
       <svg viewBox={`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label="Depth of the book" preserveAspectRatio="none">
-        <path className="bid" d={area(bids, scale)} />
-        <path className="ask" d={area(asks, scale)} />
+        <path className="bid" d={area(bids, scale, 0)} />
+        <path className="ask" d={area(asks, scale, WIDTH)} />
       </svg>
       <figcaption className="number">
         <span>{pretty(low, market.tickSize)}</span>
@@ -46,11 +49,11 @@ interface Scale {
   deepest: number;
 }
 
-/** A staircase from the best price outwards, closed along the bottom. */
-function area(rows: readonly Row[], { from, to, deepest }: Scale): string {
+/** A staircase from the best price out to `edge`, closed along the bottom. */
+function area(rows: readonly Row[], { from, to, deepest }: Scale, edge: number): string {
   const x = (row: Row) => (((screenNumber(row.price) ?? 0) - from) * WIDTH) / (to - from || 1);
   const y = (row: Row) => HEIGHT - ((screenNumber(row.total) ?? 0) * (HEIGHT - 8)) / deepest;
   const steps = rows.map((row) => `H${x(row).toFixed(1)}V${y(row).toFixed(1)}`).join("");
-  const [first, last] = [rows[0], rows.at(-1)];
-  return first && last ? `M${x(first).toFixed(1)},${HEIGHT}${steps}V${HEIGHT}Z` : "";
+  const first = rows[0];
+  return first ? `M${x(first).toFixed(1)},${HEIGHT}${steps}H${edge}V${HEIGHT}Z` : "";
 }

@@ -42,7 +42,7 @@ export function Desk({ account, markets, prices, tickers }: Props) {
         onChoose={setTab}
       />
       {tab === "orders" && <OpenOrders orders={account.openOrders} ready={account.ready} byName={byName} />}
-      {tab === "positions" && <Positions positions={account.positions} byName={byName} tickers={tickers} />}
+      {tab === "positions" && <Positions positions={account.positions} orders={account.openOrders} byName={byName} tickers={tickers} />}
       {tab === "cfds" && <Cfds cfds={account.cfds} byName={byName} prices={prices} />}
       {tab === "fills" && <Fills account={account} byName={byName} />}
     </section>

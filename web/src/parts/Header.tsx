@@ -1,8 +1,7 @@
-import { useMutation, useQueryClient } from "@tanstack/react-query";
 import type { UserJson } from "../gen/tidebook/auth/v1/auth_pb";
-import { post } from "../lib/api";
-import { useConnection, useFeed, useSocket } from "../lib/hooks";
+import { useConnection, useFeed, useSignOut } from "../lib/hooks";
 import type { Theme } from "../lib/page";
+import { Keyboard } from "./Keyboard";
 
 const FEED_NAMES: Record<string, string> = {
   FEED_KIND_BACKPACK: "Backpack live",
@@ -30,17 +29,7 @@ interface Props {
 }
 
 export function Header({ user, path, go, theme, setTheme }: Props) {
-  const queries = useQueryClient();
-  const socket = useSocket();
-  const signOut = useMutation({
-    mutationFn: () => post("/v1/auth/signout", {}),
-    onSettled: async () => {
-      // What was cached belongs to the one who leaves.
-      queries.removeQueries({ predicate: ({ queryKey }) => queryKey[0] === "mine" });
-      await queries.invalidateQueries({ queryKey: ["me"] });
-      socket.restart();
-    },
-  });
+  const signOut = useSignOut(false);
   const here = path.startsWith("/markets/") ? "/" : path;
   return (
     <header>
@@ -65,6 +54,7 @@ export function Header({ user, path, go, theme, setTheme }: Props) {
       <span className="spacer" />
       <Feed />
       <ConnectionState />
+      <Keyboard />
       <button
         type="button"
         className="quiet"
@@ -92,8 +82,12 @@ export function Feed() {
   if (feed === undefined) return null;
   return (
     <span className={`badge ${feed.simulated ? "warn" : "good"}`} title={feed.detail}>
-      {FEED_NAMES[feed.source ?? ""] ?? "No feed"}
-      {feed.simulated && " · simulated"}
+      <span className={feed.simulated ? "wide" : ""}>{FEED_NAMES[feed.source ?? ""] ?? "No feed"}</span>
+      {feed.simulated && (
+        <>
+          <span className="wide"> · </span>simulated
+        </>
+      )}
       {!feed.healthy && " · not fresh"}
     </span>
   );

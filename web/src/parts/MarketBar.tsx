@@ -1,7 +1,7 @@
 import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
 import type { PriceJson, TickerJson } from "../gen/tidebook/marketdata/v1/marketdata_pb";
 import { compare, cut, percentOfBps, pretty } from "../lib/decimal";
-import { kindOf, marketTitle, words } from "../lib/names";
+import { kindOf, marketTitle, toneOf, words } from "../lib/names";
 
 interface Props {
   market: MarketJson;
@@ -16,7 +16,7 @@ export function MarketBar({ market, price, ticker }: Props) {
   const bps = ticker?.changeBps ?? 0;
   const shown = ticker?.last || price?.price;
   const open = ticker?.open || shown || "0";
-  const tone = compare(shown || "0", open) < 0 ? "down" : "up";
+  const tone = ["down", "", "up"][compare(shown || "0", open) + 1] ?? "";
   const status = ticker?.status ?? market.status;
   return (
     <section className="panel bar" aria-label="Market">
@@ -24,7 +24,7 @@ export function MarketBar({ market, price, ticker }: Props) {
       {kind !== "spot" && <span className="badge">up to {market.maxLeverage}x</span>}
       <strong className={`price number ${tone}`}>{pretty(shown, tick)}</strong>
       <dl>
-        {kind !== "cfd" && <Figure name="24 h change" text={percentOfBps(bps)} tone={bps < 0 ? "down" : "up"} />}
+        {kind !== "cfd" && <Figure name="24 h change" text={percentOfBps(bps)} tone={toneOf(bps)} />}
         {kind === "cfd" && <Figure name="Sell at (bid)" text={pretty(price?.bid, tick)} tone="down" />}
         {kind === "cfd" && <Figure name="Buy at (ask)" text={pretty(price?.ask, tick)} tone="up" />}
         {kind !== "cfd" && <Figure name="24 h high" text={pretty(ticker?.high, tick)} />}

@@ -1,11 +1,11 @@
 import { useQuery } from "@tanstack/react-query";
-import { useCallback, useMemo, useRef, useState } from "react";
+import { memo, useCallback, useMemo, useRef, useState } from "react";
 import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
 import type { ListCandlesResponseJson, PriceJson, TickerJson } from "../gen/tidebook/marketdata/v1/marketdata_pb";
 import { get } from "../lib/api";
 import { percentOfBps, pretty } from "../lib/decimal";
 import type { ByMarket } from "../lib/hooks";
-import { type Kind, KINDS, kindOf } from "../lib/names";
+import { type Kind, KINDS, kindOf, toneOf } from "../lib/names";
 import { useKey } from "../lib/page";
 import { screenNumber } from "../lib/screen";
 import { Tabs } from "./Basics";
@@ -76,17 +76,19 @@ interface EntryProps {
   onChoose: (market: string) => void;
 }
 
-function Entry({ market, price, ticker, on, onChoose }: EntryProps) {
-  const bps = ticker?.changeBps ?? 0;
+const Entry = memo(function Entry({ market, price, ticker, on, onChoose }: EntryProps) {
+  const bps = ticker?.changeBps;
   return (
     <button type="button" aria-pressed={on} onClick={() => onChoose(market.market ?? "")}>
       <strong>
         {market.baseAsset}
         <small>/{market.quoteAsset}</small>
       </strong>
-      <Sparkline market={`${market.baseAsset}_${market.quoteAsset}`} />
       <span className="last number">{pretty(ticker?.last || price?.price, market.tickSize)}</span>
-      <span className={`number ${bps < 0 ? "down" : "up"}`}>{percentOfBps(bps)}</span>
+      <Sparkline market={`${market.baseAsset}_${market.quoteAsset}`} />
+      <span className={`number ${toneOf(bps ?? 0)}`} title="24 h">
+        {ticker && percentOfBps(bps ?? 0)}
+      </span>
       <small className="index" title="Price of the external feed">
         index {pretty(price?.price, market.tickSize)}
         {price?.simulated && " (simulated)"}
@@ -94,23 +96,35 @@ function Entry({ market, price, ticker, on, onChoose }: EntryProps) {
       </small>
     </button>
   );
-}
+});
 
-const WIDTH = 64;
+const WIDTH = 100;
 const HEIGHT = 20;
+/** A market with fewer minutes than this behind it shows its last seconds. */
+const YOUNG = 10;
 
-/** The external price over the last hour. */
+const indexCandles = (market: string, interval: string) => async () => {
+  const path = `/v1/marketdata/${market}/candles?interval=${interval}&source=CANDLE_SOURCE_INDEX&pageSize=60`;
+  return (await get<ListCandlesResponseJson>(path)).candles ?? [];
+};
+
+/** The external price over the last hour; in a young market over the last minute. */
 function Sparkline({ market }: { market: string }) {
-  const { data } = useQuery({
+  const { data: minutes } = useQuery({
     queryKey: ["sparkline", market],
-    queryFn: () =>
-      get<ListCandlesResponseJson>(
-        `/v1/marketdata/${market}/candles?interval=CANDLE_INTERVAL_1M&source=CANDLE_SOURCE_INDEX&pageSize=60`,
-      ),
+    queryFn: indexCandles(market, "CANDLE_INTERVAL_1M"),
     refetchInterval: 60_000,
   });
+  const young = minutes !== undefined && minutes.length < YOUNG;
+  const { data: seconds } = useQuery({
+    queryKey: ["sparkline", market, "young"],
+    queryFn: indexCandles(market, "CANDLE_INTERVAL_1S"),
+    refetchInterval: 10_000,
+    enabled: young,
+  });
+  const candles = young ? seconds : minutes;
   const path = useMemo(() => {
-    const closes = (data?.candles ?? []).flatMap(({ close }) => screenNumber(close) ?? []).reverse();
+    const closes = (candles ?? []).flatMap(({ close }) => screenNumber(close) ?? []).reverse();
     if (closes.length < 2) return null;
     const low = Math.min(...closes);
     const span = Math.max(...closes) - low || 1;
@@ -119,10 +133,21 @@ function Sparkline({ market }: { market: string }) {
         `${((at * WIDTH) / (closes.length - 1)).toFixed(1)},${(HEIGHT - 1 - ((close - low) * (HEIGHT - 2)) / span).toFixed(1)}`,
     );
     return { points: points.join(" "), rose: (closes.at(-1) ?? 0) >= (closes[0] ?? 0) };
-  }, [data]);
+  }, [candles]);
   return (
-    <svg className={`spark ${path?.rose === false ? "down" : "up"}`} viewBox={`0 0 ${WIDTH} ${HEIGHT}`} aria-hidden="true">
-      {path && <polyline points={path.points} fill="none" stroke="currentColor" strokeWidth="1.5" />}
+    <svg
+      className={`spark ${path === null ? "flat" : path.rose ? "up" : "down"}`}
+      viewBox={`0 0 ${WIDTH} ${HEIGHT}`}
+      preserveAspectRatio="none"
+      aria-hidden="true"
+    >
+      <polyline
+        points={path?.points ?? `0,${HEIGHT / 2} ${WIDTH},${HEIGHT / 2}`}
+        fill="none"
+        stroke="currentColor"
+        strokeWidth="1.5"
+        vectorEffect="non-scaling-stroke"
+      />
     </svg>
   );
 }

@@ -3,7 +3,7 @@ import { type FormEvent, useCallback, useState } from "react";
 import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
 import type { PlaceOcoResponseJson, PlaceOrderResponseJson } from "../gen/tidebook/engine/v1/order_pb";
 import type { TickerJson } from "../gen/tidebook/marketdata/v1/marketdata_pb";
-import type { Account } from "../lib/account";
+import { type Account, freeOn } from "../lib/account";
 import { post } from "../lib/api";
 import { absolute, pretty } from "../lib/decimal";
 import { isBuy, kindOf, marketTitle, ORDER_TYPES, words } from "../lib/names";
@@ -15,17 +15,19 @@ import {
   hasTrigger,
   isComplete,
   isTrailing,
-  problemOf,
+  problemsOf,
   share,
   toOco,
   toOrder,
+  withIds,
 } from "../lib/order";
+import { useOnce } from "../lib/once";
 import { useKey } from "../lib/page";
 import { Choice, DecimalField } from "./Basics";
 import { Leverage, useLeverage } from "./Leverage";
 import { OrderOptions } from "./OrderOptions";
 import { OrderPreview } from "./OrderPreview";
-import { Problem } from "./Problem";
+import { Problem, refusalOf } from "./Problem";
 
 const CONDITIONAL: readonly FormType[] = [
   "ORDER_TYPE_STOP_LIMIT",
@@ -35,6 +37,9 @@ const CONDITIONAL: readonly FormType[] = [
   "ORDER_TYPE_TRAILING_STOP",
   "OCO",
 ];
+
+// Where a refusal about them is shown next to them.
+const FIELDS: readonly string[] = ["price", "stop_price", "trigger_price", "trailing_bps", "quantity", "quote_amount"];
 
 interface Props {
   market: MarketJson;
@@ -50,24 +55,37 @@ type Placed = { order: PlaceOrderResponseJson } | { pair: PlaceOcoResponseJson }
 export function OrderForm({ market, account, ticker, price, onPrice }: Props) {
   const [rest, setRest] = useState<Omit<Draft, "price">>(BLANK);
   const draft: Draft = { ...rest, price };
-  const set = (change: Partial<Draft>) => setRest((old) => ({ ...old, ...change }));
   const setSide = useCallback((side: Draft["side"]) => setRest((old) => ({ ...old, side })), []);
+  const setType = useCallback((type: FormType) => setRest((old) => ({ ...old, type })), []);
   useKey("b", useCallback(() => setSide("SIDE_BUY"), [setSide]));
   useKey("s", useCallback(() => setSide("SIDE_SELL"), [setSide]));
+  useKey("l", useCallback(() => setType("ORDER_TYPE_LIMIT"), [setType]));
+  useKey("m", useCallback(() => setType("ORDER_TYPE_MARKET"), [setType]));
   const [leverage, setLeverage] = useLeverage(market.market ?? "");
 
+  const once = useOnce();
   const place = useMutation({
     mutationFn: async (order: Draft): Promise<Placed> => {
-      // Sent once more by an impatient finger, it is still one order.
-      const clientOrderId = crypto.randomUUID();
-      if (order.type !== "OCO") {
-        return { order: await post<PlaceOrderResponseJson>("/v1/orders", { ...toOrder(order, market), clientOrderId }) };
+      if (order.type === "OCO") {
+        const pair = toOco(order, market);
+        return { pair: await once(pair, (id) => post<PlaceOcoResponseJson>("/v1/orders:oco", withIds(pair, id))) };
       }
-      const { first, second } = toOco(order, market);
-      const pair = { first: { ...first, clientOrderId }, second: { ...second, clientOrderId: crypto.randomUUID() } };
-      return { pair: await post<PlaceOcoResponseJson>("/v1/orders:oco", pair) };
+      const single = toOrder(order, market);
+      return {
+        order: await once(single, (clientOrderId) =>
+          post<PlaceOrderResponseJson>("/v1/orders", { ...single, clientOrderId }),
+        ),
+      };
     },
+    // An order that went out is not sent again by one key too many.
+    onSuccess: () => setRest((old) => ({ ...old, quantity: "" })),
   });
+  // A refusal is about what was sent; once that is changed it says nothing any more.
+  const corrected = () => place.isError && place.reset();
+  const set = (change: Partial<Draft>) => {
+    corrected();
+    setRest((old) => ({ ...old, ...change }));
+  };
   const onSubmit = (event: FormEvent) => {
     event.preventDefault();
     place.mutate(draft);
@@ -77,9 +95,11 @@ export function OrderForm({ market, account, ticker, price, onPrice }: Props) {
   const buy = isBuy(draft.side);
   const byQuote = draft.type === "ORDER_TYPE_MARKET" && draft.byQuote;
   const pays = margin || buy ? market.quoteAsset : market.baseAsset;
-  const free = account.balances[pays ?? ""]?.free ?? "0";
+  const free = freeOn(account, market.shard, pays);
   const near = (buy ? ticker?.bestAsk : ticker?.bestBid) || ticker?.markPrice || "";
-  const problem = problemOf(draft, market);
+  const problems = problemsOf(draft, market);
+  const hidden = problems.find(({ field }) => !FIELDS.includes(field));
+  const wrongAt = (field: string) => problems.find((problem) => problem.field === field)?.text ?? refusalOf(place.error, field);
   const verb = margin ? (buy ? "Buy / long" : "Sell / short") : buy ? "Buy" : "Sell";
   const position = account.positions.find((row) => row.market === market.market);
 
@@ -99,6 +119,7 @@ export function OrderForm({ market, account, ticker, price, onPrice }: Props) {
             suffix={market.quoteAsset}
             required
             value={draft.trigger}
+            problem={wrongAt("trigger_price")}
             onChange={(trigger) => set({ trigger })}
           />
         )}
@@ -108,6 +129,7 @@ export function OrderForm({ market, account, ticker, price, onPrice }: Props) {
             hint="(empty: at market)"
             suffix={market.quoteAsset}
             value={draft.stopPrice}
+            problem={wrongAt("stop_price")}
             onChange={(stopPrice) => set({ stopPrice })}
           />
         )}
@@ -117,6 +139,7 @@ export function OrderForm({ market, account, ticker, price, onPrice }: Props) {
             suffix="%"
             required
             value={draft.trailingPercent}
+            problem={wrongAt("trailing_bps")}
             onChange={(trailingPercent) => set({ trailingPercent })}
           />
         )}
@@ -127,7 +150,11 @@ export function OrderForm({ market, account, ticker, price, onPrice }: Props) {
             suffix={market.quoteAsset}
             required
             value={price}
-            onChange={onPrice}
+            problem={wrongAt("price")}
+            onChange={(typed) => {
+              corrected();
+              onPrice(typed);
+            }}
           />
         )}
         {draft.type === "ORDER_TYPE_MARKET" && (
@@ -141,7 +168,9 @@ export function OrderForm({ market, account, ticker, price, onPrice }: Props) {
           hint={byQuote ? "" : `steps of ${market.lotSize}`}
           suffix={byQuote ? market.quoteAsset : market.baseAsset}
           required
+          shortcut="q"
           value={draft.quantity}
+          problem={wrongAt("quantity") || wrongAt("quote_amount")}
           onChange={(quantity) => set({ quantity })}
         />
         <div className="switch shares" role="group" aria-label="Part of what is available">
@@ -170,14 +199,14 @@ export function OrderForm({ market, account, ticker, price, onPrice }: Props) {
             </>
           )}
         </dl>
-        {isComplete(draft) && problem === "" && <OrderPreview draft={draft} market={market} leverage={leverage} />}
-        {problem && <p className="hint">{problem}</p>}
-        <Problem error={place.error} />
+        {isComplete(draft) && problems.length === 0 && <OrderPreview draft={draft} market={market} leverage={leverage} />}
+        {hidden && <p className="problem">More options: {hidden.text}</p>}
+        <Problem error={place.error} elsewhere={FIELDS} />
         {place.data && !place.error && <Result placed={place.data} />}
         <button
           type="submit"
           className={`primary ${buy ? "buy" : "sell"}`}
-          disabled={place.isPending || problem !== ""}
+          disabled={place.isPending || problems.length > 0}
         >
           {place.isPending ? "Sending…" : `${verb} ${market.baseAsset}`}
         </button>
@@ -201,7 +230,7 @@ function TypeChoice({ type, onType }: { type: FormType; onType: (type: FormType)
         <option value="">Stop…</option>
         {CONDITIONAL.map((name) => (
           <option key={name} value={name}>
-            {ORDER_TYPES[name] ?? "OCO (one cancels the other)"}
+            {ORDER_TYPES[name] ?? "OCO pair"}
           </option>
         ))}
       </select>

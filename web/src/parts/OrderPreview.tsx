@@ -53,7 +53,7 @@ export function OrderPreview({ draft, market, leverage }: Props) {
           text={`${pretty(cut(data.liquidationPrice, decimalsOf(market.tickSize)), market.tickSize)} ${quote}`}
         />
       )}
-      <Line name="Fee rates (maker / taker)" text={`${market.makerFeeBps ?? 0} / ${market.takerFeeBps ?? 0} bps`} />
+      <Line name="Maker / taker fee" text={`${market.makerFeeBps ?? 0} / ${market.takerFeeBps ?? 0} bps`} />
       {data.error && <dd className="hint wide">Would be refused: {data.error.message}</dd>}
     </dl>
   );

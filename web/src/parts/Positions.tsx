@@ -3,26 +3,32 @@ import { type FormEvent, useState } from "react";
 import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
 import type { PositionJson } from "../gen/tidebook/engine/v1/position_pb";
 import type { TickerJson } from "../gen/tidebook/marketdata/v1/marketdata_pb";
-import { post } from "../lib/api";
+import type { OrderJson } from "../gen/tidebook/engine/v1/order_pb";
+import { patch, post, remove } from "../lib/api";
 import { absolute, basisPoints, cut, decimalsOf, isNegative, percentOfBps, pretty } from "../lib/decimal";
+import { exitsOf, type Exits as ExitOrders, planExits } from "../lib/exits";
 import type { ByMarket } from "../lib/hooks";
+import { useOnce } from "../lib/once";
+import { numberProblem, stepProblem, withIds } from "../lib/order";
 import { marketTitle } from "../lib/names";
 import { entryPrice, positionProfit } from "../lib/profit";
 import { DecimalField, Dialog, Profit, SideName, Table } from "./Basics";
-import { Problem } from "./Problem";
+import { Problem, refusalOf } from "./Problem";
 
 interface Props {
   positions: readonly PositionJson[];
+  orders: readonly OrderJson[];
   byName: Record<string, MarketJson>;
   tickers: ByMarket<TickerJson>;
 }
 
-const HEAD = ["Market", "Side", ">Quantity", ">Entry", ">Mark", ">Liquidation", ">Margin", ">Profit (return)", "!Actions"];
+const HEAD = ["Market", ">Quantity", ">Entry / mark", ">Liquidation", ">Margin", ">Profit (return)", "Stop / profit", "!Actions"];
 
-export function Positions({ positions, byName, tickers }: Props) {
+export function Positions({ positions, orders, byName, tickers }: Props) {
+  const once = useOnce();
   const close = useMutation({
     mutationFn: (market: string) =>
-      post(`/v1/positions/${market}:close`, { clientOrderId: crypto.randomUUID() }),
+      once({ market }, (clientOrderId) => post(`/v1/positions/${market}:close`, { clientOrderId })),
   });
   const [editing, setEditing] = useState<Editing | null>(null);
   if (positions.length === 0) {
@@ -35,25 +41,41 @@ export function Positions({ positions, byName, tickers }: Props) {
           const { market = "", quantity = "0", margin = "0" } = position;
           const tick = byName[market]?.tickSize ?? "1";
           const mark = tickers[market]?.markPrice || position.markPrice || "";
+          const exits = exitsOf(position, orders);
           const profit = mark ? positionProfit(position, mark) : position.unrealisedPnl || "0";
           return (
             <tr key={market}>
               <td>
-                {marketTitle(market)} <small>{position.leverage}x</small>
-              </td>
-              <td>
-                <SideName side={isNegative(quantity) ? "SIDE_SELL" : "SIDE_BUY"} long />
+                {marketTitle(market)}
+                <div>
+                  <SideName side={isNegative(quantity) ? "SIDE_SELL" : "SIDE_BUY"} long /> <small>{position.leverage}x</small>
+                </div>
               </td>
               <td className="number">{pretty(absolute(quantity))}</td>
-              <td className="number">{pretty(entryPrice(position, decimalsOf(tick)), tick)}</td>
-              <td className="number">{pretty(mark, tick)}</td>
+              <td className="number">
+                {pretty(entryPrice(position, decimalsOf(tick)), tick)}
+                <div>{pretty(mark, tick)}</div>
+              </td>
               <td className="number">
                 {position.liquidationPrice ? pretty(cut(position.liquidationPrice, decimalsOf(tick)), tick) : "none"}
               </td>
               <td className="number">{pretty(cut(margin, 2), "0.01")}</td>
               <td className="number">
-                <Profit amount={cut(profit, 2)} step="0.01" />{" "}
-                <small>({percentOfBps(basisPoints(profit, margin))})</small>
+                <Profit amount={cut(profit, 2)} step="0.01" />
+                <div>
+                  <small>{percentOfBps(basisPoints(profit, margin))}</small>
+                </div>
+              </td>
+              <td>
+                <button
+                  type="button"
+                  className="quiet exits"
+                  aria-label={`Stop loss and take profit of ${market}`}
+                  onClick={() => setEditing({ what: "exits", position })}
+                >
+                  <Exit order={exits.stop} name="stop" tick={tick} />
+                  <Exit order={exits.profit} name="profit" tick={tick} />
+                </button>
               </td>
               <td className="actions">
                 <button type="button" className="quiet" onClick={() => setEditing({ what: "margin", position })}>
@@ -61,9 +83,6 @@ export function Positions({ positions, byName, tickers }: Props) {
                 </button>
                 <button type="button" className="quiet" onClick={() => setEditing({ what: "part", position })}>
                   Close part
-                </button>
-                <button type="button" className="quiet" onClick={() => setEditing({ what: "exits", position })}>
-                  Stop / profit
                 </button>
                 <button
                   type="button"
@@ -81,8 +100,15 @@ export function Positions({ positions, byName, tickers }: Props) {
       </Table>
       <Problem error={close.error} />
       {editing?.what === "margin" && <AddMargin {...editing} onClose={() => setEditing(null)} />}
-      {editing?.what === "part" && <ClosePart {...editing} onClose={() => setEditing(null)} />}
-      {editing?.what === "exits" && <Exits {...editing} onClose={() => setEditing(null)} />}
+      {editing?.what === "part" && <ClosePart {...editing} market={byName[editing.position.market ?? ""]} onClose={() => setEditing(null)} />}
+      {editing?.what === "exits" && (
+        <Exits
+          {...editing}
+          market={byName[editing.position.market ?? ""]}
+          have={exitsOf(editing.position, orders)}
+          onClose={() => setEditing(null)}
+        />
+      )}
     </>
   );
 }
@@ -92,6 +118,15 @@ interface Editing {
   position: PositionJson;
 }
 
+/** Where the position ends by itself, or that it does not. */
+function Exit({ order, name, tick }: { order: OrderJson | undefined; name: string; tick: string }) {
+  return (
+    <span>
+      {order ? pretty(order.triggerPrice, tick) : `no ${name}`}
+    </span>
+  );
+}
+
 interface EditProps {
   position: PositionJson;
   onClose: () => void;
@@ -99,11 +134,13 @@ interface EditProps {
 
 function AddMargin({ position, onClose }: EditProps) {
   const [amount, setAmount] = useState("");
+  const once = useOnce();
   const send = useMutation({
     mutationFn: () =>
-      post(`/v1/positions/${position.market}:addMargin`, { amount, requestId: crypto.randomUUID() }),
+      once({ amount }, (requestId) => post(`/v1/positions/${position.market}:addMargin`, { amount, requestId })),
     onSuccess: onClose,
   });
+  const wrong = numberProblem(amount);
   return (
     <Dialog title="Add margin" onClose={onClose}>
       <form
@@ -113,9 +150,15 @@ function AddMargin({ position, onClose }: EditProps) {
         }}
       >
         <p className="hint">More margin moves the liquidation price away.</p>
-        <DecimalField label="Amount" value={amount} onChange={setAmount} required />
-        <Problem error={send.error} />
-        <button type="submit" className="primary" disabled={send.isPending}>
+        <DecimalField
+          label="Amount"
+          value={amount}
+          onChange={setAmount}
+          required
+          problem={wrong || refusalOf(send.error, "amount")}
+        />
+        <Problem error={send.error} elsewhere={["amount"]} />
+        <button type="submit" className="primary" disabled={send.isPending || wrong !== ""}>
           Add
         </button>
       </form>
@@ -123,13 +166,15 @@ function AddMargin({ position, onClose }: EditProps) {
   );
 }
 
-function ClosePart({ position, onClose }: EditProps) {
+function ClosePart({ position, market, onClose }: EditProps & { market: MarketJson | undefined }) {
   const [quantity, setQuantity] = useState(absolute(position.quantity ?? "0"));
+  const once = useOnce();
   const send = useMutation({
     mutationFn: () =>
-      post(`/v1/positions/${position.market}:close`, { quantity, clientOrderId: crypto.randomUUID() }),
+      once({ quantity }, (clientOrderId) => post(`/v1/positions/${position.market}:close`, { quantity, clientOrderId })),
     onSuccess: onClose,
   });
+  const wrong = stepProblem(quantity, market?.lotSize ?? "1");
   return (
     <Dialog title="Close at market" onClose={onClose}>
       <form
@@ -138,9 +183,16 @@ function ClosePart({ position, onClose }: EditProps) {
           send.mutate();
         }}
       >
-        <DecimalField label="Quantity" value={quantity} onChange={setQuantity} required />
-        <Problem error={send.error} />
-        <button type="submit" className="primary" disabled={send.isPending}>
+        <DecimalField
+          label="Quantity"
+          suffix={market?.baseAsset}
+          value={quantity}
+          onChange={setQuantity}
+          required
+          problem={wrong || refusalOf(send.error, "quantity")}
+        />
+        <Problem error={send.error} elsewhere={["quantity"]} />
+        <button type="submit" className="primary" disabled={send.isPending || wrong !== ""}>
           Close it
         </button>
       </form>
@@ -148,45 +200,59 @@ function ClosePart({ position, onClose }: EditProps) {
   );
 }
 
-/** Reduce-only orders that end the position by themselves; they show among the open orders. */
-function Exits({ position, onClose }: EditProps) {
-  const [stop, setStop] = useState("");
-  const [profit, setProfit] = useState("");
-  const order = (type: string, triggerPrice: string) => ({
-    market: position.market,
-    side: isNegative(position.quantity) ? "SIDE_BUY" : "SIDE_SELL",
-    type,
-    quantity: absolute(position.quantity ?? "0"),
-    triggerPrice,
-    triggerSource: "TRIGGER_SOURCE_MARK",
-    reduceOnly: true,
-    clientOrderId: crypto.randomUUID(),
-  });
-  const send = useMutation({
+interface ExitsProps extends EditProps {
+  market: MarketJson | undefined;
+  have: ExitOrders;
+}
+
+/** Reduce-only orders that end the position by themselves; they show among the open orders too. */
+function Exits({ position, market, have, onClose }: ExitsProps) {
+  const [stop, setStop] = useState(have.stop?.triggerPrice ?? "");
+  const [profit, setProfit] = useState(have.profit?.triggerPrice ?? "");
+  const once = useOnce();
+  const save = useMutation({
     mutationFn: async () => {
-      const first = order("ORDER_TYPE_TAKE_PROFIT_MARKET", profit);
-      const second = order("ORDER_TYPE_STOP_MARKET", stop);
-      if (stop && profit) await post("/v1/orders:oco", { first, second });
-      else await post("/v1/orders", stop ? second : first);
+      const { amend, place, cancel } = planExits(position, have, stop, profit);
+      for (const { orderId, ...change } of amend) await patch(`/v1/orders/${orderId}`, change);
+      const [first, second] = place;
+      if (first && second) await once({ first, second }, (id) => post("/v1/orders:oco", withIds({ first, second }, id)));
+      else if (first) await once(first, (clientOrderId) => post("/v1/orders", { ...first, clientOrderId }));
+      for (const orderId of cancel) await remove(`/v1/orders/${orderId}`);
     },
     onSuccess: onClose,
   });
+  const tick = market?.tickSize ?? "1";
+  const wrong = [stepProblem(stop, tick), stepProblem(profit, tick)] as const;
   return (
     <Dialog title="Stop loss and take profit" onClose={onClose}>
       <form
         onSubmit={(event: FormEvent) => {
           event.preventDefault();
-          send.mutate();
+          save.mutate();
         }}
       >
         <p className="hint">
           Orders that close the whole position when the mark price is there. With both, one cancels the other.
         </p>
-        <DecimalField label="Stop loss at" value={stop} onChange={setStop} />
-        <DecimalField label="Take profit at" value={profit} onChange={setProfit} />
-        <Problem error={send.error} />
-        <button type="submit" className="primary" disabled={send.isPending || !(stop || profit)}>
-          Place
+        <DecimalField
+          label="Stop loss at"
+          hint="empty for none"
+          suffix={market?.quoteAsset}
+          value={stop}
+          problem={wrong[0]}
+          onChange={setStop}
+        />
+        <DecimalField
+          label="Take profit at"
+          hint="empty for none"
+          suffix={market?.quoteAsset}
+          value={profit}
+          problem={wrong[1]}
+          onChange={setProfit}
+        />
+        <Problem error={save.error} />
+        <button type="submit" className="primary" disabled={save.isPending || wrong.some((text) => text !== "")}>
+          Save
         </button>
       </form>
     </Dialog>

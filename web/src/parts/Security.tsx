@@ -6,8 +6,10 @@ import type {
   UserJson,
 } from "../gen/tidebook/auth/v1/auth_pb";
 import { get, post, remove } from "../lib/api";
-import { dateTime, words } from "../lib/names";
+import { useSignOut } from "../lib/hooks";
+import { browserName, dateTime, words } from "../lib/names";
 import { ApiKeys } from "./ApiKeys";
+import { PasswordField } from "./AuthFields";
 import { Placeholder, Table } from "./Basics";
 import { Problem } from "./Problem";
 import { Totp } from "./Totp";
@@ -25,6 +27,7 @@ export function Security({ user }: { user: UserJson }) {
 }
 
 function Password() {
+  const queries = useQueryClient();
   const [current, setCurrent] = useState("");
   const [next, setNext] = useState("");
   const change = useMutation({
@@ -32,10 +35,11 @@ function Password() {
     onSuccess: () => {
       setCurrent("");
       setNext("");
+      return queries.invalidateQueries({ queryKey: ["mine"] });
     },
   });
   return (
-    <section className="panel">
+    <section className="panel" aria-label="Password">
       <h2>Password</h2>
       <form
         onSubmit={(event: FormEvent) => {
@@ -43,14 +47,8 @@ function Password() {
           change.mutate();
         }}
       >
-        <label>
-          Current password
-          <input type="password" autoComplete="current-password" required value={current} onChange={(event) => setCurrent(event.target.value)} />
-        </label>
-        <label>
-          New password
-          <input type="password" autoComplete="new-password" required value={next} onChange={(event) => setNext(event.target.value)} />
-        </label>
+        <PasswordField label="Current password" fresh={false} value={current} onChange={setCurrent} />
+        <PasswordField label="New password" fresh value={next} onChange={setNext} />
         <Problem error={change.error} />
         {change.isSuccess && (
           <p className="done" role="status">
@@ -70,11 +68,13 @@ function Sessions() {
   const { data, error, isPending } = useQuery({
     queryKey: ["mine", "sessions"],
     queryFn: () => get<ListSessionsResponseJson>("/v1/auth/sessions"),
+    refetchInterval: 15_000,
   });
   const end = useMutation({
     mutationFn: (id: string) => remove(`/v1/auth/sessions/${id}`),
     onSettled: () => queries.invalidateQueries({ queryKey: ["mine", "sessions"] }),
   });
+  const endAll = useSignOut(true);
   const sessions = data?.sessions ?? [];
   return (
     <section className="panel whole" aria-label="Sessions">
@@ -88,13 +88,19 @@ function Sessions() {
               <td>{dateTime(session.lastUsedTime)}</td>
               <td>{session.ipAddress}</td>
               <td className="long" title={session.userAgent}>
-                {session.userAgent}
+                {browserName(session.userAgent)}
               </td>
               <td className="actions">
                 {session.current ? (
                   "this one"
                 ) : (
-                  <button type="button" className="quiet" onClick={() => end.mutate(session.sessionId ?? "")}>
+                  <button
+                    type="button"
+                    className="quiet"
+                    aria-label={`End the session of ${dateTime(session.createTime)}`}
+                    disabled={end.isPending && end.variables === session.sessionId}
+                    onClick={() => end.mutate(session.sessionId ?? "")}
+                  >
                     End
                   </button>
                 )}
@@ -104,6 +110,12 @@ function Sessions() {
         </Table>
       )}
       <Problem error={end.error} />
+      {sessions.length > 0 && (
+        <button type="button" className="quiet" disabled={endAll.isPending} onClick={() => endAll.mutate()}>
+          Sign out everywhere, here too
+        </button>
+      )}
+      <Problem error={endAll.error} />
     </section>
   );
 }
@@ -126,7 +138,7 @@ function Events() {
               <td>{words(event.kind, "SECURITY_EVENT_KIND_")}</td>
               <td>{event.ipAddress}</td>
               <td className="long" title={event.userAgent}>
-                {event.userAgent}
+                {browserName(event.userAgent)}
               </td>
             </tr>
           ))}

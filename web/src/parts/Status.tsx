@@ -20,7 +20,6 @@ export function Status() {
       <System />
       <Prices />
       <Reconciliation />
-      <Keys />
     </main>
   );
 }
@@ -146,32 +145,6 @@ function Reconciliation() {
           </tr>
         ))}
       </Table>
-    </section>
-  );
-}
-
-function Keys() {
-  return (
-    <section className="panel whole" aria-label="Keyboard">
-      <h2>Keyboard</h2>
-      <dl className="facts">
-        <dt>
-          <kbd>/</kbd>
-        </dt>
-        <dd>search the markets; Enter takes the first</dd>
-        <dt>
-          <kbd>b</kbd> <kbd>s</kbd>
-        </dt>
-        <dd>buy or sell in the order form</dd>
-        <dt>
-          <kbd>Tab</kbd> <kbd>Enter</kbd>
-        </dt>
-        <dd>everything else; prices of the book are buttons too</dd>
-        <dt>
-          <kbd>Esc</kbd>
-        </dt>
-        <dd>close a dialog</dd>
-      </dl>
     </section>
   );
 }

@@ -3,6 +3,7 @@ import { type FormEvent, useMemo, useState } from "react";
 import { renderSVG } from "uqr";
 import type { EnableTotpResponseJson } from "../gen/tidebook/auth/v1/auth_pb";
 import { post } from "../lib/api";
+import { CodeField, PasswordField } from "./AuthFields";
 import { Problem } from "./Problem";
 
 /** The second factor: on with an authenticator app, off with the password and a code of it. */
@@ -49,30 +50,10 @@ export function Totp({ enabled }: { enabled: boolean }) {
         </p>
         {secret && !enabled && <Secret secret={secret} />}
         {(enabled || !secret) && (
-          <label>
-            Your password
-            <input
-              type="password"
-              autoComplete="current-password"
-              required
-              value={password}
-              onChange={(event) => setPassword(event.target.value)}
-            />
-          </label>
+          <PasswordField label="Your password" fresh={false} value={password} onChange={setPassword} />
         )}
         {(enabled || secret) && (
-          <label>
-            Code of the app
-            <input
-              inputMode="numeric"
-              autoComplete="one-time-code"
-              pattern="[0-9]{6}"
-              title="Six digits"
-              required
-              value={code}
-              onChange={(event) => setCode(event.target.value.trim())}
-            />
-          </label>
+          <CodeField label="Code of the app" focus={!enabled} value={code} onChange={setCode} />
         )}
         <Problem error={act.error} />
         <button type="submit" className="primary" disabled={act.isPending}>

@@ -1,16 +1,17 @@
+import { memo } from "react";
 import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
 import { pretty } from "../lib/decimal";
 import { useTrades } from "../lib/hooks";
 import { clock } from "../lib/names";
 
-export function TradesPanel({ market }: { market: MarketJson }) {
+export const TradesPanel = memo(function TradesPanel({ market }: { market: MarketJson }) {
   const trades = useTrades(market.market ?? "");
   return (
     <section className="panel trades" aria-label="Trades" tabIndex={0}>
       <h2>Trades</h2>
       <div className="rows head">
-        <span>Price ({market.quoteAsset})</span>
-        <span>Quantity ({market.baseAsset})</span>
+        <span>Price</span>
+        <span>Size</span>
         <span>Time</span>
       </div>
       {trades.length === 0 && <p className="notice">No trades yet.</p>}
@@ -29,4 +30,4 @@ export function TradesPanel({ market }: { market: MarketJson }) {
       </ol>
     </section>
   );
-}
+});

@@ -1,0 +1,62 @@
+/** What happened to an account while its owner looked elsewhere, in a sentence each. Pure. */
+import type { FillJson, OrderJson, WatchAccountResponseJson } from "../gen/tidebook/engine/v1/order_pb";
+import type { CfdJson, PositionJson } from "../gen/tidebook/engine/v1/position_pb";
+import { isNegative, isZero, pretty } from "./decimal";
+import { isBuy, marketTitle, ORDER_TYPES, words } from "./names";
+
+// Whoever ends an order knows it already.
+const BY_THE_OWNER = new Set(["REASON_UNSPECIFIED", "REASON_CANCELLED_BY_USER", "REASON_OCO_CANCELLED", ""]);
+const ENDED = new Set(["ORDER_STATUS_CANCELLED", "ORDER_STATUS_EXPIRED", "ORDER_STATUS_REJECTED"]);
+
+/**
+ * The news of one message. What an order does at once is the answer to whoever placed it; here is what
+ * orders of `known`, those that rested or waited, do later.
+ */
+export function happened(known: ReadonlyMap<string, OrderJson> | undefined, news: WatchAccountResponseJson): string[] {
+  if (news.snapshot) return [];
+  const orders = news.orders ?? [];
+  return [
+    ...orders.flatMap((order) => ofOrder(known?.get(order.orderId ?? ""), order)),
+    ...orders.flatMap((order) =>
+      known?.has(order.orderId ?? "") ? ofFills(order, news.fills ?? []) : [],
+    ),
+    ...(news.positions ?? []).flatMap(ofPosition),
+    ...(news.cfds ?? []).flatMap(ofCfd),
+  ];
+}
+
+function nameOf(order: OrderJson): string {
+  return `${ORDER_TYPES[order.type ?? ""] ?? "Order"} ${order.orderId} in ${marketTitle(order.market)}`;
+}
+
+function ofOrder(before: OrderJson | undefined, order: OrderJson): string[] {
+  if (before === undefined) return [];
+  const fired = before.status === "ORDER_STATUS_UNTRIGGERED" && order.status !== before.status && !ENDED.has(order.status ?? "");
+  if (fired) return [`${nameOf(order)} was triggered.`];
+  const reason = order.closeReason ?? "";
+  if (!ENDED.has(order.status ?? "") || BY_THE_OWNER.has(reason)) return [];
+  return [`${nameOf(order)} ended: ${words(reason, "REASON_")}.`];
+}
+
+function ofFills(order: OrderJson, fills: readonly FillJson[]): string[] {
+  return fills
+    .filter((fill) => fill.orderId === order.orderId)
+    .map((fill) => {
+      const side = isBuy(fill.side) ? "bought" : "sold";
+      return `${marketTitle(fill.market)}: ${side} ${pretty(fill.quantity)} at ${pretty(fill.price)}.`;
+    });
+}
+
+const signed = (amount = "0"): string => `${isNegative(amount) ? "" : "+"}${pretty(amount || "0")}`;
+
+function ofPosition(position: PositionJson): string[] {
+  if (!isZero(position.quantity || "0")) return [];
+  return [`${marketTitle(position.market)}: your position is closed, profit ${signed(position.realisedPnl)}.`];
+}
+
+function ofCfd(cfd: CfdJson): string[] {
+  if (!cfd.closeTime) return [];
+  const reason = words(cfd.closeReason, "CFD_CLOSE_REASON_");
+  const by = reason === "user" ? "" : ` by ${reason}`;
+  return [`${marketTitle(cfd.market)} ${cfd.cfdId} closed${by} at ${pretty(cfd.exitPrice)}, profit ${signed(cfd.realisedPnl)}.`];
+}

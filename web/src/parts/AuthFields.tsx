@@ -1,0 +1,53 @@
+import { useState } from "react";
+
+interface Props {
+  label: string;
+  value: string;
+  onChange: (text: string) => void;
+}
+
+/**
+ * Six digits, from a mail or an app; the spaces that some show between them are not meant. `focus` where it is
+ * what a person is asked for now.
+ */
+export function CodeField({ label, value, onChange, focus = true }: Props & { focus?: boolean }) {
+  return (
+    <label>
+      {label}
+      <input
+        inputMode="numeric"
+        autoComplete="one-time-code"
+        pattern="[0-9]{6}"
+        title="Six digits"
+        required
+        autoFocus={focus}
+        value={value}
+        onChange={(event) => onChange(event.target.value.replace(/\s/g, ""))}
+      />
+    </label>
+  );
+}
+
+/** A password that can be looked at; `fresh` when it is being chosen. */
+export function PasswordField({ label, value, onChange, fresh }: Props & { fresh: boolean }) {
+  const [shown, setShown] = useState(false);
+  return (
+    <div className="field">
+      <label>
+        {label} {fresh && <small>at least 10 characters</small>}
+        <input
+          type={shown ? "text" : "password"}
+          autoComplete={fresh ? "new-password" : "current-password"}
+          required
+          maxLength={128}
+          value={value}
+          onChange={(event) => onChange(event.target.value)}
+        />
+      </label>
+      <label className="inline">
+        <input type="checkbox" checked={shown} onChange={(event) => setShown(event.target.checked)} />
+        Show it
+      </label>
+    </div>
+  );
+}
