@@ -30,14 +30,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--kills N`: how often the tests that kill services do it."""
+    """`--kills N`: how often the tests that kill services do it; `--examples N`: how many requests
+    a fuzzer makes to each operation.
+    """
     parser.addoption("--kills", type=int, default=3, help="kills in each test that kills services")
+    parser.addoption("--examples", type=int, default=2, help="fuzzed requests to each operation")
 
 
 @pytest.fixture
 def kills(pytestconfig: pytest.Config) -> int:
     """How often to kill."""
     return int(pytestconfig.getoption("kills"))
+
+
+@pytest.fixture
+def examples(pytestconfig: pytest.Config) -> int:
+    """How many requests to make up for each operation."""
+    return int(pytestconfig.getoption("examples"))
 
 
 @pytest.fixture
