@@ -36,6 +36,7 @@ from services.marketdata.store import Position
 from services.settlement.domain.ledger import PoisonEntry
 from services.settlement.store.applying import read_progress
 from services.settlement.store.archive import ArchiveEnd, archive_end, read_archive
+from services.settlement.store.transfers import send_again
 
 # What of the log is written again: more than any reader that runs is behind. Whoever is further
 # behind reads the archive.
@@ -55,6 +56,7 @@ class Rebuilt:
     snapshot: Path | None
     set_aside: tuple[int, ...]
     rewound: Rewound | None = None
+    sent_again: int = 0
 
 
 async def rebuild(settings: Settings, *, check_only: bool = False) -> int:
@@ -79,6 +81,8 @@ def _print(console: Console, done: Rebuilt, check_only: bool) -> None:
             f"market data was at entry {rewound.was_at}: {rewound.trades} trades that were lost are"
             f" gone, {rewound.candles} candles made again"
         )
+    if done.sent_again:
+        console.print(f"{done.sent_again} transfers were on their way: they are sent again")
     if check_only:
         console.print("nothing was written (--check)")
     else:
@@ -131,8 +135,11 @@ async def _make_again(
     path: Path | None = None
     aside: tuple[int, ...] = ()
     rewound: Rewound | None = None
+    sent_again = 0
     if not check_only:
         rewound = await _rewind_market_data(settings, end)
+        async with pool.acquire() as connection:
+            sent_again = await send_again(connection, settings.shard)
         store = SnapshotStore.of(settings)
         aside = tuple(store.set_aside_after(end.seq))
         path = store.write(snapshots.take(exchange, projection, feeds))
@@ -145,6 +152,7 @@ async def _make_again(
         snapshot=path,
         set_aside=aside,
         rewound=rewound,
+        sent_again=sent_again,
     )
 
 

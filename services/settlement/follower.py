@@ -34,7 +34,7 @@ from services.settlement.store.partitions import Months
 from services.settlement.store.sessions import finish, run_alone
 
 # First halves of the advisory lock keys; the second is the shard.
-_ARCHIVE_LOCK, _APPLY_LOCK = 0x7469_0001, 0x7469_0002
+ARCHIVE_LOCK, APPLY_LOCK = 0x7469_0001, 0x7469_0002
 # An entry may hold a thousand commands: read few at once.
 _READ_ENTRIES = 100
 # How often the archive is looked at by a ledger that is quicker.
@@ -62,7 +62,7 @@ class Archiver:
             await run_alone(
                 self._pool,
                 job=ARCHIVE,
-                lock=(_ARCHIVE_LOCK, self._shard),
+                lock=(ARCHIVE_LOCK, self._shard),
                 work=self._work,
                 standby=lambda: None,
             )
@@ -115,7 +115,7 @@ class Applier:
             await run_alone(
                 self._pool,
                 job=APPLY,
-                lock=(_APPLY_LOCK, self._shard),
+                lock=(APPLY_LOCK, self._shard),
                 work=self._work,
                 standby=self.ready.set,
             )

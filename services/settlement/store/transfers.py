@@ -277,6 +277,18 @@ async def claim_messages(connection: Connection, now_ns: int, limit: int) -> lis
     ]
 
 
+async def send_again(connection: Connection, shard: int) -> int:
+    """Make everything due that the log of a shard does not have; how many messages that is.
+
+    For a log that came back without its last entries: what the engine answered is lost with them.
+    """
+    answer = await connection.execute(
+        "update outbox set next_attempt_ns = 0 where done_ns = 0 and attempts > 0 and shard = $1",
+        shard,
+    )
+    return _count(answer)
+
+
 async def note_answer(
     connection: Connection, engine_transfer_id: int, error: str, next_attempt_ns: int
 ) -> None:
