@@ -40,15 +40,13 @@ def test_money_is_conserved_at_every_transaction_and_is_what_the_core_has(
     for batch in _batches([log.begin(), *(log.record(*entry) for entry in flow)]):
         for transaction in batch.transactions:
             ledger.check_zero_sum(transaction.postings)
-            for posting in transaction.postings:
-                balances[tuple(posting.account)] += posting.amount
+            accounts = [account for account, _, _ in transaction.postings]
+            for account, amount, _ in transaction.postings:
+                balances[tuple(account)] += amount
             # Inside and outside together: nothing is ever made or lost.
-            for asset_id in {posting.account.asset_id for posting in transaction.postings}:
+            for asset_id in {account.asset_id for account in accounts}:
                 assert not sum(n for (_, asset, _), n in balances.items() if asset == asset_id)
-            assert all(
-                balances[tuple(posting.account)] >= 0 or posting.account.kind in _MAY_BE_NEGATIVE
-                for posting in transaction.postings
-            )
+            assert all(balances[tuple(a)] >= 0 or a.kind in _MAY_BE_NEGATIVE for a in accounts)
     assert _with_one_outside(balances) == _of_core(log)
     _check_clearing(log, balances)
 
