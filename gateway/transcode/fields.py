@@ -194,6 +194,10 @@ def _string(_: FieldDescriptor, text: str) -> str:
 
 
 def _bytes(_: FieldDescriptor, text: str) -> bytes:
+    return _base64(text)
+
+
+def _base64(text: str) -> bytes:
     standard = text.replace("-", "+").replace("_", "/")
     try:
         return base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
@@ -214,6 +218,21 @@ def check_enum(field: FieldDescriptor, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(value)
     _enum(field, str(value))
+
+
+def is_bytes(field: FieldDescriptor) -> bool:
+    """Whether the JSON of a value is base64."""
+    message = field.message_type
+    return field.type == FieldDescriptor.TYPE_BYTES or (
+        message is not None and message.full_name == "google.protobuf.BytesValue"
+    )
+
+
+def check_bytes(value: Any) -> None:
+    """Raise `ValueError` unless a JSON value is base64, of either alphabet, padded or not."""
+    if not isinstance(value, str):
+        raise ValueError(value)
+    _base64(value)
 
 
 def expected(field: FieldDescriptor) -> str:

@@ -8,6 +8,7 @@ integers as strings.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any, cast
 
 import orjson
@@ -91,9 +92,9 @@ def _located(data: dict[str, Any], descriptor: Descriptor) -> TranscodeError:
 def _check(data: Any, descriptor: Descriptor) -> None:
     """Raise `ValueError` for what ParseDict takes and should not.
 
-    One field under both its names, of which the last would win, and an enum's number that it takes
-    for another one: it drops the bits above 32, the fraction, and takes booleans, so that
-    4294967298 would be 2.
+    One field under both its names, of which the last would win; an enum's number that it takes for
+    another one: it drops the bits above 32, the fraction, and takes booleans, so that 4294967298
+    would be 2; base64 of which it leaves out what is none.
     """
     given: set[int] = set()
     for name, value in data.items():
@@ -103,15 +104,38 @@ def _check(data: Any, descriptor: Descriptor) -> None:
         if field.number in given:
             raise ValueError(name)
         given.add(field.number)
-        if value is None:
+        if value is None or not _is_checked(field):
             continue
-        if field.enum_type is not None:
-            for item in value if field.is_repeated else (value,):
-                fields.check_enum(field, item)
-        elif _is_plain_message(field):
-            assert field.message_type is not None
-            for item in value if field.is_repeated else (value,):
-                _check(item, field.message_type)
+        for _, item, of in _items(name, value, field):
+            if of.enum_type is not None:
+                fields.check_enum(of, item)
+            elif _is_plain_message(of):
+                assert of.message_type is not None
+                _check(item, of.message_type)
+            else:
+                fields.check_bytes(item)
+
+
+def _is_checked(field: FieldDescriptor) -> bool:
+    """Whether there is more to check than ParseDict does."""
+    message = field.message_type
+    if message is not None and message.GetOptions().map_entry:
+        return _is_checked(message.fields_by_name["value"])
+    return field.enum_type is not None or _is_plain_message(field) or fields.is_bytes(field)
+
+
+def _items(
+    name: str, value: Any, field: FieldDescriptor
+) -> Iterator[tuple[str, Any, FieldDescriptor]]:
+    """(where, value, field of such a value) of each value of a field."""
+    message = field.message_type
+    if message is not None and message.GetOptions().map_entry:
+        of = message.fields_by_name["value"]
+        yield from ((f"{name}[{key}]", item, of) for key, item in value.items())
+    elif field.is_repeated:
+        yield from ((f"{name}[{index}]", item, field) for index, item in enumerate(value))
+    else:
+        yield name, value, field
 
 
 def _descend(data: Any, descriptor: Descriptor, path: list[str]) -> str:
@@ -152,15 +176,18 @@ def _clash(name: str, value: Any, field: FieldDescriptor, given: dict[str, str])
 
 def _value_fault(name: str, value: Any, field: FieldDescriptor, path: list[str]) -> str:
     """What is wrong in the value of one field."""
-    if value is not None and _is_plain_message(field):
-        assert field.message_type is not None
-        if not field.is_repeated:
-            return _descend(value, field.message_type, path)
-        if not isinstance(value, list):
+    message = field.message_type
+    is_map = message is not None and message.GetOptions().map_entry
+    inner = message.fields_by_name["value"] if message is not None and is_map else field
+    if value is not None and _is_plain_message(inner):
+        if is_map and not isinstance(value, dict):
+            return "must be an object of objects"
+        if field.is_repeated and not is_map and not isinstance(value, list):
             return "must be a list of objects"
-        for index, item in enumerate(value):
-            path[-1] = f"{name}[{index}]"
-            found = _descend(item, field.message_type, path)
+        for where, item, of in _items(name, value, field):
+            assert of.message_type is not None
+            path[-1] = where
+            found = _descend(item, of.message_type, path)
             if found:
                 return found
         return ""
@@ -174,7 +201,7 @@ def _value_fault(name: str, value: Any, field: FieldDescriptor, path: list[str])
 
 
 def _is_plain_message(field: FieldDescriptor) -> bool:
-    """Whether the JSON of a field is an object with fields (or a list of them)."""
+    """Whether the JSON of a value is an object with fields."""
     message = field.message_type
     return (
         message is not None

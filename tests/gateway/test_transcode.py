@@ -13,10 +13,12 @@ import grpc_tools
 import pytest
 from google.api import annotations_pb2
 from google.protobuf import (
+    any_pb2,
     descriptor_pb2,
     descriptor_pool,
     duration_pb2,
     field_mask_pb2,
+    struct_pb2,
     timestamp_pb2,
     wrappers_pb2,
 )
@@ -39,7 +41,7 @@ from mesh.status import http_status_of
 
 PROTO = Path(__file__).with_name("library.proto")
 # What it imports must be in the pool before it.
-IMPORTED = (duration_pb2, field_mask_pb2, timestamp_pb2, wrappers_pb2)
+IMPORTED = (any_pb2, duration_pb2, field_mask_pb2, struct_pb2, timestamp_pb2, wrappers_pb2)
 
 
 @cache
@@ -274,6 +276,35 @@ def test_what_is_not_text_is_refused(target: str) -> None:
         ({"counts": {"a": 1}}, {"counts": {"a": 1}}),
         ({"time": "2026-01-31T12:00:00+01:00"}, {"time": "2026-01-31T11:00:00Z"}),
         ({"number": 5.0}, {"number": 5}),
+        ({"number": "5", "id": "7"}, {"number": 5, "id": "7"}),
+        ({"number": 1e3}, {"number": 1000}),
+        ({"ratio": "NaN", "smallRatio": "-Infinity"}, {"ratio": "NaN", "small_ratio": "-Infinity"}),
+        ({"ratio": "1.5", "maybeRatio": 2}, {"ratio": 1.5, "maybe_ratio": 2.0}),
+        ({"data": "/+8=", "maybeData": "_-8"}, {"data": "/+8=", "maybe_data": "/+8="}),
+        ({"maybeFlag": False, "perhaps": False}, {"maybe_flag": False, "perhaps": False}),
+        ({"wait": "-1.5s"}, {"wait": "-1.500s"}),
+        ({"time": "1969-12-31T23:59:59.999999999Z"}, {"time": "1969-12-31T23:59:59.999999999Z"}),
+        ({"mask": "maybeText,inner.maybeNumber"}, {"mask": "maybeText,inner.maybeNumber"}),
+        (
+            {"facts": {"a": [1, "b", None, {"c": True}]}, "anything": [1.5], "list": ["x", None]},
+            {
+                "facts": {"a": [1.0, "b", None, {"c": True}]},
+                "anything": [1.5],
+                "list": ["x", None],
+            },
+        ),
+        ({"anything": None}, {"anything": None}),
+        (
+            {"packed": {"@type": "type.googleapis.com/google.protobuf.Duration", "value": "1s"}},
+            {"packed": {"@type": "type.googleapis.com/google.protobuf.Duration", "value": "1s"}},
+        ),
+        (
+            {"packed": {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "X"}},
+            {"packed": {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "X"}},
+        ),
+        ({"named": {"a": {"maybeText": "x"}}}, {"named": {"a": {"maybe_text": "x"}}}),
+        ({"thisOne": None, "thatOne": 5}, {"that_one": 5}),
+        ({"inner": None, "children": [], "numbers": None}, {}),
         ({}, {}),
         (None, {}),
     ],
@@ -318,6 +349,25 @@ def test_a_body_field_leaves_the_rest_to_the_query() -> None:
         ({"time": 5}, "time"),
         ({"wait": "soon"}, "wait"),
         ({"counts": {"a": "x"}}, "counts"),
+        ({"counts": {"a": None}}, "counts"),
+        ({"data": "!!"}, "data"),
+        ({"maybeNumber": "x"}, "maybeNumber"),
+        ({"mask": ["a"]}, "mask"),
+        ({"facts": [1]}, "facts"),
+        ({"list": {}}, "list"),
+        ({"packed": {"@type": "type.googleapis.com/no.Such"}}, "packed"),
+        ({"packed": {"reason": "X"}}, "packed"),
+        ({"named": {"a": {"nothing": 1}}}, "named[a].nothing"),
+        ({"named": {"a": {"colour": (1 << 32) + 1}}}, "named[a].colour"),
+        ({"named": []}, "named"),
+        ({"maybeData": "a*b"}, "maybeData"),
+        ({"numbers": [None]}, "numbers"),
+        ({"smallRatio": 1e39}, "smallRatio"),
+        ({"id": "18446744073709551616"}, "id"),
+        ({"id": -1}, "id"),
+        ({"number": "0x10"}, "number"),
+        ({"number": " 5"}, "number"),
+        ({"flag": 1}, "flag"),
         ({"thisOne": "x", "thatOne": 1}, "thatOne"),
         ({"maybeText": "x", "maybe_text": "y"}, "maybe_text"),
         ({"inner": {"otherName": "x", "renamed": None}}, "inner.renamed"),
