@@ -1,4 +1,8 @@
-"""A whole history as CSV, page by page, whatever its length: only one page is in memory."""
+"""A whole history as CSV, page by page, whatever its length: only one page is in memory.
+
+The next page is read when the reader has taken this one, and none after it has gone. What the
+columns mean is said in docs/ledger.md.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,6 @@ from tidebook.settlement.v1 import history_pb2
 
 from services.settlement import history as h
 from services.settlement.catalog import Catalog
-from services.settlement.paging import MAX_PAGE_SIZE
 from services.settlement.store import reading
 from services.settlement.store.database import Connection
 from services.settlement.store.pages import Span
@@ -23,6 +26,12 @@ from services.settlement.store.sessions import for_a_call
 from services.settlement.store.transfers import export_transfers
 
 Row = asyncpg.Record
+# Rows of a page. Other calls wait while one is put into words.
+_ROWS = 250
+# Chosen by clients. A spreadsheet takes what begins like this for a formula; the apostrophe says
+# that it is text.
+_FREE_TEXTS = frozenset({"client_order_id", "client_cfd_id", "request_id"})
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 # (connection, account, span, key of the last row, limit) -> the next rows
 Pages = Callable[[Connection, int, Span, tuple[int, ...] | None, int], Awaitable[list[Row]]]
 
@@ -200,11 +209,13 @@ async def export(
     while True:
         # A connection for each page: a slow reader must not keep one from the others.
         async with for_a_call(pool) as connection:
-            rows = await of.pages(connection, account_id, span, before, MAX_PAGE_SIZE)
+            rows = await of.pages(connection, account_id, span, before, _ROWS)
         if not rows:
             return
         messages = [await of.to_proto(catalog, row) for row in rows]
         yield _csv([_cell(message, name) for name in of.columns] for message in messages)
+        if len(rows) < _ROWS:
+            return
         before = of.key(rows[-1])
 
 
@@ -220,4 +231,8 @@ def _cell(message: Message, name: str) -> object:
     field = message.DESCRIPTOR.fields_by_name[name]
     if field.enum_type is not None:
         return field.enum_type.values_by_number[value].name
-    return value.ToJsonString() if isinstance(value, Timestamp) else value
+    if isinstance(value, Timestamp):
+        return value.ToJsonString()
+    if name in _FREE_TEXTS and value.startswith(_FORMULA):
+        return "'" + value
+    return value

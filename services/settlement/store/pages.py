@@ -83,7 +83,7 @@ async def read_page(
 
     `key` are the columns that a list goes by, a time in nanoseconds first, and their types;
     `before` are those of the last row of the page before. `columns` are read of the finished `page`
-    and what it is joined with.
+    and what it is joined with; `{window}` in there stands for "between" two times.
     """
     order = ", ".join(f"{name} desc" for name in key)
     text_limit = next((size for size in _LIMITS if size >= limit), limit)
@@ -103,16 +103,17 @@ async def read_page(
         for select, own in branches
     ]
     page = f"({' union all '.join(parts)}) page"
-    text = f"select {columns} from {page} {join} order by {order} limit {text_limit}"
+    joined = join.format(window=f"between ${first} and ${first + 1}")
+    text = f"select {columns} from {page} {joined} order by {order} limit {text_limit}"
     rows: list[asyncpg.Record] = []
-    for start_ns, end_ns in _windows(span.start_ns, min(after[0], span.end_ns)):
+    for start_ns, end_ns in windows(span.start_ns, min(after[0], span.end_ns)):
         rows += await connection.fetch(text, *conditions.parameters, start_ns, end_ns, *after)
         if len(rows) >= limit:
             break
     return rows[:limit]
 
 
-def _windows(start_ns: int, end_ns: int) -> Iterator[tuple[int, int]]:
+def windows(start_ns: int, end_ns: int) -> Iterator[tuple[int, int]]:
     """Times from `start_ns` to `end_ns`, both included, in ever longer pieces, newest first."""
     oldest_ns, width_ns = min(end_ns, time.time_ns()), _FIRST_WINDOW_NS
     for _ in range(_LOOKS - 1):

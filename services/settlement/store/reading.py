@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import asyncpg
 
+from kernel.money import INT64_MAX
 from services.settlement.domain.ledger import LedgerKind
 from services.settlement.store.database import Connection
-from services.settlement.store.pages import Conditions, Span, read_page
+from services.settlement.store.pages import Conditions, Span, read_page, windows
 
 Row = asyncpg.Record
 # What an order is for good, see `tidebook.engine.v1.OrderStatus`.
@@ -55,13 +56,17 @@ async def list_orders(
 async def get_order(
     connection: Connection, shard: int, account_id: int, order_id: int
 ) -> Row | None:
-    """An order of the account."""
-    return await connection.fetchrow(
-        "select * from orders where shard = $1 and order_id = $2 and account_id = $3",
-        shard,
-        order_id,
-        account_id,
-    )
+    """An order of the account; it is most likely live, or else of late."""
+    wanted = (shard, order_id, account_id)
+    of_order = "where shard = $1 and order_id = $2 and account_id = $3"
+    row = await connection.fetchrow(f"select * from open_orders {of_order}", *wanted)
+    for window in windows(0, INT64_MAX):
+        row = row or await connection.fetchrow(
+            f"select * from closed_orders {of_order} and created_ns between $4 and $5",
+            *wanted,
+            *window,
+        )
+    return row
 
 
 async def fills_of_order(connection: Connection, order: Row, limit: int) -> list[Row]:
@@ -141,7 +146,8 @@ async def list_entries(
         before=before,
         limit=limit,
         columns="page.*, t.kind, t.log_seq",
-        join="join ledger_transactions t using (shard, transaction_id, time_ns)",
+        join="join ledger_transactions t using (shard, transaction_id, time_ns)"
+        " where t.time_ns {window}",
     )
 
 

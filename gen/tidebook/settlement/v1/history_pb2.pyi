@@ -177,7 +177,7 @@ class GetOrderResponse(_message.Message):
 
     @_builtins.property
     def fills(self) -> _containers.RepeatedCompositeFieldContainer[_order_pb2.Fill]:
-        """Its fills, oldest first."""
+        """Its first 1000 fills, oldest first; ListFills has all of them."""
 
     def __init__(
         self,
@@ -519,7 +519,9 @@ class ExportHistoryResponse(_message.Message):
 
     CSV_FIELD_NUMBER: _builtins.int
     csv: _builtins.str
-    """UTF-8 CSV lines; the first piece begins with the header."""
+    """UTF-8 CSV lines; the first piece begins with the header. Amounts are decimals, times RFC 3339
+    in UTC; an id of your own that a spreadsheet would take for a formula has a ' before it.
+    """
     def __init__(
         self,
         *,

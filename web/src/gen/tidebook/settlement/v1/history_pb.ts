@@ -225,7 +225,7 @@ export type GetOrderResponse = Message<"tidebook.settlement.v1.GetOrderResponse"
   order?: Order | undefined;
 
   /**
-   * Its fills, oldest first.
+   * Its first 1000 fills, oldest first; ListFills has all of them.
    *
    * @generated from field: repeated tidebook.engine.v1.Fill fills = 2;
    */
@@ -246,7 +246,7 @@ export type GetOrderResponseJson = {
   order?: OrderJson;
 
   /**
-   * Its fills, oldest first.
+   * Its first 1000 fills, oldest first; ListFills has all of them.
    *
    * @generated from field: repeated tidebook.engine.v1.Fill fills = 2;
    */
@@ -904,7 +904,8 @@ export const ExportHistoryRequestSchema: GenMessage<ExportHistoryRequest, {jsonT
  */
 export type ExportHistoryResponse = Message<"tidebook.settlement.v1.ExportHistoryResponse"> & {
   /**
-   * UTF-8 CSV lines; the first piece begins with the header.
+   * UTF-8 CSV lines; the first piece begins with the header. Amounts are decimals, times RFC 3339
+   * in UTC; an id of your own that a spreadsheet would take for a formula has a ' before it.
    *
    * @generated from field: string csv = 1;
    */
@@ -918,7 +919,8 @@ export type ExportHistoryResponse = Message<"tidebook.settlement.v1.ExportHistor
  */
 export type ExportHistoryResponseJson = {
   /**
-   * UTF-8 CSV lines; the first piece begins with the header.
+   * UTF-8 CSV lines; the first piece begins with the header. Amounts are decimals, times RFC 3339
+   * in UTC; an id of your own that a spreadsheet would take for a formula has a ' before it.
    *
    * @generated from field: string csv = 1;
    */
