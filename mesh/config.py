@@ -116,6 +116,9 @@ class Settings(BaseSettings):
     grpc_max_message_bytes: int = Field(
         8 << 20, ge=1 << 16, description="Largest gRPC message taken or sent, in bytes."
     )
+    grpc_max_connections: int = Field(
+        2000, gt=0, description="Connections of a public gRPC listener; more are closed at once."
+    )
     rpc_timeout_ms: int = Field(
         5000, gt=0, description="Deadline of a call between services that names none."
     )

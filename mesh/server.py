@@ -34,6 +34,8 @@ Registration = tuple[Callable[[Any, Any], None], Any]
 Handlers = dict[str, Any]
 
 _MINUTE_MS = 60_000
+# For a client that connects and then says nothing.
+_HANDSHAKE_MS = 10_000
 _TELL_SECONDS = 0.05
 log = structlog.get_logger()
 
@@ -264,7 +266,12 @@ def server_options(
         ("grpc.max_concurrent_streams", 1000),
     ]
     if max_idle_ms is not None:
-        options.append(("grpc.max_connection_idle_ms", max_idle_ms))
+        # Anybody's connections.
+        options += [
+            ("grpc.max_connection_idle_ms", max_idle_ms),
+            ("grpc.max_allowed_incoming_connections", settings.grpc_max_connections),
+            ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        ]
     return options
 
 

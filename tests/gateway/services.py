@@ -181,6 +181,7 @@ class MarketDataService(marketdata_pb2_grpc.MarketDataServiceServicer):
         self.opened: list[str] = []
         self.book_snapshots: dict[str, marketdata_pb2.BookUpdate] = {}
         self.trade_resumes: list[int] = []
+        self.candles_asked: list[tuple[int, int]] = []
 
     def publish(self, channel: str, message: Any) -> None:
         for queue in self.listeners.get(channel, ()):
@@ -237,6 +238,13 @@ class MarketDataService(marketdata_pb2_grpc.MarketDataServiceServicer):
         self, request: marketdata_pb2.WatchTickersRequest, context: Any
     ) -> AsyncIterator[marketdata_pb2.WatchTickersResponse]:
         async for message in self._watch("tickers"):
+            yield message
+
+    async def WatchCandles(
+        self, request: marketdata_pb2.WatchCandlesRequest, context: Any
+    ) -> AsyncIterator[marketdata_pb2.WatchCandlesResponse]:
+        self.candles_asked.append((request.interval, request.source))
+        async for message in self._watch("candles"):
             yield message
 
     async def Subscribe(

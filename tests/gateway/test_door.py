@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import grpc
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -26,7 +28,7 @@ from tidebook.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from tidebook.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 from tidebook.settlement.v1 import history_pb2, history_pb2_grpc
 
-from tests.gateway.conftest import World
+from tests.gateway.conftest import Start, World
 from tests.support import eventually
 
 ORDER = order_pb2.PlaceOrderRequest(
@@ -202,6 +204,77 @@ async def test_without_a_token_private_methods_are_refused_at_the_door(
             gateway_pb2.GetOrderTraceRequest(order_id=1)
         )
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_tool_that_knows_nothing_calls_by_reflection(
+    world: World, door: grpc.aio.Channel
+) -> None:
+    """As grpcurl does: from a service's name to its answer, with no generated code."""
+    stub = reflection_pb2_grpc.ServerReflectionStub(door)
+    files: dict[str, descriptor_pb2.FileDescriptorProto] = {}
+    call: Any = stub.ServerReflectionInfo()
+
+    async def fetch(**question: str) -> None:
+        await call.write(reflection_pb2.ServerReflectionRequest(**question))
+        answer = await call.read()
+        for raw in answer.file_descriptor_response.file_descriptor_proto:
+            file = descriptor_pb2.FileDescriptorProto.FromString(raw)
+            if file.name not in files:
+                files[file.name] = file
+                for needed in file.dependency:
+                    await fetch(file_by_filename=needed)
+
+    await fetch(file_containing_symbol="tidebook.engine.v1.OrderService")
+    call.cancel()
+    pool = descriptor_pool.DescriptorPool()
+
+    def add(name: str) -> None:
+        file = files.pop(name, None)
+        if file is not None:
+            for needed in file.dependency:
+                add(needed)
+            pool.Add(file)
+
+    for name in list(files):
+        add(name)
+    method = pool.FindServiceByName("tidebook.engine.v1.OrderService").methods_by_name["PlaceOrder"]
+    request = message_factory.GetMessageClass(method.input_type)()
+    json_format.ParseDict(
+        {
+            "market": "BTC_USDC",
+            "side": "SIDE_BUY",
+            "type": "ORDER_TYPE_LIMIT",
+            "price": "1",
+            "quantity": "1",
+        },
+        request,
+    )
+    place: Any = door.unary_unary(
+        f"/{method.containing_service.full_name}/{method.name}",
+        request_serializer=lambda message: message.SerializeToString(),
+        response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
+    )
+    answer: Any = await place(request, metadata=auth(world))
+    assert answer.order.order_id == 1
+    assert world.engine.placed[0].market == "BTC_USDC"
+
+
+async def test_connections_of_the_door_are_limited(start_world: Start) -> None:
+    world = await start_world(grpc_max_connections=2)
+    async with contextlib.AsyncExitStack() as stack:
+        for number in range(2):
+            # Else channels to one address share a connection.
+            options = [("grpc.use_local_subchannel_pool", 1), ("test.number", number)]
+            channel = await stack.enter_async_context(
+                grpc.aio.insecure_channel(world.door, options=options)
+            )
+            await market_pb2_grpc.MarketServiceStub(channel).ListMarkets(
+                market_pb2.ListMarketsRequest()
+            )
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.settings.grpc_port)
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""
+        writer.close()
 
 
 async def test_reflection_and_health_cover_everything(world: World, door: grpc.aio.Channel) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,33 @@ async def test_limits_refuse_with_headers(start_world: Start) -> None:
         assert any("RetryInfo" in detail["@type"] for detail in body["details"])
         async with http.get("/v1/auth/me", headers=world.bearer(8)) as answer:
             assert answer.status == 200, "another account has its own bucket"
+
+
+async def test_an_address_has_a_limit_of_its_own_and_guesses_a_tighter_one(
+    start_world: Start,
+) -> None:
+    world = await start_world(rate_limit_ip="30/hour", rate_limit_auth="2/hour")
+    async with aiohttp.ClientSession(world.url) as http:
+        body = {"email": "a@example.org", "password": "wrong"}
+        statuses = []
+        for _ in range(3):
+            async with http.post("/v1/auth/signin", json=body) as answer:
+                statuses.append(answer.status)
+        assert statuses == [401, 401, 429]
+        for _ in range(40):
+            async with http.get("/v1/markets") as answer:
+                left = answer.headers.get("RateLimit-Remaining")
+                if answer.status == 429:
+                    break
+        assert answer.status == 429 and left is None
+        assert int(answer.headers["Retry-After"]) >= 1
+        # Another account does not help: it is the address.
+        async with http.get("/v1/auth/me", headers=world.bearer(8)) as answer:
+            assert answer.status == 429
+        async with http.get("/metrics") as answer:
+            text = await answer.text()
+        assert 'tidebook_rate_limited_total{limit="auth"} 1' in text
+        assert re.search('tidebook_rate_limited_total{limit="ip"} [1-9]', text)
 
 
 async def test_without_redis_requests_pass(start_world: Start) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import aiohttp
 import pytest_asyncio
@@ -43,6 +44,14 @@ async def test_bad_frames_are_refused_by_name_and_the_connection_goes_on(client:
         ('{"id": 6, "subscribe": {"channel": "CHANNEL_BOOK", "depth": 5000}}', "6", "depth"),
         ('{"id": 7, "subscribe": {"channel": "CHANNEL_BOOK"}}', "7", "markets"),
         ('{"id": 8, "place": {"market": "BTC_USDC"}}', "8", "side"),
+        ('{"id": 9, "ping": {}, "ping": {}}', "0", "ping"),
+        ('{"id": 10, "ping": {}, "auth": {"accessToken": "x"}}', "10", "auth"),
+        ('{"id": 11, "cancel": {"orderId": 1e30}}', "11", "orderId"),
+        ('{"id": 12, "amend": {"orderId": "18446744073709551616"}}', "12", "orderId"),
+        ('{"id": 13, "place": []}', "13", "place"),
+        ('{"id": 99999999999999999999, "ping": {}}', "0", "id"),
+        ("[" * 3000, "0", ""),
+        ("null", "0", ""),
     ]
     for text, number, field in cases:
         await client.socket.send_str(text)
@@ -110,6 +119,44 @@ async def test_a_lost_stream_comes_back_with_a_snapshot_and_trades_resume(
     world.marketdata.publish("trades", Refused(Reason.UNAVAILABLE))
     assert (await client.receive())["book"]["books"][0]["snapshot"] is True
     await eventually(lambda: world.marketdata.trade_resumes == [0, 44])
+
+
+async def test_every_public_channel_begins_goes_on_and_ends(world: World) -> None:
+    with_book(world)
+    market = "BTC_USDC"
+    channels: dict[str, tuple[str, Any]] = {
+        "prices": ("prices", md.WatchPricesResponse(prices=[md.Price(market=market, seq=1)])),
+        "ticker": ("tickers", md.WatchTickersResponse(tickers=[md.Ticker(market=market)])),
+        "book": (f"book {market}", md.WatchBookResponse(books=[book(6, 5, {"98": "1"})])),
+        "trades": ("trades", md.WatchTradesResponse(trades=[md.Trade(market=market, seq=1)])),
+        "candles": ("candles", md.WatchCandlesResponse(candles=[md.Candle(market=market)])),
+    }
+
+    def listening(stream: str, count: int) -> Callable[[], bool]:
+        return lambda: world.marketdata.listening(stream) == count
+
+    async with connected(world) as client:
+        for name, (stream, message) in channels.items():
+            wanted = {"channel": f"CHANNEL_{name.upper()}", "markets": [market]}
+            assert "done" in await client.ask(subscribe=wanted)
+            await eventually(listening(stream, 1))
+            world.marketdata.publish(stream, message)
+            frame = await client.receive()
+            assert (frame["id"], set(frame)) == ("0", {"id", name})
+            if name == "book":
+                assert frame["book"]["books"][0]["snapshot"] is True
+                assert (await client.receive())["book"]["books"][0]["prevSeq"] == "5"
+            assert "done" in await client.ask(unsubscribe=wanted)
+            await eventually(listening(stream, 0))
+    # What was not said is the default.
+    assert world.marketdata.candles_asked == [(md.CANDLE_INTERVAL_1M, md.CANDLE_SOURCE_CLOB)]
+
+
+async def test_what_is_no_text_ends_the_connection(world: World) -> None:
+    async with connected(world) as client:
+        await client.socket.send_bytes(b"{}")
+        assert (await client.socket.receive()).type is aiohttp.WSMsgType.CLOSE
+        assert client.socket.close_code == aiohttp.WSCloseCode.UNSUPPORTED_DATA
 
 
 async def test_prices_of_a_new_reader_begin_anew(world: World) -> None:
