@@ -61,7 +61,10 @@ class DevServicer(gateway_pb2_grpc.DevServiceServicer):
             raise Refused(Reason.NOT_FOUND, "there is nothing here")
         try:
             async with self._http.get(
-                self._url, params={"to": request.to}, timeout=_MAILBOX_TIMEOUT
+                self._url,
+                params={"to": request.to},
+                timeout=_MAILBOX_TIMEOUT,
+                allow_redirects=False,
             ) as answer:
                 answer.raise_for_status()
                 rows = (await answer.json())["messages"]

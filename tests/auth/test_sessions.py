@@ -239,6 +239,25 @@ async def test_a_second_factor_is_asked_for_and_each_of_its_codes_counts_once(au
     await auth.sign_in(ann)
 
 
+async def test_a_password_reset_leaves_the_second_factor_on(auth: Auth) -> None:
+    """Who has the mailbox alone must not get in."""
+    ann = await auth.sign_up()
+    begun = await auth.stub.EnableTotp(pb.EnableTotpRequest(password=PASSWORD), metadata=ann.bearer)
+    app = pyotp.TOTP(begun.secret)
+    code = app.at(auth.clock.now_ns() // 1_000_000_000)
+    await auth.stub.ConfirmTotp(pb.ConfirmTotpRequest(code=code), metadata=ann.bearer)
+    await auth.stub.RequestPasswordReset(pb.RequestPasswordResetRequest(email=ann.email))
+    mailed = await auth.mail.code_for(ann.email, nth=2)
+    await auth.stub.ResetPassword(
+        pb.ResetPasswordRequest(email=ann.email, code=mailed, new_password="new-harbour-1")
+    )
+    ann.password = "new-harbour-1"
+    with refused(Reason.TOTP_REQUIRED):
+        await auth.sign_in(ann)
+    auth.clock.advance(seconds=60)
+    await auth.sign_in(ann, totp_code=app.at(auth.clock.now_ns() // 1_000_000_000))
+
+
 async def test_guessing_the_second_factor_locks_it(auth: Auth) -> None:
     ann = await auth.sign_up()
     begun = await auth.stub.EnableTotp(pb.EnableTotpRequest(password=PASSWORD), metadata=ann.bearer)

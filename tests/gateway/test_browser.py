@@ -169,6 +169,10 @@ async def test_every_response_has_the_security_headers(
         assert "base-uri 'none'" in answer.headers["Content-Security-Policy"]
         assert answer.headers["Referrer-Policy"] == "no-referrer"
         assert answer.headers["Server"] == "tidebook"
+        kind = answer.headers["Content-Type"]
+        assert kind == "application/json" or kind.endswith("; charset=utf-8")
+    async with http.request("TRACE", path) as answer:
+        assert answer.status in (404, 405, 501)
 
 
 async def test_nothing_of_the_api_is_kept_in_a_cache(

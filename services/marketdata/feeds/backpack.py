@@ -110,7 +110,8 @@ class BackpackFeed:
     async def _existing(self, session: aiohttp.ClientSession) -> tuple[str, ...]:
         """Which of our pairs Backpack has."""
         url = f"{self._rest_url}/api/v1/markets"
-        async with session.get(url, timeout=aiohttp.ClientTimeout(total=10)) as response:
+        timeout = aiohttp.ClientTimeout(total=10)
+        async with session.get(url, timeout=timeout, allow_redirects=False) as response:
             if response.status != 200:
                 asked = response.headers.get("Retry-After", "")
                 wait = min(int(asked), _RETRY_AFTER_MAX) if asked.isdecimal() else 0
