@@ -23,6 +23,7 @@ from gateway.local import DevServicer, LocalServices, TraceServicer
 from gateway.metrics import Metrics
 from gateway.openapi.document import build_document, load_comments
 from gateway.openapi.pages import openapi_pages
+from gateway.order_line import OrderLines
 from gateway.services import ALL_SERVICES, UPSTREAM_SERVICES
 from gateway.shards.channel import ShardedChannel
 from gateway.site import Site
@@ -72,7 +73,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             raise SystemExit(f"gateway: {error}") from None
         trace, dev = TraceServicer(redis), DevServicer(settings, http)
         router = Router(build_routes(ALL_SERVICES))
-        api = Api(router, upstreams, LocalServices(trace, dev), callers)
+        lines = OrderLines(channels["engine"])
+        resources.push_async_callback(lines.close)
+        api = Api(router, upstreams, LocalServices(trace, dev), callers, lines)
         door = Door(upstreams, callers, recorder)
         hub = Hub(channels["marketdata"])
         resources.push_async_callback(hub.close)

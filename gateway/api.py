@@ -12,6 +12,7 @@ from gateway.callers import Callers
 from gateway.errors import JSON, error_response, is_fault
 from gateway.exchange import Exchange
 from gateway.local import LocalServices
+from gateway.order_line import OrderLines
 from gateway.streaming import stream_lines
 from gateway.transcode import (
     HeaderRules,
@@ -23,7 +24,9 @@ from gateway.transcode import (
 from gateway.upstream import Metadata, Upstreams
 from mesh.channel import cancelling
 from mesh.identity import set_caller
+from mesh.interceptors import is_public
 from mesh.telemetry import format_traceparent
+from mesh.tokens import bearer_token
 
 BODY_MAX_BYTES = 1 << 20
 _RESOURCE_EXHAUSTED = 8
@@ -52,12 +55,18 @@ class Api:
     """Serves every route of the router."""
 
     def __init__(
-        self, router: Router, upstreams: Upstreams, local: LocalServices, callers: Callers
+        self,
+        router: Router,
+        upstreams: Upstreams,
+        local: LocalServices,
+        callers: Callers,
+        lines: OrderLines,
     ) -> None:
         self._router = router
         self._upstreams = upstreams
         self._local = local
         self._callers = callers
+        self._lines = lines
         self._headers = HeaderRules(reserved=RESERVED_METADATA, forward=frozenset({"user-agent"}))
         self.streams_open = 0
 
@@ -74,16 +83,29 @@ class Api:
                 rpc_path, exchange.client_ip, authorization
             )
             exchange.headers.update(limit_headers)
+            if not (caller.account_id or is_public(rpc_path) or route.server_streaming):
+                # Who is not let in need not know what else is wrong.
+                caller = await self._callers.need(authorization)
             message = route.decode(match.captured, exchange.query, await read_body(exchange))
             wants_cookies = sessions.complete_request(exchange, message)
             metadata = self._metadata(exchange, authorization)
             timeout = self._timeout(exchange)
             if not self._upstreams.serves(route.service):
                 set_caller(caller)
-                # Nobody else checks the token of a call that stays in this process.
-                if authorization and not caller.account_id:
-                    set_caller(await self._callers.verify(authorization))
                 return _json(route.encode(await self._local.call(route, message)))
+            line = self._lines.line_for(rpc_path, message)
+            if line is not None:
+                set_caller(caller)
+                seconds = self._upstreams.max_seconds
+                answer = await self._lines.call(
+                    line,
+                    rpc_path,
+                    message,
+                    token=bearer_token(authorization) or "",
+                    traceparent=format_traceparent(exchange.trace),
+                    seconds=seconds if timeout is None else min(timeout, seconds),
+                )
+                return _json(route.encode(answer))
             call = self._upstreams.call(route, message, metadata=metadata, timeout=timeout)
             if route.server_streaming:
                 return await self._stream(exchange, route, call)

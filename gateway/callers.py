@@ -43,6 +43,12 @@ class Callers:
             raise Refused(Reason.TOKEN_INVALID, "authorization must be `Bearer <access token>`")
         return await self._verifier.verify(token)
 
+    async def need(self, authorization: str) -> Caller:
+        """The caller of a method that is not for everybody; raises `Refused` without a token."""
+        if not authorization:
+            raise Refused(Reason.UNAUTHENTICATED, "an access token is required")
+        return await self.verify(authorization)
+
     async def admit(
         self, rpc_path: str, client_ip: str, authorization: str
     ) -> tuple[Caller, dict[str, str]]:

@@ -36,6 +36,10 @@ class ShardedChannel(grpc.aio.Channel):
         self.channels = dict(channels)
         self._router = ShardRouter(shards)
 
+    def shards_of(self, command: order_pb2.TradeCommand) -> tuple[int, ...]:
+        """The shards that a command of a batch or stream is for."""
+        return self._router.of_command(command)
+
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         return _Unary(_Method(self.channels, self._router, "unary_unary", method, *args, **kwargs))
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 import grpc
-from tidebook.engine.v1 import internal_pb2, internal_pb2_grpc, order_pb2, types_pb2
+from tidebook.engine.v1 import internal_pb2, internal_pb2_grpc, types_pb2
 
 from kernel.reasons import Reason, Refused
 from mesh.identity import require_service
 from mesh.log import GENESIS_HASH, LogRecord, LogTrimmed
-from mesh.telemetry import new_trace, parse_traceparent
+from mesh.telemetry import parse_traceparent
 from mesh.tokens import TokenVerifier
 from services.engine import codec, logcodec
 from services.engine.domain import commands as c
@@ -23,8 +22,7 @@ from services.engine.domain.views import LevelView, MarketView
 from services.engine.peers import pieces_of_newest
 from services.engine.prices import take_prices
 from services.engine.service import Engine
-from services.engine.trade_stream import InFlight, Pipeline, check_size
-from services.engine.writer import Item, Outcome
+from services.engine.shared_stream import SharedStream
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _LOG_BATCH = 200
@@ -41,44 +39,12 @@ class InternalServicer(internal_pb2_grpc.EngineInternalServiceServicer):
         self, request_iterator: AsyncIterator[internal_pb2.SubmitCommandsRequest], context: Context
     ) -> AsyncIterator[internal_pb2.SubmitCommandsResponse]:
         require_service("gateway", "ops")
-        pipeline = Pipeline(self._submit)
-        async with aclosing(pipeline.responses(request_iterator)) as responses:
+        # So that the other side knows, before it sends anything, that somebody takes it.
+        await context.send_initial_metadata(())
+        stream = SharedStream(self._engine, self._verifier)
+        async with aclosing(stream.responses(request_iterator)) as responses:
             async for response in responses:
                 yield response
-
-    def _submit(
-        self, request: internal_pb2.SubmitCommandsRequest
-    ) -> InFlight[internal_pb2.SubmitCommandsResponse]:
-        commands = request.commands
-        check_size(len(commands))
-        response = internal_pb2.SubmitCommandsResponse()
-        done = asyncio.gather(
-            *(self._submit_one(command, response.results.add()) for command in commands)
-        )
-        return InFlight(done, len(commands), response)
-
-    async def _submit_one(
-        self, submitted: internal_pb2.SubmittedCommand, result: order_pb2.TradeResult
-    ) -> None:
-        """One user's command, with the trace and the token it came with."""
-        engine = self._engine
-        request = submitted.command
-        request_id = request.request_id
-        item: Item
-        try:
-            caller = await self._verifier.verify(submitted.access_token)
-            if "trade" not in caller.scopes:
-                raise Refused(Reason.SCOPE_MISSING, "the token lacks the scope trade")
-            [item] = codec.trade_items([request], engine.texts, caller.account_id)
-        except Refused as refused:
-            item = refused
-
-        def answer(_: int, command: c.Command | None, outcome: Outcome) -> None:
-            engine.encoder.write_result(result, request_id, command, outcome)
-
-        name = f"engine.{request.WhichOneof('command') or 'nothing'}"
-        trace = parse_traceparent(submitted.traceparent) or new_trace()
-        await engine.submit(name, [item], answer, trace=trace)
 
     async def ApplyTransfer(
         self, request: internal_pb2.ApplyTransferRequest, context: Context

@@ -13,7 +13,12 @@ import aiohttp
 import grpc
 import pytest_asyncio
 from tidebook.auth.v1 import auth_pb2_grpc
-from tidebook.engine.v1 import market_pb2_grpc, order_pb2_grpc, position_pb2_grpc
+from tidebook.engine.v1 import (
+    internal_pb2_grpc,
+    market_pb2_grpc,
+    order_pb2_grpc,
+    position_pb2_grpc,
+)
 from tidebook.marketdata.v1 import marketdata_pb2_grpc
 from tidebook.settlement.v1 import history_pb2_grpc, ledger_pb2_grpc
 
@@ -75,13 +80,19 @@ class World:
                 ),
             ],
         }
+        add_engine = internal_pb2_grpc.add_EngineInternalServiceServicer_to_server
+        internal: dict[str, list[Registration]] = {"engine": [(add_engine, self.engine)]}
         signer = self.auth.signer
 
         async def keys() -> dict[str, bytes]:
             return {signer.kid: signer.public_key}
 
         host = await ServiceHost.start(
-            self.settings, service=name, public=public[name], verifier=TokenVerifier(keys)
+            self.settings,
+            service=name,
+            public=public[name],
+            internal=internal.get(name, ()),
+            verifier=TokenVerifier(keys),
         )
         await host.set_serving(True)
         self.hosts[name] = host

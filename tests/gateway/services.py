@@ -12,6 +12,8 @@ import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tidebook.auth.v1 import auth_pb2, auth_pb2_grpc
 from tidebook.engine.v1 import (
+    internal_pb2,
+    internal_pb2_grpc,
     market_pb2,
     market_pb2_grpc,
     order_pb2,
@@ -85,6 +87,7 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
 
 @dataclass
 class EngineService(
+    internal_pb2_grpc.EngineInternalServiceServicer,
     order_pb2_grpc.OrderServiceServicer,
     market_pb2_grpc.MarketServiceServicer,
     position_pb2_grpc.PositionServiceServicer,
@@ -93,6 +96,10 @@ class EngineService(
 
     order_ids: int = 0
     metadata: dict[str, Any] = field(default_factory=dict)
+    submitted: list[internal_pb2.SubmittedCommand] = field(default_factory=list)
+    # How often `SubmitCommands` was opened, and whether it breaks at its next message.
+    streams: int = 0
+    breaks: bool = False
     placed: list[order_pb2.PlaceOrderRequest] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
     account_updates: asyncio.Queue[order_pb2.WatchAccountResponse | Exception] = field(
@@ -118,6 +125,38 @@ class EngineService(
         self.metadata = dict(context.invocation_metadata())
         return self._place(request)
 
+    async def SubmitCommands(
+        self, request_iterator: AsyncIterator[internal_pb2.SubmitCommandsRequest], context: Any
+    ) -> AsyncIterator[internal_pb2.SubmitCommandsResponse]:
+        self.streams += 1
+        await context.send_initial_metadata(())
+        async for request in request_iterator:
+            await asyncio.sleep(self.delay_seconds)
+            if self.breaks:
+                raise Refused(Reason.UNAVAILABLE, "broken")
+            self.submitted += request.commands
+            yield internal_pb2.SubmitCommandsResponse(
+                results=[self._result(one.command) for one in request.commands]
+            )
+
+    def _result(self, command: order_pb2.TradeCommand) -> order_pb2.TradeResult:
+        result = order_pb2.TradeResult(request_id=command.request_id)
+        try:
+            if command.HasField("place"):
+                result.placed.CopyFrom(self._place(command.place))
+            elif command.HasField("amend"):
+                result.amended.SetInParent()
+            elif command.HasField("cancel"):
+                result.cancelled.order.order_id = command.cancel.order_id
+            elif command.HasField("cancel_all"):
+                result.all_cancelled.cancelled = 2
+        except Refused as refused:
+            result.error.reason = refused.reason.value  # type: ignore[assignment]
+            result.error.message = refused.message
+            result.error.field = refused.field
+            result.error.details.update(refused.details)
+        return result
+
     def _place(self, request: order_pb2.PlaceOrderRequest) -> order_pb2.PlaceOrderResponse:
         if request.price == "0.001":
             raise Refused(Reason.PRICE_NOT_ON_TICK, "wrong tick", field="price", tick_size="0.01")
@@ -137,21 +176,7 @@ class EngineService(
                 if request.access_token:
                     await renew_stream(request.access_token)
                 on_disconnect = on_disconnect or request.cancel_on_disconnect
-                results = []
-                for command in request.commands:
-                    result = order_pb2.TradeResult(request_id=command.request_id)
-                    try:
-                        if command.HasField("place"):
-                            result.placed.CopyFrom(self._place(command.place))
-                        elif command.HasField("amend"):
-                            result.amended.SetInParent()
-                        elif command.HasField("cancel"):
-                            result.cancelled.order.order_id = command.cancel.order_id
-                    except Refused as refused:
-                        result.error.reason = refused.reason.value  # type: ignore[assignment]
-                        result.error.message = refused.message
-                        result.error.field = refused.field
-                    results.append(result)
+                results = [self._result(command) for command in request.commands]
                 yield order_pb2.TradeStreamResponse(results=results)
         finally:
             self.ended.append(f"trade stream of {caller.account_id}, cancel {on_disconnect}")

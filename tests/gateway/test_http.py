@@ -36,8 +36,6 @@ async def test_an_order_goes_through_with_who_sent_it_and_its_trace(
         **world.bearer(),
         "X-Request-Id": "request-1",
         "traceparent": f"00-{trace_id}-b7ad6b7169203331-01",
-        "Grpc-Metadata-X-Forwarded-For": "1.2.3.4",
-        "Grpc-Metadata-Note": "hello",
     }
     async with http.post("/v1/orders", json=ORDER, headers=headers) as answer:
         body = await answer.json()
@@ -46,9 +44,26 @@ async def test_an_order_goes_through_with_who_sent_it_and_its_trace(
         assert body["order"]["side"] == "SIDE_BUY"
         assert answer.headers["X-Request-Id"] == "request-1"
         sent = answer.headers["traceparent"]
-    metadata = world.engine.metadata
-    assert metadata["traceparent"] == sent
+    [submitted] = world.engine.submitted
+    assert submitted.traceparent == sent
     assert sent.split("-")[1] == trace_id
+    assert f"Bearer {submitted.access_token}" == headers["Authorization"]
+
+
+async def test_what_a_service_is_told_of_a_request(
+    world: World, http: aiohttp.ClientSession
+) -> None:
+    headers = {
+        "X-Request-Id": "request-1",
+        "Grpc-Metadata-X-Forwarded-For": "1.2.3.4",
+        "Grpc-Metadata-Note": "hello",
+    }
+    body = {"email": "ann@example.org", "password": "correct horse"}
+    async with http.post("/v1/auth/signin", json=body, headers=headers) as answer:
+        assert answer.status == 200
+        sent = answer.headers["traceparent"]
+    metadata = world.auth.metadata
+    assert metadata["traceparent"] == sent
     assert metadata["x-request-id"] == "request-1"
     assert metadata["note"] == "hello"
     assert metadata["x-forwarded-for"] == "127.0.0.1", "a client cannot choose its address"
@@ -329,7 +344,7 @@ ODD_REQUESTS = [
     (b"GET /ws HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     (b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n", 400),
     (
-        b"POST /v1/orders HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\n"
+        b"POST /v1/auth/signin HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\n"
         b"Content-Length: 3\r\n\r\nabc",
         400,
     ),
