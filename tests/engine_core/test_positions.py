@@ -160,6 +160,45 @@ def test_resting_reduce_only_orders_end_with_the_position() -> None:
     assert world.exchange.order(order_id) is None
 
 
+def closings(events: list[e.Event], order_id: int) -> list[int]:
+    """The statuses with which an order closed."""
+    return [x.status for x in events if isinstance(x, e.OrderClosed) and x.order_id == order_id]
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_stop_that_closes_the_whole_position_closes_once(paired: bool) -> None:
+    world = MarginWorld()
+    world.trade(ALICE, BOB, 10, 1_000)
+    stop = place(
+        *(ALICE, "sell", 10),
+        type=k.ORDER_TYPE_STOP_MARKET,
+        trigger_price_ticks=950,
+        trigger_source=k.TRIGGER_SOURCE_LAST,
+        reduce_only=True,
+    )
+    if paired:
+        profit = place(ALICE, "sell", 10, 1_100, reduce_only=True)
+        world.do(c.PlaceOco(account_id=ALICE, first=profit, second=stop))
+    else:
+        world.order(stop)
+    stop_id = world.exchange.open_orders(ALICE)[-1].order_id
+    world.order(place(CAROL, "buy", 10, 948))
+    events = world.trade(CAROL, BOB, 1, 949)
+    assert closings(events, stop_id) == [k.ORDER_STATUS_FILLED]
+    assert (world.lots(ALICE), world.lots(CAROL)) == (0, 11)
+    assert world.exchange.open_orders(ALICE) == []
+
+
+def test_a_reducing_order_that_is_amended_into_the_book_closes_once() -> None:
+    world = MarginWorld()
+    world.trade(ALICE, BOB, 10, 1_000)
+    order_id = world.order(place(ALICE, "sell", 10, 1_100, reduce_only=True))
+    world.order(place(CAROL, "buy", 10, 1_000))
+    events = world.do(c.AmendOrder(account_id=ALICE, order_id=order_id, price_ticks=1_000))
+    assert closings(events, order_id) == [k.ORDER_STATUS_FILLED]
+    assert world.lots(ALICE) == 0
+
+
 def test_reduce_only_means_nothing_in_a_spot_market() -> None:
     assert (
         MarginWorld(kind=k.MARKET_KIND_SPOT, max_leverage=0, margin_tiers=())

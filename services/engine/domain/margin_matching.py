@@ -185,11 +185,16 @@ def _trade(
 
 
 def cancel_reducers(state: State, position: Position, now_ns: int, events: list[Event]) -> None:
-    """Cancel resting reduce-only orders that have nothing left to reduce."""
+    """Cancel reduce-only orders, resting or waiting, that have nothing left to reduce.
+
+    One that has fired or was amended and trades just now is neither: it ends with its own command.
+    """
     orders = position.account.orders.get(position.book.market_id)
     if not orders:
         return
     for order in [o for o in orders.values() if o.request.reduce_only]:
+        if order.level is None and not order.waits():
+            continue
         # The other order of a pair ends with the first.
         if position.closable(order.side) == 0 and order.order_id in state.orders:
             state.close(order, ORDER_STATUS_CANCELLED, _REDUCE_ONLY, now_ns, events)
