@@ -29,6 +29,7 @@ from kernel.markets import DEFAULT_ASSETS
 from kernel.reasons import Reason, Refused
 from mesh.channel import open_channel
 from mesh.config import Settings
+from mesh.log import LogRecord
 from mesh.server import ServiceHost
 from mesh.tokens import TokenSigner
 from services.engine.domain import commands as c
@@ -77,6 +78,11 @@ class SmallEngine(internal_pb2_grpc.EngineInternalServiceServicer):
         return internal_pb2.ApplyTransferResponse(
             log_seq=seq, repeated=isinstance(event, e.CommandRepeated)
         )
+
+    async def write(self, make: Callable[[], LogRecord]) -> None:
+        """Append what `make` makes, between two transfers."""
+        async with self._turn:
+            await self.wire.append(make())
 
     async def GetEngineState(
         self, request: internal_pb2.GetEngineStateRequest, context: Any
@@ -137,8 +143,15 @@ class Client:
         return transfer
 
     async def transfers(self) -> list[ledger_pb2.Transfer]:
-        answer = await self.call(self.ledger.ListTransfers, ledger_pb2.ListTransfersRequest())
-        return list(answer.transfers)
+        """All of them, newest first."""
+        found: list[ledger_pb2.Transfer] = []
+        request = ledger_pb2.ListTransfersRequest(page_size=1000)
+        while True:
+            answer = await self.call(self.ledger.ListTransfers, request)
+            found += answer.transfers
+            if not answer.next_page_token:
+                return found
+            request.page_token = answer.next_page_token
 
     async def balances(self) -> dict[str, tuple[str, str]]:
         """Asset code -> (free, held)."""

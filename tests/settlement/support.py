@@ -103,8 +103,13 @@ def trading(maker: LogMaker, entries: int, seed: int = 1) -> list[LogRecord]:
 
 def endless_trading(maker: LogMaker, seed: int = 1) -> Iterator[LogRecord]:
     """The same without an end, each entry made when it is asked for."""
-    chance = random.Random(seed)
     yield maker.begin(11, 12, 13, 14)
+    yield from endless_orders(maker, seed)
+
+
+def endless_orders(maker: LogMaker, seed: int = 1) -> Iterator[LogRecord]:
+    """The same once the accounts have their money."""
+    chance = random.Random(seed)
     while True:
         commands: list[c.Command] = []
         for _ in range(chance.randint(1, 8)):

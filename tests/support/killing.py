@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
+from ops.embedded import EmbeddedPostgres
 from ops.state import read_state
 from tests.support.exchange import Exchange
 from tests.support.waiting import eventually
@@ -27,3 +29,17 @@ async def kill(exchange: Exchange, part: str) -> None:
         return pid_of(exchange, part) not in (None, old)
 
     await eventually(another)
+
+
+async def kill_postgres(postgres: EmbeddedPostgres) -> None:
+    """`kill -9` for all processes of a server at once: whatever it has not written to a file yet is
+    lost, and the next start recovers from its log. (Linux)
+    """
+    pid = postgres.pid
+    assert pid is not None
+    # Stopped first: it would start new ones, and let them recover what is still in memory.
+    os.kill(pid, signal.SIGSTOP)
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for process in (*map(int, children), pid):
+        os.kill(process, signal.SIGKILL)
+    await eventually(lambda: postgres.pid is None)

@@ -32,6 +32,9 @@ _ENTRY_COLUMNS = (
     "order_id",
 )
 _NEVER_NEGATIVE = {LedgerKind.CLIENT_FREE, LedgerKind.CLIENT_HELD, LedgerKind.INSURANCE}
+# What a crash of PostgreSQL takes of this comes again, the same, from the log or the archive. What
+# clients are told of their transfers must not be taken back even for that long, though.
+_NEED_NOT_WAIT = "set local synchronous_commit = off"
 _TRANSACTION_COLUMNS = (
     "shard",
     "transaction_id",
@@ -91,6 +94,8 @@ async def apply_batch(
     raises.
     """
     async with connection.transaction():
+        if not batch.transfers:
+            await connection.execute(_NEED_NOT_WAIT)
         await _lock_progress(connection, shard, before, now_ns)
         await _write_configuration(connection, batch)
         after = replace(await _write_ledger(connection, shard, batch, before), seq=seq)
