@@ -32,6 +32,33 @@ PEERS = (
     ),
 )
 
+# Its gateway, with what its extra of that name asked for on the day it was looked at.
+GATEWAY_PEER = Peer(
+    "matching-engine-gateway",
+    (
+        "matching-engine==0.1.1",
+        "msgspec==0.22.0",
+        "sortedcontainers==2.4.0",
+        "annotated-doc==0.0.7",
+        "annotated-types==0.8.0",
+        "anyio==4.16.0",
+        "click==8.5.1",
+        "fastapi==0.165.0",
+        "h11==0.16.0",
+        "httptools==0.9.0",
+        "idna==3.20",
+        "opentelemetry-api==1.45.2",
+        "pydantic==2.14.3",
+        "pydantic-core==2.50.4",
+        "starlette==1.10.0",
+        "typing-extensions==4.16.0",
+        "typing-inspection==0.4.5",
+        "uvicorn==0.54.0",
+        "websockets==17.4",
+    ),
+    12,
+)
+
 
 class NotAvailable(Exception):
     """The peer cannot be installed here; the message says why."""
@@ -39,7 +66,7 @@ class NotAvailable(Exception):
 
 def interpreter(peer: Peer) -> Path:
     """A Python that has the peer, installed now if it was not before. Raises `NotAvailable`."""
-    folder = FOLDER / "-".join(peer.packages[0].split("=="))
+    folder = FOLDER / f"{peer.name}-{peer.packages[0].partition('==')[2]}"
     python = folder / "bin" / "python"
     if (folder / "complete").exists():
         return python

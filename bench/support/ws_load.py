@@ -9,16 +9,14 @@ that the measured time is the server's.
 from __future__ import annotations
 
 import asyncio
-import base64
-import contextlib
 import datetime as dt
-import importlib
 import json
-import os
 import resource
 import sys
 import time
-from typing import cast
+
+from bench.support.loops import run_on_fast_loop
+from bench.support.ws_client import WebSocketClient
 
 _SUBSCRIBE = json.dumps(
     {"id": "1", "subscribe": {"channel": "CHANNEL_PRICES", "markets": ["BTC_USDC"]}}
@@ -52,82 +50,32 @@ class Load:
             self.delays_ns.append(now_ns - sent_ns)
 
 
-class Client(asyncio.Protocol):
-    """One WebSocket, by hand (RFC 6455)."""
+class Client(WebSocketClient):
+    """A subscriber."""
 
     def __init__(self, load: Load, host: str) -> None:
+        super().__init__(host)
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._load = load
-        self._host = host
-        self._buffer = b""
-        self._upgraded = False
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's are no subclass of it.
-        self._transport = writable = cast(asyncio.Transport, transport)
-        key = base64.b64encode(os.urandom(16)).decode()
-        writable.write(
-            f"GET /ws HTTP/1.1\r\nHost: {self._host}\r\nUpgrade: websocket\r\n"
-            f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
-            "Sec-WebSocket-Version: 13\r\n\r\n".encode()
-        )
+        self._now_ns = 0
 
     def data_received(self, data: bytes) -> None:
-        now_ns = time.time_ns()
-        buffer = self._buffer + data if self._buffer else data
-        if not self._upgraded:
-            end = buffer.find(b"\r\n\r\n")
-            if end < 0:
-                self._buffer = buffer
-                return
-            if not buffer.startswith(b"HTTP/1.1 101"):
-                self.ready.set_exception(ConnectionError(buffer[:200].decode()))
-                return
-            self._upgraded = True
-            assert self._transport is not None
-            self._transport.write(_masked(1, _SUBSCRIBE))
-            buffer = buffer[end + 4 :]
-        at, size = 0, len(buffer)
-        while size - at >= 2:
-            length, head = buffer[at + 1], 2
-            if length == 126:
-                if size - at < 4:
-                    break
-                length, head = int.from_bytes(buffer[at + 2 : at + 4], "big"), 4
-            elif length == 127:
-                if size - at < 10:
-                    break
-                length, head = int.from_bytes(buffer[at + 2 : at + 10], "big"), 10
-            if size - at < head + length:
-                break
-            self._frame(buffer[at] & 15, buffer[at + head : at + head + length], now_ns)
-            at += head + length
-        self._buffer = buffer[at:]
+        self._now_ns = time.time_ns()
+        super().data_received(data)
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def opened(self) -> None:
+        self.send(_SUBSCRIBE)
+
+    def text(self, payload: bytes) -> None:
+        if not self.ready.done() and b'"done"' in payload:
+            self.ready.set_result(None)
+        else:
+            self._load.take(payload, self._now_ns)
+
+    def lost(self, error: Exception) -> None:
         self._load.lost += 1
         if not self.ready.done():
-            self.ready.set_exception(error or ConnectionError("closed"))
-
-    def _frame(self, kind: int, payload: bytes, now_ns: int) -> None:
-        if kind == 1:
-            if not self.ready.done() and b'"done"' in payload:
-                self.ready.set_result(None)
-            else:
-                self._load.take(payload, now_ns)
-        elif kind == 9 and self._transport is not None:
-            self._transport.write(_masked(10, payload))
-
-
-def _masked(kind: int, payload: bytes) -> bytes:
-    # A mask of zeros changes nothing and is allowed.
-    size = len(payload)
-    assert size < 1 << 16
-    head = bytes([0x80 | kind, 0x80 | size]) if size < 126 else bytes([0x80 | kind, 0xFE])
-    if size >= 126:
-        head += size.to_bytes(2, "big")
-    return head + bytes(4) + payload
+            self.ready.set_exception(error)
 
 
 def _nanoseconds(text: str) -> int:
@@ -175,11 +123,7 @@ def main() -> None:
     host, port, clients = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    factory = None
-    with contextlib.suppress(ImportError):
-        factory = importlib.import_module("uvloop").new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(run(host, port, clients))
+    run_on_fast_loop(run(host, port, clients))
 
 
 if __name__ == "__main__":
