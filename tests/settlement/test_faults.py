@@ -9,21 +9,27 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import structlog.testing
 from redis.asyncio import Redis
+from tidebook.settlement.v1 import ledger_pb2, ledger_pb2_grpc
 
+from kernel.reasons import Reason
 from mesh.config import Settings
 from mesh.log import LogRecord
 from mesh.redis import open_redis
+from mesh.status import refused_from
 from ops.embedded import EmbeddedPostgres, EmbeddedValkey
 from ops.migrate import migrate
 from ops.verify import make_report
 from services.settlement.store.sessions import open_store
 from tests.builders import make_settings
+from tests.settlement.rig import settlement_rig
 from tests.settlement.support import (
     LogMaker,
     Settlement,
@@ -105,6 +111,48 @@ async def test_a_restarted_log_store_is_waited_for(
         await _all_is_well(settlement, settings, maker)
     finally:
         await redis.aclose()
+
+
+async def test_the_whole_service_goes_on_after_each_store_was_away(
+    short_dir: Path, tmp_path: Path, valkey_server: EmbeddedValkey
+) -> None:
+    """Calls meanwhile say UNAVAILABLE or leave a transfer pending; none is lost or made twice."""
+    postgres = EmbeddedPostgres(short_dir)
+    async with (
+        _on(postgres, valkey_server.url, tmp_path) as (settlement, settings),
+        settlement_rig(settings, settlement.redis) as rig,
+    ):
+        client = rig.client(7)
+        await client.deposit("USDC", "100", "before")
+        with structlog.testing.capture_logs() as said:
+            await postgres.stop()
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await client.deposit("USDC", "100", "database-away")
+            assert refused_from(refused.value).reason is Reason.UNAVAILABLE
+            for event in ("transfers_wait_for_database", "reconciliation_waits"):
+                await eventually(partial(_said, said, event))
+            await postgres.start()
+            await eventually(lambda: client.deposit("USDC", "100", "database-away"))
+            await valkey_server.stop()
+            away = await client.deposit("USDC", "100", "log-away")
+            assert away.status == ledger_pb2.TRANSFER_STATUS_PENDING
+            await eventually(lambda: _said(said, "log_follow_reconnects"))
+            await valkey_server.start()
+
+            async def all_there() -> bool:
+                return await client.balances() == {"USDC": ("300", "0")}
+
+            await eventually(all_there, timeout_s=120.0)
+        assert not _said(said, "background_task_crashed")
+        # Still compared, not only applied.
+        stub = ledger_pb2_grpc.LedgerServiceStub(rig.public)
+
+        async def matched() -> bool:
+            report = await stub.GetReconciliation(ledger_pb2.GetReconciliationRequest())
+            at = report.compared_log_seq == rig.engine.maker.seq
+            return bool(at and report.state == ledger_pb2.RECONCILIATION_STATE_MATCHED)
+
+        await eventually(matched, timeout_s=60.0)
 
 
 @pytest.fixture
@@ -201,4 +249,8 @@ async def _applied(settlement: Settlement, seq: int) -> bool:
 
 
 def _waits(said: list[Any]) -> bool:
-    return any(line["event"] == "settlement_waits_for_database" for line in said)
+    return _said(said, "settlement_waits_for_database")
+
+
+def _said(said: list[Any], event: str) -> bool:
+    return any(line["event"] == event for line in said)

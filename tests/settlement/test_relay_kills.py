@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from kernel.clock import ManualClock
+from mesh.aio import cancel_and_wait
 from mesh.config import Settings
 from services.engine.domain import commands as c
 from services.settlement import transfers
@@ -25,7 +27,7 @@ from services.settlement.store.transfers import (
     TransferRequest,
     TransferStatus,
 )
-from services.settlement.transfers import TransferWorker
+from services.settlement.transfers import Transfers, TransferWorker
 from tests.settlement.support import START_NS, USDC, LogMaker, Settlement, Wire
 from tests.support import eventually
 
@@ -124,6 +126,52 @@ async def test_a_relay_killed_at_any_line_neither_loses_nor_doubles(
     # Two messages of the one that was called back, one of the others, each in the log once.
     assert await settlement.count("ledger_transactions") == 2 + 4 * line
     assert await settlement.count("outbox") == 4 * line
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+async def test_a_request_killed_at_any_line_is_written_whole_or_not_at_all(
+    settings: Settings, settlement: Settlement, maker: LogMaker, wire: Wire
+) -> None:
+    """And asking again with the same id completes it, once."""
+    await wire.append(maker.begin(ACCOUNT))
+    clock, catalog = ManualClock(START_NS), Catalog(settlement.pool)
+    requests = Transfers(settlement.pool, catalog, settings, clock)
+    killed: set[str] = set()
+    async with settlement.following():
+        await settlement.caught_up(maker)
+        await catalog.asset_named("USDC")
+        for line in itertools.count(1):
+            with KillAtLine(line) as kill, contextlib.suppress(Killed):
+                await requests.deposit(ACCOUNT, f"d{line}", "USDC", "1")
+            rows = await settlement.pool.fetch(
+                "select o.amount_units from transfers t left join outbox o using (transfer_id)"
+                " where t.request_id = $1",
+                f"d{line}",
+            )
+            assert [tuple(row) for row in rows] in ([], [(10**8,)]), kill.at
+            if rows and kill.at in killed:
+                # It has been written, and waits for the log line by line.
+                break
+            killed.add(kill.at)
+        assert len(killed) > 25
+        engine = LoggingEngine(maker, wire, clock)
+        relay = TransferWorker(settlement.pool, catalog, engine, settings, clock, requests.written)
+        sending = asyncio.create_task(relay.run())
+        try:
+            for number in range(1, line + 1):
+                row = await requests.deposit(ACCOUNT, f"d{number}", "USDC", "1")
+                await eventually(partial(_completed, settlement, row["transfer_id"]))
+        finally:
+            await cancel_and_wait(sending)
+    assert maker.balances()[ACCOUNT, USDC, 1] == 10**15 + line * 10**8
+    assert await settlement.count("transfers") == await settlement.count("outbox") == line
+
+
+async def _completed(settlement: Settlement, transfer_id: int) -> bool:
+    status = await settlement.pool.fetchval(
+        "select status from transfers where transfer_id = $1", transfer_id
+    )
+    return bool(status == TransferStatus.COMPLETED)
 
 
 async def _ask(settlement: Settlement, direction: Direction, units: int, clock: ManualClock) -> int:

@@ -17,10 +17,16 @@ from mesh.aio import cancel_and_wait
 from mesh.config import Settings
 from mesh.status import refused_from
 from services.settlement.catalog import Catalog
-from services.settlement.store.transfers import OutboxMessage
+from services.settlement.store import transfers as store
+from services.settlement.store.transfers import (
+    Direction,
+    OutboxMessage,
+    TransferRequest,
+    TransferStatus,
+)
 from services.settlement.transfers import Transfers, TransferWorker
 from tests.settlement.rig import Rig, settlement_rig
-from tests.settlement.support import LogMaker, Settlement, Wire
+from tests.settlement.support import USDC, LogMaker, Settlement, Wire
 from tests.support import eventually
 
 
@@ -249,3 +255,86 @@ async def _cancel(rig: Rig, account_id: int, transfer_id: int) -> ledger_pb2.Tra
     answer = await client.call(client.ledger.CancelWithdrawal, request)
     transfer: ledger_pb2.Transfer = answer.transfer
     return transfer
+
+
+async def test_every_state_of_a_transfer_is_visible(rig: Rig) -> None:
+    client, engine = rig.client(7), rig.engine
+    await client.deposit("USDC", "100")
+    away = True
+
+    async def maybe_away() -> None:
+        if away:
+            raise Refused(Reason.UNAVAILABLE)
+
+    engine.before = maybe_away
+    waiting = await client.withdraw("USDC", "60", "w1")
+    also_waiting = await client.withdraw("USDC", "30", "w2")
+    assert waiting.status == also_waiting.status == ledger_pb2.TRANSFER_STATUS_PENDING
+    assert (waiting.address, waiting.cancelling) == ("somewhere", False)
+    # Not yet sent, so it can be called back; that shows until it is done.
+    called_back = await _cancel(rig, 7, waiting.transfer_id)
+    assert called_back.status == ledger_pb2.TRANSFER_STATUS_PENDING and called_back.cancelling
+    too_much = await client.withdraw("USDC", "1000", "w3")
+    away = False
+    wanted = {
+        "one": ledger_pb2.TRANSFER_STATUS_COMPLETED,
+        "w1": ledger_pb2.TRANSFER_STATUS_CANCELLED,
+        "w2": ledger_pb2.TRANSFER_STATUS_COMPLETED,
+        "w3": ledger_pb2.TRANSFER_STATUS_FAILED,
+    }
+    seen: set[int] = set()
+
+    async def ended() -> bool:
+        transfers = await client.transfers()
+        seen.update(transfer.status for transfer in transfers)
+        return {transfer.request_id: transfer.status for transfer in transfers} == wanted
+
+    await eventually(ended, timeout_s=120)
+    assert ledger_pb2.TRANSFER_STATUS_HELD in seen, "held until it is paid"
+    failed = next(t for t in await client.transfers() if t.transfer_id == too_much.transfer_id)
+    assert failed.failure == "INSUFFICIENT_BALANCE"
+    assert await client.balances() == {"USDC": ("70", "0")}
+
+
+async def test_a_limit_holds_for_requests_at_the_same_moment(rig: Rig) -> None:
+    client = rig.client(7)
+    asked = [client.deposit("USDC", "100000", f"d{number}") for number in range(8)]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    refused = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
+    assert {refused_from(error).reason for error in refused} == {Reason.FAUCET_LIMIT_REACHED}
+    assert len(answers) - len(refused) == 5
+    await eventually(lambda: _completed(rig, 7))
+    assert await client.balances() == {"USDC": ("500000", "0")}
+
+
+async def test_a_withdrawal_is_paid_or_called_back_and_never_both(
+    settings: Settings, settlement: Settlement, maker: LogMaker, wire: Wire
+) -> None:
+    """Payout and call-back at the same moment, again and again."""
+    await wire.append(maker.begin(7))
+    async with settlement.following():
+        await settlement.caught_up(maker)
+    outcomes = set()
+    for number in range(30):
+        request = TransferRequest(7, f"w{number}", Direction.WITHDRAWAL, USDC, 5, "somewhere")
+        async with settlement.pool.acquire() as one, settlement.pool.acquire() as other:
+            async with one.transaction():
+                row = await store.add_transfer(one, request, traceparent="", now_ns=1)
+            transfer_id = row["transfer_id"]
+            await one.execute(
+                "update transfers set status = $1 where transfer_id = $2",
+                *(TransferStatus.HELD, transfer_id),
+            )
+            both = [store.pay_out(other, 10, 10), store.call_back(one, 7, transfer_id, 10)]
+            if number % 2:
+                both.reverse()
+            done = await asyncio.gather(*both)
+            after = await store.get_transfer(one, 7, transfer_id)
+            assert after is not None
+            status, cancelling = after["status"], after["cancelling"]
+            reversals = await store.reverse_called_back(one, 10)
+        assert sorted(map(int, done)) == [0, 1]
+        assert (status == TransferStatus.COMPLETED) is not cancelling
+        assert reversals == cancelling
+        outcomes.add(bool(cancelling))
+    assert outcomes == {True, False}
