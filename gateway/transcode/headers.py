@@ -1,8 +1,7 @@
 """Which HTTP headers become gRPC metadata, and back; `Grpc-Timeout`.
 
 As grpc-gateway: `Grpc-Metadata-X` -> `x`, permanent HTTP headers -> `grpcgateway-<name>`,
-`-bin` values are base64; server metadata -> `Grpc-Metadata-<name>`, trailers ->
-`Grpc-Trailer-<name>`.
+`-bin` values are base64; server metadata -> `Grpc-Metadata-<name>`.
 """
 
 from __future__ import annotations
