@@ -85,7 +85,7 @@ class Api:
             exchange.headers.update(limit_headers)
             if not (caller.account_id or is_public(rpc_path) or route.server_streaming):
                 # Who is not let in need not know what else is wrong.
-                caller = await self._callers.need(authorization)
+                caller = await self._callers.need(authorization, exchange.client_ip)
             message = route.decode(match.captured, exchange.query, await read_body(exchange))
             wants_cookies = sessions.complete_request(exchange, message)
             metadata = self._metadata(exchange, authorization)

@@ -7,7 +7,7 @@ from gateway.metrics import Metrics
 from kernel.reasons import Reason, Refused
 from mesh.config import Settings
 from mesh.identity import ANONYMOUS, Caller
-from mesh.tokens import TokenVerifier, bearer_token
+from mesh.tokens import TokenVerifier, bearer_token, check_address
 
 # Where somebody might guess passwords and codes, or make us send mail.
 _GUESSABLE = frozenset(
@@ -36,18 +36,22 @@ class Callers:
         self._per_account = Limit.parse("account", settings.rate_limit_account)
         self._guesses = Limit.parse("auth", settings.auth_rate_limit)
 
-    async def verify(self, authorization: str) -> Caller:
-        """The caller of a header `Bearer TOKEN`; raises `Refused` when the token is not good."""
+    async def verify(self, authorization: str, client_ip: str) -> Caller:
+        """The caller of a header `Bearer TOKEN`; raises `Refused` when the token is not good, or
+        not from that address.
+        """
         token = bearer_token(authorization)
         if token is None:
             raise Refused(Reason.TOKEN_INVALID, "authorization must be `Bearer <access token>`")
-        return await self._verifier.verify(token)
+        caller = await self._verifier.verify(token)
+        check_address(caller, client_ip)
+        return caller
 
-    async def need(self, authorization: str) -> Caller:
+    async def need(self, authorization: str, client_ip: str) -> Caller:
         """The caller of a method that is not for everybody; raises `Refused` without a token."""
         if not authorization:
             raise Refused(Reason.UNAUTHENTICATED, "an access token is required")
-        return await self.verify(authorization)
+        return await self.verify(authorization, client_ip)
 
     async def admit(
         self, rpc_path: str, client_ip: str, authorization: str
@@ -64,7 +68,7 @@ class Callers:
             caller = ANONYMOUS
             if authorization:
                 try:
-                    caller = await self.verify(authorization)
+                    caller = await self.verify(authorization, client_ip)
                 except Refused:
                     return ANONYMOUS, headers
             if caller.account_id:

@@ -54,6 +54,8 @@ class Caller:
     service: str | None = None
     # When the token stops being good, Unix seconds; 0 without one. The same caller with another.
     expires_s: int = field(default=0, compare=False)
+    # Where the token may be used from; empty for anywhere.
+    networks: tuple[str, ...] = ()
 
 
 ANONYMOUS = Caller()

@@ -22,12 +22,13 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from kernel.reasons import Reason, Refused
+from mesh.addresses import client_address
 from mesh.calls import AUTHORIZATION, REQUEST_ID, CallContext, set_call
 from mesh.identity import ANONYMOUS, Caller, current_caller, service_of_spiffe, set_caller
 from mesh.status import STATUS_DETAILS_KEY, refused_from, status_for, to_rpc_status
 from mesh.streams import OpenStreams, requests_of, take_back_cancel
 from mesh.telemetry import TRACEPARENT, new_trace, parse_traceparent, set_trace
-from mesh.tokens import TokenVerifier, bearer_token
+from mesh.tokens import TokenVerifier, bearer_token, check_address
 from mesh.validation import InvalidRequest, MessageRules
 
 # Methods anyone may call without a token, as full names; a trailing "/" stands for the service.
@@ -210,7 +211,8 @@ class Interceptors:
                 caller = current_caller()
                 # What is only passed on is ended by the service that decodes it.
                 if caller.account_id and self._verifier is not None and method.decode is not None:
-                    stream.guard(caller, self._verifier)
+                    address = client_address(context, from_service=caller.service is not None)
+                    stream.guard(caller, self._verifier, address)
                 if not method.infrastructure:
                     log.info("stream_opened", method=method.name)
                 request = requests_of(stream, context, decode) if takes_requests else decode(data)
@@ -286,6 +288,8 @@ class Interceptors:
         if self._verifier is None:
             raise Refused(Reason.UNAUTHENTICATED, "no tokens are taken here")
         caller = await self._verifier.verify(token)
+        if caller.networks:
+            check_address(caller, client_address(context, from_service=service is not None))
         return caller if service is None else replace(caller, service=service)
 
     async def _fail(

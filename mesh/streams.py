@@ -16,7 +16,7 @@ import grpc
 
 from kernel.reasons import Reason, Refused
 from mesh.identity import ANONYMOUS, Caller
-from mesh.tokens import TokenVerifier, session_ended, token_expired
+from mesh.tokens import TokenVerifier, check_address, session_ended, token_expired
 
 # The gateway knows when a client's token expires and what to tell it: it goes first.
 _AFTER_EXPIRY_SECONDS = 0.5
@@ -29,6 +29,7 @@ class OpenStream:
     """
 
     __slots__ = (
+        "_address",
         "_caller",
         "_expiry",
         "_reader",
@@ -45,6 +46,7 @@ class OpenStream:
         self.writing = False
         self._task = task
         self._reader: asyncio.Task[Any] | None = None
+        self._address: str | None = None
         self._caller = ANONYMOUS
         self._verifier: TokenVerifier | None = None
         self._expiry: asyncio.TimerHandle | None = None
@@ -54,9 +56,9 @@ class OpenStream:
         """The session of the user it is served for; empty without one."""
         return self._caller.session_id
 
-    def guard(self, caller: Caller, verifier: TokenVerifier) -> None:
-        """End it when the caller's token does."""
-        self._caller, self._verifier = caller, verifier
+    def guard(self, caller: Caller, verifier: TokenVerifier, address: str | None) -> None:
+        """End it when the caller's token does; `address` is the client's (see `check_address`)."""
+        self._caller, self._verifier, self._address = caller, verifier, address
         if self._expiry is not None:
             self._expiry.cancel()
         self._expiry = asyncio.get_running_loop().call_later(
@@ -66,17 +68,18 @@ class OpenStream:
     async def renew(self, access_token: str) -> None:
         """Go on until a newer token of the same account ends.
 
-        Raises `Refused`: what is wrong with the token, `TOKEN_INVALID` when it is of another
-        account, `SCOPE_MISSING` when it may do less than the one before.
+        Raises `Refused`: what is wrong with the token, `IP_NOT_ALLOWED`, `TOKEN_INVALID` when it is
+        of another account, `SCOPE_MISSING` when it may do less than the one before.
         """
         if self._verifier is None:
             return
         caller = await self._verifier.verify(access_token)
+        check_address(caller, self._address)
         if caller.account_id != self._caller.account_id:
             raise Refused(Reason.TOKEN_INVALID, "the token is of another account")
         if not caller.scopes >= self._caller.scopes:
             raise Refused(Reason.SCOPE_MISSING, "the token may do less than the stream's")
-        self.guard(caller, self._verifier)
+        self.guard(caller, self._verifier, self._address)
 
     def closed(self) -> None:
         """It has ended."""

@@ -17,6 +17,7 @@ from tidebook.auth.v1 import auth_pb2, auth_pb2_grpc
 
 from kernel.clock import NS_PER_SECOND, Clock, SystemClock
 from kernel.reasons import Reason, Refused
+from mesh.addresses import is_within
 from mesh.identity import Caller
 from mesh.revocation import EndedSessions
 
@@ -59,10 +60,11 @@ class TokenSigner:
         session_id: str,
         scopes: Iterable[str],
         ttl_seconds: int,
+        networks: Iterable[str] = (),
     ) -> str:
-        """An access token that is good for `ttl_seconds` from now."""
+        """An access token, good for `ttl_seconds` from now, and in `networks` if any are named."""
         now = self._clock.now_ns() // NS_PER_SECOND
-        claims = {
+        claims: dict[str, object] = {
             "iss": ISSUER,
             "aud": AUDIENCE,
             "sub": user_id,
@@ -72,6 +74,8 @@ class TokenSigner:
             "iat": now,
             "exp": now + ttl_seconds,
         }
+        if within := list(networks):
+            claims["net"] = within
         return jwt.encode(
             claims, self._key, algorithm=_ALGORITHM, headers={"kid": self.kid, "typ": TYPE}
         )
@@ -85,6 +89,15 @@ def token_expired() -> Refused:
 def session_ended() -> Refused:
     """Why a token is refused whose session or API key has ended."""
     return Refused(Reason.SESSION_REVOKED, "the session or API key of the token has ended")
+
+
+def check_address(caller: Caller, address: str | None) -> None:
+    """Raises `Refused(IP_NOT_ALLOWED)` when the caller's token may not be used from there.
+
+    None stands for a service of ours that calls another on the client's behalf: it has checked.
+    """
+    if caller.networks and address is not None and not is_within(address, caller.networks):
+        raise Refused(Reason.IP_NOT_ALLOWED)
 
 
 def bearer_token(authorization: str) -> str | None:
@@ -164,6 +177,7 @@ class TokenVerifier:
                 session_id=str(claims["sid"]),
                 scopes=frozenset(claims["scp"]) & SCOPES,
                 expires_s=expires,
+                networks=tuple(str(network) for network in claims.get("net", ())),
             )
         except (jwt.InvalidTokenError, TypeError, ValueError) as error:
             raise Refused(Reason.TOKEN_INVALID, "the access token is not valid") from error

@@ -322,7 +322,7 @@ class Connection:
     }
 
     async def _authenticate(self, authorization: str) -> None:
-        self._caller = await self._around.callers.verify(authorization)
+        self._caller = await self._around.callers.verify(authorization, self._exchange.client_ip)
         self._authorization = authorization
         if self._expiry is not None:
             self._expiry.cancel()

@@ -18,6 +18,7 @@ import structlog
 
 from kernel.clock import Clock
 from kernel.reasons import Reason, Refused
+from mesh.addresses import is_within
 from services.auth.audit import AuditTrail, Happened
 from services.auth.clocks import utc
 from services.auth.domain.model import API_KEY_SESSION, ApiKey, Client
@@ -131,7 +132,7 @@ class ApiKeys:
         key, _, account_id = found
         if key.expires_at is not None and key.expires_at <= now:
             raise Refused(Reason.API_KEY_INVALID)
-        if not _allowed(client.ip, key.ip_allow_list):
+        if key.ip_allow_list and not is_within(client.ip, key.ip_allow_list):
             self.audit.note_later(key.user_id, Happened.API_KEY_REFUSED, client, subject=api_key_id)
             raise Refused(Reason.IP_NOT_ALLOWED)
         await self.store.mark_used(api_key_id, now)
@@ -145,6 +146,8 @@ class ApiKeys:
             session_id=API_KEY_SESSION + api_key_id,
             scopes=key.scopes,
             ttl_seconds=seconds,
+            # Whoever gets hold of the token alone must be there as well.
+            networks=key.ip_allow_list,
         )
         return token, now + dt.timedelta(seconds=seconds)
 
@@ -160,15 +163,3 @@ def _network(text: str) -> str:
         raise Refused(
             Reason.INVALID_ARGUMENT, "must be addresses or networks", field="ip_allow_list"
         ) from None
-
-
-def _allowed(ip: str, networks: tuple[str, ...]) -> bool:
-    if not networks:
-        return True
-    try:
-        address = ipaddress.ip_address(ip)
-    except ValueError:
-        return False
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
-    return any(address in ipaddress.ip_network(network) for network in networks)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import unquote
 
 import grpc
 from tidebook.auth.v1 import auth_pb2 as pb
 from tidebook.auth.v1 import auth_pb2_grpc
 
+from mesh.addresses import address_of_peer, client_address
 from mesh.identity import current_caller
 from services.auth import codec
 from services.auth.api_keys import ApiKeys
@@ -18,7 +18,6 @@ from services.auth.service import Accounts
 from services.auth.sessions import Sessions
 
 Context = grpc.aio.ServicerContext[Any, Any]
-_FORWARDED_FOR = "x-forwarded-for"
 # The browser's, as the gateway passes it on; else that of the gRPC library that calls.
 _USER_AGENTS = ("grpcgateway-user-agent", "user-agent")
 _USER_AGENT_MAX = 200
@@ -188,26 +187,13 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
 
 
 def client_of(context: Context) -> Client:
-    """Where a call comes from.
-
-    The gateway says so in `x-forwarded-for`, which is believed from our own services only: on the
-    public listener anyone could write anything there.
-    """
+    """Where a call comes from."""
     metadata = {
         key: value if isinstance(value, str) else value.decode("utf-8", "replace")
         for key, value in context.invocation_metadata() or ()
     }
-    ip = ""
-    if current_caller().service is not None:
-        # The last one is what the gateway itself saw.
-        ip = metadata.get(_FORWARDED_FOR, "").rpartition(",")[2].strip()
     agent = next((metadata[name] for name in _USER_AGENTS if metadata.get(name)), "")
-    return Client(ip=ip or _peer_ip(context.peer()), user_agent=agent[:_USER_AGENT_MAX])
-
-
-def _peer_ip(peer: str) -> str:
-    """gRPC's `ipv4:127.0.0.1:5000` or `ipv6:%5B::1%5D:5000` -> the address alone."""
-    kind, _, rest = unquote(peer).partition(":")
-    if kind not in ("ipv4", "ipv6"):
-        return ""
-    return rest.rpartition(":")[0].strip("[]")
+    ip = client_address(context, from_service=current_caller().service is not None)
+    if ip is None:
+        ip = address_of_peer(context.peer())
+    return Client(ip=ip, user_agent=agent[:_USER_AGENT_MAX])

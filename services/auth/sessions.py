@@ -84,6 +84,7 @@ class Signer(Protocol):
         session_id: str,
         scopes: frozenset[str],
         ttl_seconds: int,
+        networks: Iterable[str] = (),
     ) -> str: ...
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -56,6 +57,7 @@ class SigningKeys:
         session_id: str,
         scopes: frozenset[str],
         ttl_seconds: int,
+        networks: Iterable[str] = (),
     ) -> str:
         """An access token, by the key that signs now; `load` must have been called."""
         assert self._signer is not None
@@ -65,6 +67,7 @@ class SigningKeys:
             session_id=session_id,
             scopes=scopes,
             ttl_seconds=ttl_seconds,
+            networks=networks,
         )
 
     async def public_keys(self) -> dict[str, bytes]:

@@ -135,7 +135,10 @@ async def test_a_key_works_from_its_networks_only(auth: Auth) -> None:
     async with open_channel(auth.settings, "auth", caller="gateway") as channel:
         stub = auth_pb2_grpc.AuthServiceStub(channel)
         for address in ("203.0.113.9", "198.51.100.1, 203.0.113.9", "2001:db8::5"):
-            await stub.ExchangeApiKey(request, metadata=(("x-forwarded-for", address),))
+            got = await stub.ExchangeApiKey(request, metadata=(("x-forwarded-for", address),))
+        # What the key was exchanged for is of no use elsewhere either.
+        with refused(Reason.IP_NOT_ALLOWED):
+            await auth.stub.GetMe(pb.GetMeRequest(), metadata=bearer(got.access_token))
         with refused(Reason.IP_NOT_ALLOWED):
             await stub.ExchangeApiKey(
                 request, metadata=(("x-forwarded-for", "203.0.113.9, 198.51.100.1"),)

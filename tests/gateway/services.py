@@ -42,6 +42,7 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
         account_id: int = 7,
         scopes: Iterable[str] = ("read", "trade"),
         ttl_seconds: int = 600,
+        networks: Iterable[str] = (),
     ) -> str:
         return self.signer.sign(
             user_id=f"user-{account_id}",
@@ -49,6 +50,7 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
             session_id="session",
             scopes=scopes,
             ttl_seconds=ttl_seconds,
+            networks=networks,
         )
 
     def _tokens(self) -> auth_pb2.Tokens:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import grpc
 import pytest
 from aiohttp import web
 from redis.asyncio import Redis
+from tidebook.auth.v1 import auth_pb2, auth_pb2_grpc
 
 from gateway.__main__ import run
 from mesh.config import load_settings
@@ -149,6 +151,34 @@ async def test_no_token_and_a_bad_token_are_unauthenticated(
         assert answer.status == 401
     async with http.get("/v1/traces/1", headers={"Authorization": "Bearer x"}) as answer:
         assert (await answer.json())["details"][0]["reason"] == "TOKEN_INVALID"
+
+
+async def test_a_token_for_some_networks_is_refused_from_elsewhere(
+    world: World, http: aiohttp.ClientSession, door: grpc.aio.Channel
+) -> None:
+    """Also where the gateway alone could know: orders on the shared stream, a WebSocket, traces."""
+    elsewhere = world.auth.token(networks=["203.0.113.0/24"])
+    here = {"Authorization": f"Bearer {world.auth.token(networks=['127.0.0.0/8'])}"}
+    there = {"Authorization": f"Bearer {elsewhere}", "X-Forwarded-For": "203.0.113.9"}
+    order = {"market": "BTC_USDC", "side": "SIDE_BUY", "type": "ORDER_TYPE_MARKET"}
+    async with http.post("/v1/orders", json=order, headers=here) as answer:
+        assert answer.status == 200
+    for method, path, body in (
+        ("POST", "/v1/orders", order),
+        ("GET", "/v1/auth/me", None),
+        ("GET", "/v1/traces/1", None),
+    ):
+        async with http.request(method, path, json=body, headers=there) as answer:
+            assert answer.status == 403, path
+            assert (await answer.json())["details"][0]["reason"] == "IP_NOT_ALLOWED"
+    assert len(world.engine.placed) == 1
+    async with http.ws_connect("/ws") as socket:
+        await socket.send_json({"id": 1, "auth": {"accessToken": elsewhere}})
+        assert (await socket.receive_json())["error"]["reason"] == "REASON_IP_NOT_ALLOWED"
+    metadata = (("authorization", f"Bearer {elsewhere}"),)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await auth_pb2_grpc.AuthServiceStub(door).GetMe(auth_pb2.GetMeRequest(), metadata=metadata)
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
 async def test_a_service_that_is_down_is_unavailable_with_retry_after(

@@ -95,6 +95,41 @@ async def test_a_token_without_the_scope_is_refused(mesh: Mesh) -> None:
     assert refused.details == {"scope": "trade"}
 
 
+async def test_a_token_for_some_networks_is_refused_from_elsewhere(mesh: Mesh) -> None:
+    public = order_pb2_grpc.OrderServiceStub(await mesh.public())
+    inside = order_pb2_grpc.OrderServiceStub(await mesh.internal("gateway"))
+    request = order_pb2.GetAccountRequest()
+
+    def bearer(*networks: str) -> tuple[tuple[str, str], ...]:
+        token = mesh.signer.sign(
+            user_id="u",
+            account_id=7,
+            session_id="s",
+            scopes=["read", "trade"],
+            ttl_seconds=600,
+            networks=networks,
+        )
+        return (("authorization", f"Bearer {token}"),)
+
+    here, there = bearer("127.0.0.0/8", "::1/128"), bearer("203.0.113.0/24")
+    await public.GetAccount(request, metadata=here)
+    # Anybody can write anything into a header.
+    for more in ((), (("x-forwarded-for", "203.0.113.9"),)):
+        refused = await refusal(public.GetAccount(request, metadata=(*there, *more)))
+        assert refused.reason is Reason.IP_NOT_ALLOWED
+    watch = public.WatchAccount(order_pb2.WatchAccountRequest(), metadata=there)
+    with pytest.raises(grpc.RpcError):
+        await watch.read()
+        await watch.read()
+    # The gateway says for whom it asks; a service that asks for itself has checked before.
+    for forwarded in ("203.0.113.9", "198.51.100.1, 203.0.113.9"):
+        await inside.GetAccount(request, metadata=(*there, ("x-forwarded-for", forwarded)))
+    await inside.GetAccount(request, metadata=there)
+    metadata = (*there, ("x-forwarded-for", "203.0.113.9, 198.51.100.1"))
+    refused = await refusal(inside.GetAccount(request, metadata=metadata))
+    assert refused.reason is Reason.IP_NOT_ALLOWED
+
+
 async def test_another_scheme_than_bearer_is_refused(mesh: Mesh) -> None:
     stub = order_pb2_grpc.OrderServiceStub(await mesh.public())
     refused = await refusal(

@@ -279,7 +279,7 @@ class ApiKey(_message.Message):
 
     @_builtins.property
     def ip_allow_list(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Addresses or networks it may be used from; empty for all."""
+        """Addresses or networks that it, and tokens it is exchanged for, may be used from; empty for all."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:

@@ -331,7 +331,7 @@ export type ApiKey = Message<"tidebook.auth.v1.ApiKey"> & {
   scopes: Scope[];
 
   /**
-   * Addresses or networks it may be used from; empty for all.
+   * Addresses or networks that it, and tokens it is exchanged for, may be used from; empty for all.
    *
    * @generated from field: repeated string ip_allow_list = 4;
    */
@@ -387,7 +387,7 @@ export type ApiKeyJson = {
   scopes?: ScopeJson[];
 
   /**
-   * Addresses or networks it may be used from; empty for all.
+   * Addresses or networks that it, and tokens it is exchanged for, may be used from; empty for all.
    *
    * @generated from field: repeated string ip_allow_list = 4;
    */
