@@ -1,4 +1,4 @@
-"""The page in a real browser: prices, books, spot orders, and everybody can use it."""
+"""The page in a real browser: prices, books, orders of every kind, sessions and keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from playwright.async_api import Page, expect
 from tests.support.exchange import Exchange
 from tests.support.page import (
     CHROMIUM,
-    accessibility_problems,
     account,
     balance,
     choose_tab,
@@ -188,25 +187,6 @@ async def test_an_account_is_secured_with_keys_and_a_second_factor(
     await expect(page.get_by_role("region", name="Sessions", exact=True)).to_contain_text(
         "this one"
     )
-
-
-async def test_everybody_can_use_it(page: Page, exchange: Exchange) -> None:
-    """axe finds nothing serious, in dark and light, and a phone need not scroll sideways."""
-    assert await accessibility_problems(page) == []
-    await sign_up(page, exchange)
-    await expect(account(page)).to_contain_text("No open orders.")
-    for path in ("Trade", "Wallet", "History", "Security", "Status"):
-        await page.get_by_role("link", name=path, exact=True).click()
-        await page.emulate_media(color_scheme="light" if path == "Trade" else "dark")
-        await expect(page.get_by_role("main")).to_be_visible()
-        assert await accessibility_problems(page) == [], path
-    await expect(page.get_by_role("region", name="Reconciliation")).to_contain_text("books balance")
-    await page.set_viewport_size({"width": 390, "height": 844})
-    for path in ("Status", "Wallet", "Trade"):
-        await page.get_by_role("link", name=path, exact=True).click()
-        await expect(page.get_by_role("main")).to_be_visible()
-        width = await page.evaluate("document.documentElement.scrollWidth")
-        assert width <= 390, path
 
 
 async def test_a_contract_is_opened_with_a_stop_and_closed(page: Page, exchange: Exchange) -> None:

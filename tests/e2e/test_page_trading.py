@@ -13,8 +13,10 @@ from tests.support.page import (
     CHROMIUM,
     account,
     balance,
+    choose_kind,
     choose_tab,
     get_play_money,
+    market_order,
     open_page,
     order_form,
     sign_up,
@@ -24,19 +26,6 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
 ]
-
-
-async def choose_kind(page: Page, kind: str) -> None:
-    kinds = page.get_by_role("group", name="Kind of market")
-    await kinds.get_by_role("button", name=kind).click()
-
-
-async def market_order(page: Page, button: str, quantity: str) -> None:
-    form = order_form(page)
-    await form.get_by_role("button", name="Market", exact=True).click()
-    await form.get_by_label(re.compile("^Quantity")).fill(quantity)
-    await form.get_by_role("button", name=button).click()
-    await expect(form.get_by_role("status")).to_contain_text("is filled")
 
 
 async def test_spot_margin_and_a_contract_through_a_restart(exchange: Exchange) -> None:

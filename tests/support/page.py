@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
-from playwright.async_api import Locator, Page, async_playwright, expect
+from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
 from tests.support.exchange import Exchange
 from tests.support.waiting import eventually
@@ -22,22 +22,36 @@ _AXE = Path(__file__).parents[2] / "web" / "node_modules" / "axe-core" / "axe.mi
 
 
 @asynccontextmanager
-async def open_page(exchange: Exchange) -> AsyncIterator[Page]:
-    """The page of the running system in a fresh browser; what it complains about fails the test."""
-    complaints: list[str] = []
+async def chromium() -> AsyncIterator[Browser]:
+    """A browser for several pages."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=CHROMIUM,
             args=["--no-sandbox", "--disable-background-networking", "--disable-sync"],
         )
-        page = await browser.new_page(viewport={"width": 1400, "height": 900}, color_scheme="dark")
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.set_default_timeout(PATIENCE_MS)
         expect.set_options(timeout=PATIENCE_MS)
-        await page.goto(exchange.http_url)
-        yield page
+        yield browser
         await browser.close()
+
+
+@asynccontextmanager
+async def page_in(browser: Browser, exchange: Exchange) -> AsyncIterator[Page]:
+    """The page of the running system for a visitor; what it complains about fails the test."""
+    complaints: list[str] = []
+    page = await browser.new_page(viewport={"width": 1400, "height": 900}, color_scheme="dark")
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.set_default_timeout(PATIENCE_MS)
+    await page.goto(exchange.http_url)
+    yield page
+    await page.close()
     assert complaints == []
+
+
+@asynccontextmanager
+async def open_page(exchange: Exchange) -> AsyncIterator[Page]:
+    """The same in a browser of its own."""
+    async with chromium() as browser, page_in(browser, exchange) as page:
+        yield page
 
 
 async def code_for(exchange: Exchange, email: str) -> str:
@@ -95,6 +109,12 @@ def balance(page: Page, asset: str, column: int = 1) -> Locator:
     )
 
 
+async def choose_kind(page: Page, kind: str) -> None:
+    """Spot, Margin or CFD."""
+    kinds = page.get_by_role("group", name="Kind of market")
+    await kinds.get_by_role("button", name=kind).click()
+
+
 async def choose_tab(page: Page, name: str) -> None:
     """One of the account's tabs."""
     tabs = page.get_by_role("group", name="Account", exact=True)
@@ -111,3 +131,24 @@ async def accessibility_problems(page: Page) -> list[str]:
         for problem in found["violations"]
         if problem["impact"] in ("serious", "critical")
     ]
+
+
+def happened(page: Page) -> Locator:
+    """What the page tells by itself."""
+    return page.get_by_role("log", name="What happened")
+
+
+async def sign_in(page: Page, email: str, password: str = PASSWORD) -> None:
+    """Give address and password; what comes then depends on the account."""
+    await page.get_by_label("E-mail").fill(email)
+    await page.get_by_label("Password").fill(password)
+    await page.get_by_role("button", name="Sign in", exact=True).click()
+
+
+async def market_order(page: Page, button: str, quantity: str) -> None:
+    """Send one from the form and see it filled."""
+    form = order_form(page)
+    await form.get_by_role("button", name="Market", exact=True).click()
+    await form.get_by_label(re.compile("^Quantity")).fill(quantity)
+    await form.get_by_role("button", name=button).click()
+    await expect(form.get_by_role("status")).to_contain_text("is filled")

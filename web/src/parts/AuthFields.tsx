@@ -32,9 +32,11 @@ export function CodeField({ label, value, onChange, focus = true }: Props & { fo
 export function PasswordField({ label, value, onChange, fresh }: Props & { fresh: boolean }) {
   const [shown, setShown] = useState(false);
   return (
-    <div className="field">
+    <div className="password">
       <label>
-        {label} {fresh && <small>at least 10 characters</small>}
+        <span>
+          {label} {fresh && <small>at least 10 characters</small>}
+        </span>
         <input
           type={shown ? "text" : "password"}
           autoComplete={fresh ? "new-password" : "current-password"}

@@ -58,9 +58,9 @@ export function Cfds({ cfds, byName, prices }: Props) {
                 <button
                   type="button"
                   className="quiet exits"
-                  aria-label={`Stop loss and take profit of CFD ${cfdId}`}
                   onClick={() => setEditing(cfd)}
                 >
+                  <span className="hidden">Stop loss and take profit of CFD {cfdId}: </span>
                   <span>{cfd.stopLoss ? pretty(cfd.stopLoss, tick) : "no stop"}</span>
                   <span>{cfd.takeProfit ? pretty(cfd.takeProfit, tick) : "no profit"}</span>
                 </button>

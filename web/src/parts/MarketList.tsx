@@ -87,7 +87,7 @@ const Entry = memo(function Entry({ market, price, ticker, on, onChoose }: Entry
       <span className="last number">{pretty(ticker?.last || price?.price, market.tickSize)}</span>
       <Sparkline market={`${market.baseAsset}_${market.quoteAsset}`} />
       <span className={`number ${toneOf(bps ?? 0)}`} title="24 h">
-        {ticker && percentOfBps(bps ?? 0)}
+        {ticker?.last && percentOfBps(bps ?? 0)}
       </span>
       <small className="index" title="Price of the external feed">
         index {pretty(price?.price, market.tickSize)}

@@ -70,9 +70,9 @@ export function Positions({ positions, orders, byName, tickers }: Props) {
                 <button
                   type="button"
                   className="quiet exits"
-                  aria-label={`Stop loss and take profit of ${market}`}
                   onClick={() => setEditing({ what: "exits", position })}
                 >
+                  <span className="hidden">Stop loss and take profit of {market}: </span>
                   <Exit order={exits.stop} name="stop" tick={tick} />
                   <Exit order={exits.profit} name="profit" tick={tick} />
                 </button>
