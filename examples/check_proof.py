@@ -8,6 +8,8 @@ trust nobody.
 
     python check_proof.py http://127.0.0.1:8080 --state links.json
 
+Where there are several shards each has a chain of its own (`--shard 1`): keep a file for each.
+
 Exit code 0: the whole chain fits. 1: it does not; keep the file, it is the evidence.
 """
 
@@ -48,10 +50,10 @@ def check(links: Iterable[Mapping[str, Any]], seq: int, link: bytes) -> tuple[in
     return seq, link
 
 
-def check_all(url: str, seq: int, link: bytes) -> tuple[int, bytes]:
+def check_all(url: str, seq: int, link: bytes, shard: int = 0) -> tuple[int, bytes]:
     """Check everything after a position that the exchange has by now."""
     while True:
-        page = _get(url, seq + 1)
+        page = _get(url, seq + 1, shard)
         if page is None:
             return seq, link
         before = _bytes(page.get("previousLink", ""))
@@ -61,9 +63,9 @@ def check_all(url: str, seq: int, link: bytes) -> tuple[int, bytes]:
         print(f"{seq} of {page.get('newestSeq', seq)} entries", file=sys.stderr)
 
 
-def _get(url: str, first: int) -> dict[str, Any] | None:
+def _get(url: str, first: int, shard: int) -> dict[str, Any] | None:
     """A page of the proof from entry `first` on; None when there is no such entry yet."""
-    address = f"{url.rstrip('/')}/v1/proof?fromSeq={first}&count={PAGE}"
+    address = f"{url.rstrip('/')}/v1/proof?fromSeq={first}&count={PAGE}&shard={shard}"
     try:
         with urllib.request.urlopen(address, timeout=30) as answer:
             found: dict[str, Any] = json.load(answer)
@@ -83,22 +85,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("url", help="the exchange, such as http://127.0.0.1:8080")
     parser.add_argument("--state", type=Path, help="file that keeps the last link between runs")
+    parser.add_argument("--shard", type=int, default=0, help="whose log; 0 unless said otherwise")
     arguments = parser.parse_args()
-    seq, link = 0, GENESIS
+    seq, link, shard = 0, GENESIS, arguments.shard
     if arguments.state and arguments.state.exists():
         kept = json.loads(arguments.state.read_text())
+        if kept.get("shard", 0) != shard:
+            parser.error(f"{arguments.state} is of shard {kept.get('shard', 0)}")
         seq, link = kept["seq"], bytes.fromhex(kept["link"])
     try:
         # What was checked before must still be there.
-        if seq and _get(arguments.url, seq) is None:
+        if seq and _get(arguments.url, seq, shard) is None:
             raise Broken(f"entry {seq} was there before and is not any more")
-        seq, link = check_all(arguments.url, seq, link)
+        seq, link = check_all(arguments.url, seq, link, shard)
     except Broken as broken:
         print(f"BROKEN: {broken}")
         return 1
     print(f"the chain fits: {seq} entries, link {link.hex()}")
     if arguments.state:
-        arguments.state.write_text(json.dumps({"seq": seq, "link": link.hex()}))
+        arguments.state.write_text(json.dumps({"seq": seq, "link": link.hex(), "shard": shard}))
     return 0
 
 

@@ -42,12 +42,17 @@ class BooksMetrics:
             )
         except (grpc.RpcError, Refused):
             return [_up(0)]
-        return [_up(1), *_of_assets(books), *_of_shards(books)]
+        return [_up(1), _overdue(books.overdue), *_of_assets(books), *_of_shards(books)]
 
 
 def _up(value: int) -> Family:
     text = "Whether settlement answers; without it the other metrics of the books are missing"
     return Family("tidebook_settlement_up", "gauge", text, (Sample({}, value),))
+
+
+def _overdue(count: int) -> Family:
+    text = "Transfers and orders that should have ended by now and have not"
+    return Family("tidebook_overdue", "gauge", text, (Sample({}, count),))
 
 
 def _of_assets(books: ledger_pb2.GetReconciliationResponse) -> list[Family]:

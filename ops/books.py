@@ -78,4 +78,6 @@ def table_of(reconciled: Reconciled) -> Table:
         if asset.difference != "0":
             off = f"[bold red]off by {asset.difference}[/]"
             table.add_row(f"{asset.asset}", "", "", "", off, "", "")
+    if overdue := reconciled.books.overdue:
+        table.add_row("overdue", f"[yellow]{overdue:,} transfers or orders[/]", *[""] * 5)
     return table

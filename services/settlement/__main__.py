@@ -56,7 +56,13 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     transfers = Transfers(pool, catalog, settings, clock)
     clients = {shard: EngineClient(channel, shard) for shard, channel in channels.items()}
     engines = EngineClients(clients)
-    worker = TransferWorker(pool, catalog, engines, settings, clock, transfers.written)
+    # One for each shard: an engine that does not answer keeps nobody else waiting.
+    workers = {
+        shard: TransferWorker(
+            pool, catalog, engines, settings, clock, transfers.written, shard=shard
+        )
+        for shard in shards
+    }
     halted = asyncio.Event()
     books = [
         ShardBooks.build(
@@ -65,8 +71,12 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         for shard in shards
     ]
     tasks = [supervise(job, name) for shard in books for name, job in shard.jobs().items()]
-    tasks.append(supervise(worker.run(), "transfer worker"))
-    tasks.append(supervise(LifecycleWorker(pool, settings, clock).run(), "lifecycle worker"))
+    tasks += [
+        supervise(worker.run(), f"transfer worker of shard {shard}")
+        for shard, worker in workers.items()
+    ]
+    lifecycle = LifecycleWorker(pool, settings, clock)
+    tasks.append(supervise(lifecycle.run(), "lifecycle worker"))
     ended = EndedSessions(redis, clock)
     tasks.append(supervise(ended.run(), "ended sessions"))
     host = None
@@ -86,6 +96,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                             transfers,
                             Reconciliation(pool, {one.shard: one.reader for one in books}, clock),
                             books,
+                            lifecycle,
                         ),
                     ),
                     (

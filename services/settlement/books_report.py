@@ -22,11 +22,11 @@ _WORST_FIRST = (
 
 
 async def reconciliation_to_proto(
-    catalog: Catalog, books: Books, shards: Iterable[ShardBooks]
+    catalog: Catalog, books: Books, shards: Iterable[ShardBooks], overdue: int
 ) -> ledger_pb2.GetReconciliationResponse:
     """The books of all shards, and of each what is known."""
     response = ledger_pb2.GetReconciliationResponse(
-        balanced=books.balanced, time=timestamp(books.time_ns)
+        balanced=books.balanced, time=timestamp(books.time_ns), overdue=overdue
     )
     engine_more: Counter[int] = Counter()
     for shard in shards:

@@ -18,6 +18,7 @@ from services.settlement.books_report import reconciliation_to_proto
 from services.settlement.catalog import Catalog
 from services.settlement.domain.ledger import LedgerKind
 from services.settlement.history import entry_key, entry_to_proto, timestamp, transfer_to_proto
+from services.settlement.lifecycle import LifecycleWorker
 from services.settlement.paging import make_token, page_size, read_token
 from services.settlement.reconciliation import Reconciliation
 from services.settlement.shards import ShardBooks
@@ -40,12 +41,14 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         transfers: Transfers,
         reconciliation: Reconciliation,
         shards: Sequence[ShardBooks],
+        lifecycle: LifecycleWorker,
     ) -> None:
         self._pool = pool
         self._catalog = catalog
         self._transfers = transfers
         self._reconciliation = reconciliation
         self._shards = shards
+        self._lifecycle = lifecycle
 
     async def CreateDeposit(
         self, request: ledger_pb2.CreateDepositRequest, context: Context
@@ -178,7 +181,8 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         self, request: ledger_pb2.GetReconciliationRequest, context: Context
     ) -> ledger_pb2.GetReconciliationResponse:
         books = await self._reconciliation.books()
-        return await reconciliation_to_proto(self._catalog, books, self._shards)
+        overdue = self._lifecycle.overdue
+        return await reconciliation_to_proto(self._catalog, books, self._shards, overdue)
 
     async def GetAccountReconciliation(
         self, request: ledger_pb2.GetAccountReconciliationRequest, context: Context

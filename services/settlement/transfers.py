@@ -270,7 +270,9 @@ class Transfers:
 
 
 class TransferWorker:
-    """Sends what is in the outbox, pays withdrawals out, and reverses those called back."""
+    """Sends what is in the outbox, for one `shard` or for all (None), pays withdrawals out, and
+    reverses those called back.
+    """
 
     def __init__(
         self,
@@ -280,7 +282,10 @@ class TransferWorker:
         settings: Settings,
         clock: Clock,
         written: asyncio.Event,
+        *,
+        shard: int | None = None,
     ) -> None:
+        self._shard = shard
         self._pool = pool
         self._catalog = catalog
         self._engine = engine
@@ -314,7 +319,7 @@ class TransferWorker:
         async with for_a_call(self._pool) as connection:
             paid = await store.pay_out(connection, now_ns - self._payout_delay_ns, now_ns)
             reversed_ = await store.reverse_called_back(connection, now_ns)
-            messages = await store.claim_messages(connection, now_ns, _RELAY_AT_ONCE)
+            messages = await store.claim_messages(connection, now_ns, _RELAY_AT_ONCE, self._shard)
         if paid or reversed_:
             log.info("withdrawals_moved", paid_simulated=paid, called_back=reversed_)
         await asyncio.gather(*(self._send(message) for message in messages))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import signal
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import grpc
 import pytest
 import pytest_asyncio
@@ -19,6 +21,7 @@ from tidebook.engine.v1 import order_pb2, order_pb2_grpc, types_pb2
 from tidebook.gateway.v1 import gateway_pb2
 from tidebook.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 
+from examples import check_proof
 from examples.client import ApiError, Endpoints, HttpApi, Person, bearer, grpc_channel
 from kernel.reasons import Reason
 from kernel.shards import shard_of
@@ -186,6 +189,33 @@ async def test_money_moves_between_shards_once_per_request(world: World) -> None
     assert await world.free("USDC") == before
     books = await world.call("GET", "/v1/reconciliation")
     assert books["balanced"] and [shard["shard"] for shard in books["shards"]] == [0, 1]
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_the_books_of_both_shards_are_compared_proven_and_shown(world: World) -> None:
+    async def compared() -> bool:
+        books = await world.call("GET", "/v1/reconciliation")
+        return books["state"] == "RECONCILIATION_STATE_MATCHED" and all(
+            shard.get("wholePassTime") and shard["archivedLogSeq"] != "0"
+            for shard in books["shards"]
+        )
+
+    await eventually(compared)
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{world.exchange.http_url}/metrics") as answer,
+    ):
+        found = await answer.text()
+    for shard in (0, 1):
+        assert f'tidebook_reconciliation_matched{{shard="{shard}"}} 1\n' in found
+        assert f'tidebook_ledger_lag_entries{{shard="{shard}"}} ' in found
+        seq, _ = await asyncio.to_thread(
+            check_proof.check_all, world.exchange.http_url, 0, check_proof.GENESIS, shard
+        )
+        assert seq > 1
+    assert "tidebook_overdue 0\n" in found
+    rows = tidebook(world.exchange, "status").stdout.splitlines()
+    assert len([row for row in rows if row.startswith("shard ") and "matched" in row]) == 2
 
 
 @pytest.mark.asyncio(loop_scope="session")

@@ -70,6 +70,7 @@ def exchange(monkeypatch: pytest.MonkeyPatch) -> Iterator[Exchange]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             query = parse_qs(urlsplit(self.path).query)
+            assert query["shard"] == ["0"]
             page = served.page(int(query["fromSeq"][0]), int(query["count"][0]))
             body = json.dumps(page or {"code": 5}).encode()
             self.send_response(200 if page else 404)
@@ -101,7 +102,11 @@ def test_an_honest_chain_fits_and_is_gone_on_from(
     state, rows = tmp_path / "links.json", exchange.rows
     exchange.rows = rows[:17]
     assert _run(exchange, state, monkeypatch) == 0
-    assert json.loads(state.read_text()) == {"seq": 17, "link": rows[16][LINK].hex()}
+    assert json.loads(state.read_text()) == {
+        "seq": 17,
+        "link": rows[16][LINK].hex(),
+        "shard": 0,
+    }
     exchange.rows = rows
     assert _run(exchange, state, monkeypatch) == 0
     assert json.loads(state.read_text())["seq"] == 31

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 from redis.asyncio import Redis
 
 from kernel.clock import ManualClock, SystemClock
 from kernel.reasons import Reason, Refused
+from mesh.aio import cancel_and_wait
 from mesh.config import Settings
 from mesh.log import LogReader
 from services.engine.domain import commands as c
@@ -140,6 +143,64 @@ async def test_relay_and_appliers_may_die_anywhere(
         assert await shard.balances() == maker.balances()
         free = maker.exchange.account(ACCOUNT)[USDC].free_units
         assert free == balances[maker.shard]
+
+
+async def test_an_engine_that_does_not_answer_keeps_no_other_shard_waiting(
+    settings: Settings, settlement: Settlement, redis: Redis, makers: list[LogMaker]
+) -> None:
+    clock, catalog = ManualClock(START_NS), Catalog(settlement.pool)
+    engines = TwoEngines(makers, redis, clock)
+    await engines.wires[0].append(makers[0].begin(ACCOUNT))
+    hangs = asyncio.Event()
+
+    class OneHangs:
+        async def apply_transfer(self, message: OutboxMessage, asset: str) -> None:
+            if message.shard == 1:
+                hangs.set()
+                await asyncio.Event().wait()
+            await engines.apply_transfer(message, asset)
+
+    async def status(transfer_id: int) -> int:
+        found: int = await settlement.pool.fetchval(
+            "select status from transfers where transfer_id = $1", transfer_id
+        )
+        return found
+
+    async with Settlement(settlement.pool, redis, 0).following():
+        await caught_up(Settlement(settlement.pool, redis, 0), makers[0])
+        ids = []
+        for shard in (1, 0):
+            request = TransferRequest(
+                ACCOUNT, f"to-{shard}", Direction.DEPOSIT, USDC, 5, shard=shard
+            )
+            async with settlement.pool.acquire() as connection, connection.transaction():
+                row = await store.add_transfer(
+                    connection, request, traceparent="", now_ns=clock.now_ns()
+                )
+            ids.append(row["transfer_id"])
+            if shard:
+                relays = [
+                    asyncio.create_task(
+                        TransferWorker(
+                            *(settlement.pool, catalog, OneHangs(), settings, clock),
+                            asyncio.Event(),
+                            shard=of,
+                        ).run()
+                    )
+                    for of in (0, 1)
+                ]
+                await hangs.wait()
+        try:
+            await eventually(partial(_is, status, ids[1], TransferStatus.COMPLETED))
+            assert await status(ids[0]) == TransferStatus.PENDING
+        finally:
+            await cancel_and_wait(*relays)
+
+
+async def _is(
+    status: Callable[[int], Awaitable[int]], transfer_id: int, wanted: TransferStatus
+) -> bool:
+    return await status(transfer_id) == wanted
 
 
 async def caught_up(shard: Settlement, maker: LogMaker) -> None:

@@ -243,15 +243,18 @@ async def pay_out(connection: Connection, held_before_ns: int, now_ns: int) -> i
     return _count(answer)
 
 
-async def claim_messages(connection: Connection, now_ns: int, limit: int) -> list[OutboxMessage]:
-    """Messages that are due, each put off by its backoff at once.
+async def claim_messages(
+    connection: Connection, now_ns: int, limit: int, shard: int | None = None
+) -> list[OutboxMessage]:
+    """Messages that are due, of one shard or of all (None), each put off by its backoff at once.
 
     So a relay that dies after this line has only delayed them. The backoff doubles from half a
     second to half a minute.
     """
     rows = await connection.fetch(
         "with due as (select engine_transfer_id from outbox where done_ns = 0"
-        "  and next_attempt_ns <= $1 order by next_attempt_ns limit $2 for update skip locked)"
+        "  and next_attempt_ns <= $1 and ($4::integer is null or shard = $4)"
+        "  order by next_attempt_ns limit $2 for update skip locked)"
         " update outbox o set attempts = o.attempts + 1,"
         "  next_attempt_ns = $1 + least(30 * $3::bigint, ($3::bigint / 2) << least(o.attempts, 10))"
         " from due, transfers t where o.engine_transfer_id = due.engine_transfer_id"
@@ -261,6 +264,7 @@ async def claim_messages(connection: Connection, now_ns: int, limit: int) -> lis
         now_ns,
         limit,
         NS_PER_SECOND,
+        shard,
     )
     return [
         OutboxMessage(

@@ -746,6 +746,7 @@ class GetReconciliationResponse(_message.Message):
     DIFFERING_FIELD_NUMBER: _builtins.int
     STOPPED_LOG_SEQ_FIELD_NUMBER: _builtins.int
     HALTED_FIELD_NUMBER: _builtins.int
+    OVERDUE_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
     log_seq: _builtins.int
     """The log position they are at."""
@@ -765,6 +766,8 @@ class GetReconciliationResponse(_message.Message):
     """Log entry that the ledger stopped before because it cannot be applied; 0 while it works."""
     halted: _builtins.bool
     """A job has stopped for good and waits for an operator; `shards` says which."""
+    overdue: _builtins.int
+    """Transfers and orders that should have ended by now and have not; somebody has been told."""
     @_builtins.property
     def assets(self) -> _containers.RepeatedCompositeFieldContainer[Global___AssetReconciliation]:
         """One per asset."""
@@ -796,11 +799,12 @@ class GetReconciliationResponse(_message.Message):
         differing: _builtins.int = ...,
         stopped_log_seq: _builtins.int = ...,
         halted: _builtins.bool = ...,
+        overdue: _builtins.int = ...,
         shards: _abc.Iterable[Global___ShardPosition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["compared_time", b"compared_time", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assets", b"assets", "balanced", b"balanced", "compared", b"compared", "compared_log_seq", b"compared_log_seq", "compared_time", b"compared_time", "differing", b"differing", "halted", b"halted", "log_seq", b"log_seq", "newest_log_seq", b"newest_log_seq", "shards", b"shards", "state", b"state", "stopped_log_seq", b"stopped_log_seq", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assets", b"assets", "balanced", b"balanced", "compared", b"compared", "compared_log_seq", b"compared_log_seq", "compared_time", b"compared_time", "differing", b"differing", "halted", b"halted", "log_seq", b"log_seq", "newest_log_seq", b"newest_log_seq", "overdue", b"overdue", "shards", b"shards", "state", b"state", "stopped_log_seq", b"stopped_log_seq", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
