@@ -5,7 +5,8 @@ market orders and appends its entries to a real Valkey (`appendfsync always`), a
 the ledger. This process archives and applies them to a real PostgreSQL. First as fast as it goes;
 then the producer keeps to 80 % of that, and the lag is the age of the oldest entry that is not
 applied. The reference, in the same run, is the bare COPY of as many ledger entries, with no log, no
-order and no check. Progress goes to stderr, one JSON object per line to stdout.
+order and no check. What a thousand orders cost in CPU, process by process, says more than the rate
+where others use the machine too. Progress goes to stderr, one JSON object per line to stdout.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
 import structlog
-from redis.asyncio import Redis
 from tidebook.engine.v1 import log_pb2
 
+from bench.support.cpu import cpu_seconds
 from bench.support.report import emit, say
 from bench.support.workload import ACCOUNTS, build_rows, command_of
 from kernel.markets import DEFAULT_ASSETS, default_markets
@@ -52,6 +54,8 @@ ENTRY = 200
 AHEAD = 400
 FIRST_ACCOUNT = 1000
 APPLIED_KEY = "bench:applied"
+# Seconds that the producer has used for entries with orders.
+PRODUCED_KEY = "bench:produced"
 
 
 # ---------------------------------------------------------------- the producer
@@ -79,8 +83,9 @@ async def produce(redis_url: str, data_dir: Path, operations: int, per_second: f
     """Append the mix; `per_second` commands, 0 for as fast as the ledger follows."""
     redis = open_redis(make_settings(data_dir, redis_url=redis_url))
     writer, exchange = LogWriter(redis, 0), Exchange()
-    began, done = time.monotonic(), 0
+    began, done, cpu_began = time.monotonic(), 0, 0.0
     for commands in batches(operations):
+        cpu_began = cpu_began or (time.process_time() if writer.next_seq > 2 else 0.0)
         if per_second and (early := done / per_second - (time.monotonic() - began)) > 0:
             await asyncio.sleep(early)
         while not per_second and writer.next_seq > int(await redis.get(APPLIED_KEY) or 0) + AHEAD:
@@ -93,6 +98,7 @@ async def produce(redis_url: str, data_dir: Path, operations: int, per_second: f
             written.add(command, events, exchange.last_command_seq, now_ns, b"", b"")
         await writer.append(entry.SerializeToString() + written.getvalue())
         done += len(commands)
+    await redis.set(PRODUCED_KEY, time.process_time() - cpu_began)
     await redis.aclose()
 
 
@@ -118,8 +124,45 @@ def producing(
 # ---------------------------------------------------------------- the measuring
 
 
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Stores of a run, and where they are."""
+
+    postgres: EmbeddedPostgres
+    valkey: EmbeddedValkey
+    settings: Settings
+
+    def cpu(self) -> dict[str, float]:
+        """Seconds used so far by this process and the stores."""
+        return {
+            "settlement": time.process_time(),
+            "postgres": cpu_seconds(self.postgres.pid or 0),
+            "log_store": cpu_seconds(self.valkey.pid or 0),
+        }
+
+
+@dataclass(slots=True)
+class Run:
+    """What a run did: seconds from the first order on, lags in ms, CPU seconds by process."""
+
+    orders: int = 0
+    postings: int = 0
+    seconds: float = 0.0
+    lags: list[float] = field(default_factory=list)
+    cpu: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """Orders per second."""
+        return self.orders / self.seconds
+
+    def cpu_per_thousand(self) -> dict[str, float]:
+        """Milliseconds of CPU for a thousand orders, by process."""
+        return {name: round(1e6 * used / self.orders, 1) for name, used in self.cpu.items()}
+
+
 @contextlib.asynccontextmanager
-async def stores() -> AsyncIterator[Settings]:
+async def stores() -> AsyncIterator[Stores]:
     """Durable stores of this run alone."""
     with tempfile.TemporaryDirectory(prefix="tb-", dir="/tmp") as name:
         data_dir = Path(name)
@@ -127,7 +170,8 @@ async def stores() -> AsyncIterator[Settings]:
         await asyncio.gather(postgres.start(), valkey.start())
         try:
             await migrate(postgres.url, ("settlement",))
-            yield make_settings(data_dir, postgres_url=postgres.url, redis_url=valkey.url)
+            settings = make_settings(data_dir, postgres_url=postgres.url, redis_url=valkey.url)
+            yield Stores(postgres, valkey, settings)
         finally:
             await asyncio.gather(postgres.stop(), valkey.stop())
 
@@ -139,48 +183,53 @@ async def counts(pool: asyncpg.Pool) -> tuple[int, int]:
 
 
 async def follow(
-    settlement: Settlement, redis: Redis, process: subprocess.Popen[bytes], *, lags: list[float]
-) -> float:
-    """Until the producer has ended and everything is applied; seconds from the first order on."""
-    reader, began = LogReader(redis, 0), 0.0
+    run: Run, stores: Stores, settlement: Settlement, process: subprocess.Popen[bytes]
+) -> None:
+    """Until the producer has ended and everything is applied."""
+    redis = settlement.redis
+    reader, began, cpu = LogReader(redis, 0), 0.0, stores.cpu()
     while True:
         applied = await settlement.applied_seq()
         await redis.set(APPLIED_KEY, applied)
         if not began and applied > 2:
-            began = time.monotonic()
+            began, cpu = time.monotonic(), stores.cpu()
         waiting = await reader.get(applied + 1)
         if waiting is None and process.poll() is not None:
             if process.returncode:
                 raise SystemExit("the producer failed")
-            return time.monotonic() - began
+            run.seconds = time.monotonic() - began
+            run.cpu = {name: used - cpu[name] for name, used in stores.cpu().items()}
+            run.cpu["producer"] = float(await redis.get(PRODUCED_KEY) or 0)
+            return
         age = 0.0
         if waiting is not None:
             age = (time.time_ns() - log_pb2.LogEntry.FromString(waiting.payload).time_ns) / 1e6
         if began:
-            lags.append(age)
+            run.lags.append(age)
         await asyncio.sleep(0.02)
 
 
-async def run_once(operations: int, per_second: float) -> tuple[float, float, list[float]]:
-    """(orders per second, postings per second, lags in ms) of one run on empty stores."""
-    async with stores() as settings:
-        redis, pool = open_redis(settings), await open_store(settings)
-        settlement, lags = Settlement(pool, redis), list[float]()
+async def run_once(operations: int, per_second: float) -> Run:
+    """One run on empty stores."""
+    run = Run()
+    async with stores() as own:
+        redis, pool = open_redis(own.settings), await open_store(own.settings)
+        settlement = Settlement(pool, redis)
         try:
             async with settlement.following():
-                with producing(settings, operations, per_second) as producer:
-                    seconds = await follow(settlement, redis, producer, lags=lags)
-            orders, postings = await counts(pool)
+                with producing(own.settings, operations, per_second) as producer:
+                    await follow(run, own, settlement, producer)
+            run.orders, run.postings = await counts(pool)
         finally:
             await pool.close()
             await redis.aclose()
-    return orders / seconds, postings / seconds, lags
+    return run
 
 
 async def bare_copy(postings: int) -> float:
     """Ledger entries per second by nothing but COPY into their table without checks."""
-    async with stores() as settings:
-        pool = await open_store(settings)
+    async with stores() as own:
+        pool = await open_store(own.settings)
         rows = [
             (0, n, n // 2, n, 1001 + n % 120, 1, 1 + n % 2, 1000 - 2000 * (n % 2), 5, n)
             for n in range(1, postings + 1)
@@ -203,26 +252,28 @@ async def bare_copy(postings: int) -> float:
 async def measure(operations: int) -> None:
     """The whole measurement."""
     say(f"applying {operations} operations as fast as it goes")
-    orders, postings, _ = await run_once(operations, 0)
+    fastest = await run_once(operations, 0)
+    postings = fastest.postings / fastest.seconds
     say("copying as many ledger entries")
     reference = await bare_copy(200_000)
     emit(
         bench="settlement_rate",
         operations=operations,
-        orders_per_second=round(orders),
+        orders_per_second=round(fastest.rate),
         postings_per_second=round(postings),
         bare_copy_entries_per_second=round(reference),
         postings_to_bare_copy=round(postings / reference, 3),
+        cpu_ms_per_1000_orders=fastest.cpu_per_thousand(),
     )
     # The mix has about two orders in three operations.
-    per_second = 0.8 * orders / 0.65
+    per_second = 0.8 * fastest.rate / 0.65
     say(f"the lag at {per_second:.0f} operations per second")
-    at_most, _, lags = await run_once(operations, per_second)
-    cuts = statistics.quantiles(lags, n=100)
+    steady = await run_once(operations, per_second)
+    cuts = statistics.quantiles(steady.lags, n=100)
     emit(
         bench="settlement_lag",
-        orders_per_second=round(at_most),
-        of_sustained=round(at_most / orders, 2),
+        orders_per_second=round(steady.rate),
+        of_sustained=round(steady.rate / fastest.rate, 2),
         lag_ms_p50=round(cuts[49], 1),
         lag_ms_p99=round(cuts[98], 1),
     )
