@@ -46,12 +46,16 @@ let refreshing: Promise<boolean> | null = null;
 
 /** Spend the refresh token; false when the session is over. */
 export function refreshSession(): Promise<boolean> {
-  refreshing ??= send("POST", "/v1/auth/refresh", {})
-    .then((response) => response.ok)
-    .finally(() => {
-      refreshing = null;
-    });
+  refreshing ??= oneTabAtATime(async () => (await send("POST", "/v1/auth/refresh", {})).ok).finally(() => {
+    refreshing = null;
+  });
   return refreshing;
+}
+
+// Tabs share the cookies, and a token that two of them spend ends the session for both.
+function oneTabAtATime<T>(work: () => Promise<T>): Promise<T> {
+  // Browsers have locks over https and on this machine; elsewhere tabs cannot know of one another.
+  return "locks" in navigator ? navigator.locks.request("tidebook-refresh", work) : work();
 }
 
 async function call<T>(method: string, path: string, body?: object): Promise<T> {

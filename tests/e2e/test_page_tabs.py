@@ -1,0 +1,48 @@
+"""The page in two tabs of one browser, which share a session."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from playwright.async_api import Route, expect
+
+from tests.support import Exchange
+from tests.support.page import CHROMIUM, PATIENCE_MS, open_page, sign_up
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+]
+
+
+async def test_two_tabs_whose_access_ends_at_once_stay_signed_in(exchange: Exchange) -> None:
+    """Both refresh; a refresh token that two of them spent would end the session."""
+    refreshes = 0
+
+    async def slowly(route: Route) -> None:
+        nonlocal refreshes
+        refreshes += 1
+        # Long enough for the other tab to ask as well, if it may.
+        await asyncio.sleep(1.0)
+        await route.continue_()
+
+    async with open_page(exchange) as visitor:
+        assert visitor.context.browser is not None
+        tabs = await visitor.context.browser.new_context()
+        tabs.set_default_timeout(PATIENCE_MS)
+        page, other = await tabs.new_page(), await tabs.new_page()
+        await page.goto(exchange.http_url)
+        email = await sign_up(page, exchange)
+        await other.goto(exchange.http_url)
+        await expect(other.get_by_role("banner")).to_contain_text(email)
+        await tabs.route("**/v1/auth/refresh", slowly)
+        await tabs.clear_cookies(name="tidebook_access")
+        await asyncio.gather(page.reload(), other.reload())
+        for tab in (page, other):
+            await expect(tab.get_by_role("banner")).to_contain_text(email)
+        assert refreshes >= 1
+        # Not for a moment only.
+        await asyncio.gather(page.reload(), other.reload())
+        for tab in (page, other):
+            await expect(tab.get_by_role("banner")).to_contain_text(email)
