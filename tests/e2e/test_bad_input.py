@@ -207,20 +207,19 @@ async def test_ids_that_nobody_can_have_are_refused(exchange: Exchange) -> None:
 
 async def test_nobody_gets_at_what_is_private(exchange: Exchange) -> None:
     async with aiohttp.ClientSession(exchange.http_url) as session:
-        nobody, refused = Caller(session), 0
+        nobody = Caller(session)
         for operation in operations():
             if operation.is_private:
                 status, answer = await nobody.call(
                     operation.method, operation.url(), body_of(operation)
                 )
                 reason = answer.get("error", answer)["details"][0]["reason"]
-                # What a request must hold may be looked at first: it says nothing about anybody.
-                assert (status, reason) in (
-                    (401, "UNAUTHENTICATED"),
-                    (400, "INVALID_ARGUMENT"),
-                ), (str(operation), answer)
-                refused += status == 401
-        assert refused > 20
+                if operation.path.endswith(":export") and status == 400:
+                    # A stream's service may look at the request first: it says nothing of anybody.
+                    continue
+                assert reason == "UNAUTHENTICATED", (str(operation), answer)
+                # A stream has begun when the refusal is long in coming: then it is its last line.
+                assert status == 401 or "error" in answer, (str(operation), answer)
 
 
 async def test_bad_input_changes_nothing(exchange: Exchange) -> None:

@@ -241,7 +241,7 @@ async def test_what_is_no_http_has_the_error_body_and_one_log_line(
 
 async def test_a_chunk_that_turns_bad_ends_the_request(world: World) -> None:
     client = await Raw.of(world)
-    head = b"POST /v1/orders HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /v1/auth/signin HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     client.writer.write(head + b"3\r\n{  \r\n")
     await asyncio.sleep(0.2)
     client.writer.write(b"zz\r\n")
