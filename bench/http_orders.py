@@ -19,29 +19,31 @@ import contextlib
 import os
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import bcrypt
 
 from bench.support.order_load import Plan
-from bench.support.order_path import (
-    UNLIMITED,
-    OrderPath,
-    end,
-    order_path,
-    send,
-    spawn,
-    until_serving,
-)
+from bench.support.order_path import send
 from bench.support.peers import GATEWAY_PEER, NotAvailable, interpreter
 from bench.support.report import emit, milliseconds, say
 from examples.client import Endpoints, HttpApi, Person
 from mesh.config import load_settings
 from mesh.logging import setup_logging
+from ops.embedded import EmbeddedValkey
 from ops.state import read_state
 from services.engine import compiled
 from tests.support.exchange import Exchange, running_exchange
+from tests.support.order_path import (
+    UNLIMITED,
+    OrderPath,
+    end,
+    order_path,
+    spawn,
+    until_serving,
+)
 from tests.support.ports import free_port
 
 CONNECTIONS = 64
@@ -128,6 +130,29 @@ async def measure_peer(options: argparse.Namespace, folder: Path) -> float:
     return float(report["per_second"])
 
 
+@contextlib.asynccontextmanager
+async def durable_path(gateways: int) -> AsyncIterator[tuple[OrderPath, dict[str, list[int]]]]:
+    """An order path on a log store of its own, with the process ids by part."""
+    with tempfile.TemporaryDirectory(prefix="tb") as name:
+        valkey = EmbeddedValkey(Path(name))
+        await valkey.start()
+        try:
+            async with order_path(
+                Path(name), valkey.url, gateways=gateways, log_level="warning"
+            ) as path:
+                assert path.rig.process is not None
+                yield (
+                    path,
+                    {
+                        "gateway": [process.pid for process in path.gateways],
+                        "engine": [path.rig.process.pid],
+                        "log": [] if valkey.pid is None else [valkey.pid],
+                    },
+                )
+        finally:
+            await valkey.stop()
+
+
 async def fund(path: OrderPath) -> list[str]:
     """Tokens of rich accounts, one for each connection."""
     tokens = []
@@ -143,11 +168,11 @@ async def measure_orders(
 ) -> None:
     """Over 64 connections and over one WebSocket."""
     say(f"starting engine and gateways: {gateways}")
-    async with order_path(gateways) as path:
+    async with durable_path(gateways) as (path, pids):
         tokens = await fund(path)
         seq = (await path.rig.state()).log_seq
         say(f"orders over {CONNECTIONS} connections")
-        over_http, report = await send(orders_plan(path.port, tokens, options, "h"), path.pids)
+        over_http, report = await send(orders_plan(path.port, tokens, options, "h"), pids)
         entries = (await path.rig.state()).log_seq - seq
         ratios = {"of_bare_server": round(report["per_second"] / bare, 2)}
         if peer:
@@ -164,15 +189,19 @@ async def measure_orders(
         )
         answered = over_http.outcomes.get("200", 0)
         if gateways == 1:
-            answered += await measure_websocket(options, path, tokens[0], bare)
-        logged = await path.orders_in_log()
+            answered += await measure_websocket(options, path, pids, tokens[0], bare)
+        logged = (await path.orders_in_log()).total()
         emit(bench="http_orders/durable", answered=answered, in_log=logged)
         if logged != answered:
             raise SystemExit("the log does not have just the orders that were answered")
 
 
 async def measure_websocket(
-    options: argparse.Namespace, path: OrderPath, token: str, bare: float
+    options: argparse.Namespace,
+    path: OrderPath,
+    pids: dict[str, list[int]],
+    token: str,
+    bare: float,
 ) -> int:
     """Over one WebSocket; how many orders were placed."""
     say("orders over one WebSocket")
@@ -186,7 +215,7 @@ async def measure_websocket(
         seconds=options.seconds,
         window=WINDOW,
     )
-    result, report = await send(plan, path.pids)
+    result, report = await send(plan, pids)
     emit(
         bench="http_orders/websocket",
         window=WINDOW,
