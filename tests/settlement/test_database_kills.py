@@ -112,7 +112,7 @@ async def test_batches_that_the_database_lost_are_applied_again_from_the_archive
 async def test_databases_killed_at_random_points_lose_and_double_nothing(
     settings: Settings, postgres: EmbeddedPostgres, kills: int
 ) -> None:
-    """Orders, deposits and withdrawals all the time; `--kills 100` for the long run."""
+    """Orders, deposits and withdrawals all the time; `--kills 100 --timeout 0` for the long run."""
     chance, redis = random.Random(kills), open_redis(settings)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(redis.aclose)

@@ -204,7 +204,7 @@ async def test_services_killed_at_random_points_apply_everything_once(
     wire: Wire,
     kills: int,
 ) -> None:
-    """`--kills 100` for the long run."""
+    """`--kills 100 --timeout 0` for the long run."""
     chance = random.Random(kills)
     settings = settings.model_copy(update={"settlement_port": free_ports([0, 100])})
     async with _writing(wire, endless_trading(maker)):
