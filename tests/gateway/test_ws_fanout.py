@@ -93,8 +93,8 @@ async def test_a_token_that_ends_takes_the_private_things_with_it_and_a_new_one_
 
 async def test_a_newer_token_in_time_interrupts_nothing(world: World) -> None:
     async with connected(world) as client:
-        ends = time.time() + 2
-        await client.ask(auth={"accessToken": world.auth.token(ttl_seconds=2)})
+        ends = time.time() + 6
+        await client.ask(auth={"accessToken": world.auth.token(ttl_seconds=6)})
         await client.ask(subscribe=ACCOUNT)
         assert (await client.receive())["account"]["snapshot"]
         await client.ask(auth={"accessToken": world.auth.token()})
@@ -111,8 +111,8 @@ async def test_a_newer_token_in_time_interrupts_nothing(world: World) -> None:
 async def test_a_newer_token_in_time_keeps_the_orders_of_the_connection(world: World) -> None:
     """Under cancel-on-disconnect the end of the engine's stream would cancel them."""
     async with connected(world) as client:
-        ends = time.time() + 2
-        await client.ask(auth={"accessToken": world.auth.token(ttl_seconds=2)})
+        ends = time.time() + 6
+        await client.ask(auth={"accessToken": world.auth.token(ttl_seconds=6)})
         await client.ask(cancelOnDisconnect={"enabled": True})
         order = {"market": "BTC_USDC", "side": "SIDE_BUY", "type": "ORDER_TYPE_MARKET"}
         assert "placed" in await client.ask(place=order)
