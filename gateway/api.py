@@ -13,7 +13,7 @@ from gateway.errors import JSON, error_response, is_fault
 from gateway.exchange import Exchange
 from gateway.local import LocalServices
 from gateway.order_line import OrderLines
-from gateway.streaming import stream_lines
+from gateway.streaming import stream_file, stream_lines, wants_csv
 from gateway.transcode import (
     HeaderRules,
     Route,
@@ -127,6 +127,8 @@ class Api:
     async def _stream(self, exchange: Exchange, route: Route, call: Any) -> web.StreamResponse:
         self.streams_open += 1
         try:
+            if route.is_csv and wants_csv(exchange):
+                return await stream_file(exchange, call)
             return await stream_lines(exchange, call, route.encode_data)
         finally:
             self.streams_open -= 1

@@ -1,4 +1,4 @@
-"""Server streams over HTTP: lines of `{"result": ...}`, and a last `{"error": ...}`."""
+"""Server streams over HTTP: lines of `{"result": ...}`, and a last `{"error": ...}`; or a file."""
 
 from __future__ import annotations
 
@@ -21,6 +21,23 @@ from mesh.status import http_status_of
 # A stream that has nothing to say yet begins its response after this long.
 FIRST_MESSAGE_SECONDS = 0.5
 _DISCONNECT_POLL_SECONDS = 1.0
+CSV = "text/csv"
+
+
+def wants_csv(exchange: Exchange) -> bool:
+    """Whether the client accepts CSV by name."""
+    accepted = exchange.request.headers.get("Accept", "").split(",")
+    return CSV in (part.partition(";")[0].strip().lower() for part in accepted)
+
+
+async def stream_file(exchange: Exchange, call: Any) -> web.StreamResponse:
+    """Answer with the pieces of a CSV file, otherwise as `stream_lines`.
+
+    An error on the way cuts the connection, so that nobody takes what came for the whole.
+    """
+    response = web.StreamResponse(headers={"Content-Type": f"{CSV}; charset=utf-8"})
+    response.headers["Content-Disposition"] = 'attachment; filename="tidebook.csv"'
+    return await _stream(exchange, call, _csv, response)
 
 
 async def stream_lines(
@@ -30,7 +47,19 @@ async def stream_lines(
 
     An error before anything was sent decides the HTTP status; later it is the last line.
     """
-    response = web.StreamResponse(headers={"Content-Type": JSON, **exchange.headers})
+    response = web.StreamResponse(headers={"Content-Type": JSON})
+    return await _stream(
+        exchange, call, lambda message: _line({"result": encode(message)}), response
+    )
+
+
+async def _stream(
+    exchange: Exchange,
+    call: Any,
+    encode: Callable[[Message], bytes],
+    response: web.StreamResponse,
+) -> web.StreamResponse:
+    response.headers.update(exchange.headers)
     # Proxies must not hold lines back.
     response.headers["X-Accel-Buffering"] = "no"
     try:
@@ -41,6 +70,10 @@ async def stream_lines(
         line = _line({"error": status_to_dict(status)})
         if not response.prepared:
             return web.Response(status=http_status_of(status.code), body=line, content_type=JSON)
+        if response.content_type != JSON:
+            if exchange.request.transport is not None:
+                exchange.request.transport.abort()
+            return response
         await response.write(line)
     except ConnectionResetError:
         return response
@@ -57,7 +90,7 @@ async def stream_lines(
 async def _copy(
     exchange: Exchange,
     call: Any,
-    encode: Callable[[Message], Any],
+    encode: Callable[[Message], bytes],
     response: web.StreamResponse,
 ) -> None:
     reading = asyncio.ensure_future(call.read())
@@ -68,7 +101,7 @@ async def _copy(
     if not response.prepared:
         await response.prepare(exchange.request)
     while message is not grpc.aio.EOF:
-        await response.write(_line({"result": encode(message)}))
+        await response.write(encode(message))
         message = await call.read()
 
 
@@ -89,6 +122,10 @@ async def _cancelled_on_disconnect(exchange: Exchange, call: Any) -> AsyncIterat
         yield
     finally:
         watcher.cancel()
+
+
+def _csv(piece: Any) -> bytes:
+    return str(piece.csv).encode()
 
 
 def _line(data: dict[str, Any]) -> bytes:

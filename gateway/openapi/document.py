@@ -106,7 +106,7 @@ def _operation(route: Route, schemas: Schemas, public: bool) -> Schema:
             "200": {
                 "description": schemas.comment(method.output_type.full_name) or "Done.",
                 "headers": responses.success_headers(),
-                "content": {_JSON: {"schema": _answer(route, schemas)}},
+                "content": _content(route, schemas),
             },
             **responses.refusals(has_body=bool(route.body)),
         },
@@ -185,6 +185,13 @@ def _body(route: Route, schemas: Schemas) -> Schema | None:
     if not route.variables:
         return schemas.message(descriptor)
     return schemas.object(descriptor, without=frozenset(names[0] for names in route.variables))
+
+
+def _content(route: Route, schemas: Schemas) -> Schema:
+    content = {_JSON: {"schema": _answer(route, schemas)}}
+    if route.is_csv:
+        content["text/csv"] = {"schema": {"type": "string"}}
+    return content
 
 
 def _answer(route: Route, schemas: Schemas) -> Schema:

@@ -72,6 +72,12 @@ class Route:
             fields.set_text(message, path, (text,), ".".join(names))
         return message
 
+    @property
+    def is_csv(self) -> bool:
+        """Whether it streams the pieces of a CSV file: messages of one text, called `csv`."""
+        answer = [(f.name, f.type) for f in self.descriptor.output_type.fields]
+        return self.server_streaming and answer == [("csv", FieldDescriptor.TYPE_STRING)]
+
     def encode(self, message: Message) -> bytes:
         """The JSON of an answer, or of its `response_body` field."""
         return orjson.dumps(self.encode_data(message))

@@ -209,6 +209,8 @@ async def liquidation_to_proto(catalog: Catalog, row: asyncpg.Record) -> positio
         fees=quote.format(row["fee_units"]),
         returned=quote.format(row["returned_units"]),
         deleveraged_quantity=market.format_quantity(sum(row["deleveraged_lots"])),
+        entry_price=_or_empty(market.format_price, row["entry_ticks"]),
+        side=types_pb2.Side.ValueType(row["side"]),
         time=timestamp(row["time_ns"]),
         log_seq=row["log_seq"],
     )

@@ -239,6 +239,22 @@ async def test_a_stream_that_breaks_says_so_in_its_last_line(
         assert json.loads(await answer.read())["error"]["code"] == 16
 
 
+async def test_an_export_is_a_file_for_whom_accepts_csv(
+    world: World, http: aiohttp.ClientSession
+) -> None:
+    path, headers = "/v1/history:export?kind=1", world.bearer() | {"Accept": "text/csv"}
+    async with http.get(path, headers=headers) as answer:
+        assert answer.content_type == "text/csv"
+        assert await answer.text() == "line 0\nline 1\nline 2\n"
+    world.history.breaks = True
+    async with http.get(path, headers=headers) as answer:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.read()
+    async with http.get(path, headers={"Accept": "text/csv"}) as answer:
+        assert answer.status == 401
+        assert json.loads(await answer.read())["error"]["code"] == 16
+
+
 async def test_a_client_that_goes_ends_the_stream_behind(
     world: World, http: aiohttp.ClientSession
 ) -> None:

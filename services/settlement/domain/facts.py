@@ -233,6 +233,10 @@ class LiquidatedFact(Protocol):
     fee_units: int
     returned_units: int
     order_id: int
+    entry_ticks: int
+
+    @property
+    def side(self) -> int: ...
 
     @property
     def auto_deleverages(self) -> Iterable[DeleverageFact]: ...

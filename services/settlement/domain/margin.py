@@ -163,5 +163,7 @@ def liquidated(batch: Batch, event: LiquidatedFact) -> None:
             deleveraged_ticks=[one.price_ticks for one in event.auto_deleverages],
             time_ns=batch.time_ns,
             log_seq=batch.log_seq,
+            entry_ticks=event.entry_ticks,
+            side=event.side,
         )
     )

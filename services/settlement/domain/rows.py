@@ -199,3 +199,5 @@ class LiquidationRow(NamedTuple):
     deleveraged_ticks: list[int]
     time_ns: int
     log_seq: int
+    entry_ticks: int
+    side: int
