@@ -108,6 +108,8 @@ class Liquidation(NamedTuple):
     deleveraged_ticks: list[int]
     time_ns: int
     log_seq: int
+    entry_ticks: int
+    side: int
 
 
 @dataclass
@@ -275,4 +277,6 @@ class PositionTrail:
             [one.price_ticks for one in event.auto_deleverages],
             at.time_ns,
             at.log_seq,
+            event.entry_ticks,
+            event.side,
         )
