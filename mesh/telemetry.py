@@ -108,6 +108,21 @@ def format_traceparent(context: TraceContext) -> str:
     return f"00-{context.trace_id.hex()}-{context.span_id.hex()}-01"
 
 
+# A command of its own for each trace, let alone three, costs more than the order it is about. So
+# many traces at once, because nobody else is served meanwhile.
+_TRACES_PER_CALL = 100
+_APPEND = """
+local at = 3
+for _, key in ipairs(KEYS) do
+    local rows = tonumber(ARGV[at])
+    for row = at + 1, at + rows do redis.call('rpush', key, ARGV[row]) end
+    redis.call('ltrim', key, -tonumber(ARGV[1]), -1)
+    redis.call('expire', key, ARGV[2])
+    at = at + rows + 1
+end
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class RecordedSpan:
     """A finished span. Ids are raw bytes, `parent_span_id` is empty at a root; times Unix ns."""
@@ -159,6 +174,7 @@ class SpanRecorder:
         self.dropped = 0
         self._service = service
         self._redis = redis
+        self._script = redis.register_script(_APPEND)
         self._keep_seconds = settings.trace_keep_seconds
         self._spans: deque[RecordedSpan] = deque()
         self._links: deque[tuple[int, int, bytes]] = deque()
@@ -211,23 +227,33 @@ class SpanRecorder:
         spans, links = _take(self._spans), _take(self._links)
         if not spans and not links:
             return
+        if self._otlp is not None:
+            self._otlp.export(spans)
+        traces = list(_by_trace(spans).items())
+        try:
+            for start in range(0, len(traces), _TRACES_PER_CALL):
+                await self._append(traces[start : start + _TRACES_PER_CALL])
+            await self._write_links(links)
+        except (RedisError, OSError) as error:
+            self.dropped += len(spans) + len(links)
+            self._complain(str(error))
+
+    async def _append(self, traces: list[tuple[bytes, list[bytes]]]) -> None:
+        arguments: list[bytes | int] = [SPANS_PER_TRACE_MAX, self._keep_seconds]
+        for _, rows in traces:
+            arguments.append(len(rows))
+            arguments += rows
+        await self._script(keys=[_trace_key(trace_id) for trace_id, _ in traces], args=arguments)
+
+    async def _write_links(self, links: list[tuple[int, int, bytes]]) -> None:
+        if not links:
+            return
         pipeline = self._redis.pipeline(transaction=False)
-        for trace_id, rows in _by_trace(spans).items():
-            key = _trace_key(trace_id)
-            pipeline.rpush(key, *rows)
-            pipeline.ltrim(key, -SPANS_PER_TRACE_MAX, -1)
-            pipeline.expire(key, self._keep_seconds)
         # One hash takes a thousand orders: a key each would cost more than placing them.
         for key, fields in _by_bucket(links).items():
             pipeline.hset(key, items=fields)
             pipeline.expire(key, self._keep_seconds)
-        if self._otlp is not None:
-            self._otlp.export(spans)
-        try:
-            await pipeline.execute()
-        except (RedisError, OSError) as error:
-            self.dropped += len(spans) + len(links)
-            self._complain(str(error))
+        await pipeline.execute()
 
     async def close(self) -> None:
         """Write out the rest and stop."""

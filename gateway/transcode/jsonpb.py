@@ -13,12 +13,13 @@ from typing import Any, cast
 
 import orjson
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from gateway.transcode import fields
 from gateway.transcode.errors import TranscodeError
+from gateway.transcode.writing import to_dict
 
 # Messages may be nested this deep in JSON.
 MAX_DEPTH = 32
@@ -55,12 +56,6 @@ def merge(data: Any, message: Message) -> None:
 def merge_field(data: Any, message: Message, field: FieldDescriptor) -> None:
     """Read JSON data into one field of `message`; raises like `merge`."""
     merge({field.json_name: data}, message)
-
-
-def to_dict(message: Message) -> dict[str, Any]:
-    """A message as JSON data."""
-    data: dict[str, Any] = MessageToDict(message, always_print_fields_with_no_presence=True)
-    return data
 
 
 def dump(message: Message) -> bytes:

@@ -16,6 +16,7 @@ from google.protobuf.message_factory import GetMessageClass
 from gateway.transcode import fields, jsonpb
 from gateway.transcode.errors import TranscodeError
 from gateway.transcode.template import Template, TemplateError, parse_template
+from gateway.transcode.writing import to_dict
 
 MAX_QUERY_PARAMETERS = 1000
 
@@ -84,7 +85,7 @@ class Route:
 
     def encode_data(self, message: Message) -> Any:
         """The answer as JSON data."""
-        data = jsonpb.to_dict(message)
+        data = to_dict(message)
         if self.response_body is None:
             return data
         # A message field that is not set has no entry.
