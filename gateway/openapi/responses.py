@@ -41,6 +41,7 @@ _REFUSALS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "409": ("Conflict", "It exists already, or the same key came with other content.", ()),
     "413": ("TooLarge", "The body is larger than a mebibyte.", ()),
     "429": ("TooMany", "Too many requests, orders or attempts.", ("Retry-After",)),
+    "431": ("HeadTooLarge", "The request line or a header is longer than 8,190 bytes.", ()),
     "503": ("Unavailable", "It cannot be done now; try again.", ("Retry-After",)),
     "504": ("DeadlineExceeded", "It took too long; it may still have happened.", ()),
 }
