@@ -107,7 +107,9 @@ class OrderLine:
                     await cancel_and_wait(writer)
         except grpc.RpcError as broken:
             failure = refused_from(broken)
-            if failure.reason is Reason.UNAVAILABLE:
+            # An engine that is killed may end its stream as an unknown failure: nobody can say more
+            # of a command than when it is lost.
+            if failure.reason in (Reason.UNAVAILABLE, Reason.INTERNAL):
                 # Before anybody was there to take it, nothing was sent.
                 text = _LOST if reached else "the engine cannot be reached now; try again"
                 failure = Refused(Reason.UNAVAILABLE, text)

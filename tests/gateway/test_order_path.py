@@ -1,4 +1,4 @@
-"""Orders over HTTP through a real gateway to a real engine, which hangs and is shared."""
+"""Orders over HTTP through a real gateway to a real engine, which dies, hangs and is shared."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ from tests.support.engine import Trader
 from tests.support.order_path import OrderPath, order_path
 
 CONNECTIONS = 64
+# Answers after which it is not known whether the order was placed.
+UNKNOWN = {"UNAVAILABLE", "DEADLINE_PASSED"}
+# As the answers' Retry-After says.
+RETRY_SECONDS = 1.0
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -74,6 +78,62 @@ async def open_ids(trader: Trader) -> dict[str, int]:
     found = {order.client_order_id: order.order_id for order in orders}
     assert len(found) == len(orders), "an order was placed twice"
     return found
+
+
+async def test_an_engine_killed_under_64_connections_loses_and_doubles_nothing(
+    path: OrderPath, http: aiohttp.ClientSession
+) -> None:
+    traders = [await path.rig.funded(number) for number in range(1, CONNECTIONS + 1)]
+    answers: dict[tuple[int, str], tuple[int, dict[str, Any]]] = {}
+    stop = asyncio.Event()
+
+    async def trade(trader: Trader) -> None:
+        """Each order is sent once; what became of it is kept."""
+        number = 0
+        while not stop.is_set():
+            number += 1
+            name = f"o{number}"
+            answer = await place(http, trader, clientOrderId=name)
+            answers[trader.account_id, name] = answer
+            if answer[0] != 200:
+                await asyncio.sleep(RETRY_SECONDS)
+
+    def placed() -> int:
+        return sum(status == 200 for status, _ in answers.values())
+
+    async with asyncio.TaskGroup() as group:
+        for trader in traders:
+            group.create_task(trade(trader))
+        for _ in range(2):
+            goal = placed() + CONNECTIONS
+            await eventually(lambda goal=goal: placed() >= goal, timeout_s=120)  # type: ignore[misc]
+            await path.rig.kill()
+            await eventually(
+                lambda: any(status == 503 for status, _ in answers.values()), timeout_s=120
+            )
+            await path.rig.spawn()
+        goal = placed() + CONNECTIONS
+        await eventually(lambda: placed() >= goal, timeout_s=120)
+        stop.set()
+
+    assert {status for status, _ in answers.values()} - {504} == {200, 503}
+
+    async def check(trader: Trader) -> None:
+        mine = {name: answer for (who, name), answer in answers.items() if who == trader.account_id}
+        there = await open_ids(trader)
+        for name, (status, body) in mine.items():
+            if status == 200:
+                assert there[name] == int(body["order"]["orderId"])
+                continue
+            assert reason_of(body) in UNKNOWN or name not in there, body
+            # Sent again with its id, it is there once, whatever became of the first.
+            status, body = await place(http, trader, clientOrderId=name)
+            assert status == 200, body
+            again = int(body["order"]["orderId"])
+            assert there.get(name, again) == again
+        assert set(await open_ids(trader)) == set(mine)
+
+    await asyncio.gather(*map(check, traders))
 
 
 async def test_one_order_sent_by_all_connections_at_once_is_placed_once(
