@@ -19,6 +19,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from gateway.transcode import fields
 from gateway.transcode.errors import TranscodeError
+from gateway.transcode.reading import read_plain
 from gateway.transcode.writing import to_dict
 
 # Messages may be nested this deep in JSON.
@@ -47,6 +48,8 @@ def merge(data: Any, message: Message) -> None:
     if not isinstance(data, dict):
         raise TranscodeError.invalid("the body must be a JSON object")
     try:
+        if read_plain(data, message):
+            return
         ParseDict(data, message, max_recursion_depth=MAX_DEPTH)
         _check(data, cast(Descriptor, message.DESCRIPTOR))
     except _BAD_INPUT as error:

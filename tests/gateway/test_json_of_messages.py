@@ -1,4 +1,4 @@
-"""The writer says what the library's own does, for every message there is."""
+"""What is read and written is what the library would, for every message there is."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from tidebook.engine.v1 import order_pb2
 
 from gateway.services import ALL_SERVICES
+from gateway.transcode import TranscodeError, jsonpb
 from gateway.transcode.writing import to_dict
 from tests.gateway.test_transcode import service
 
@@ -97,8 +100,24 @@ def test_every_kind_of_field() -> None:
         same_as_the_library(descriptor, 60)
 
 
+TWICE: list[tuple[dict[str, Any], type[Message]]] = [
+    ({"clientOrderId": "a", "client_order_id": "b"}, order_pb2.PlaceOrderRequest),
+    ({"place": {}, "cancel": {}}, order_pb2.TradeCommand),
+]
+
+
+@pytest.mark.parametrize(("data", "kind"), TWICE)
+def test_a_field_that_is_given_twice_is_refused(data: dict[str, Any], kind: type[Message]) -> None:
+    with pytest.raises(TranscodeError):
+        jsonpb.merge(data, kind())
+
+
 def same_as_the_library(descriptor: Descriptor, times: int) -> None:
     for seed in range(times):
         message = filled(descriptor, random.Random(seed))
         expected = MessageToDict(message, always_print_fields_with_no_presence=True)
         assert to_dict(message) == expected
+        data = MessageToDict(message)
+        read = GetMessageClass(descriptor)()
+        jsonpb.merge(data, read)
+        assert read == ParseDict(data, GetMessageClass(descriptor)())
