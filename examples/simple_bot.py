@@ -1,6 +1,8 @@
 """The smallest bot: sign in with an API key, buy a little over gRPC, print every fill.
 
 API_KEY_ID=... API_KEY_SECRET=... python examples/simple_bot.py
+
+It ends with its access token, after ten minutes; `liquidity_bot.py` shows how to go on for ever.
 """
 
 import os
