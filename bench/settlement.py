@@ -83,8 +83,10 @@ async def produce(redis_url: str, data_dir: Path, operations: int, per_second: f
     """Append the mix; `per_second` commands, 0 for as fast as the ledger follows."""
     redis = open_redis(make_settings(data_dir, redis_url=redis_url))
     writer, exchange = LogWriter(redis, 0), Exchange()
-    began, done, cpu_began = time.monotonic(), 0, 0.0
-    for commands in batches(operations):
+    # Made before the clock runs, or the producer would have to catch up.
+    entries, done, cpu_began = list(batches(operations)), 0, 0.0
+    began = time.monotonic()
+    for commands in entries:
         cpu_began = cpu_began or (time.process_time() if writer.next_seq > 2 else 0.0)
         if per_second and (early := done / per_second - (time.monotonic() - began)) > 0:
             await asyncio.sleep(early)
@@ -282,7 +284,7 @@ async def measure(operations: int) -> None:
 def main() -> None:
     """Parse arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--operations", type=int, default=60_000)
+    parser.add_argument("--operations", type=int, default=120_000)
     parser.add_argument("--produce", metavar="REDIS_URL")
     parser.add_argument("--data-dir", type=Path, default=Path("."))
     parser.add_argument("--per-second", type=float, default=0)
