@@ -20,6 +20,27 @@ ROOT = Path(__file__).resolve().parent.parent
 # As in the Makefile.
 _OPTIONS = ["--universal", "--generate-hashes", "--no-header", "--no-annotate", "--quiet"]
 _GROUPS = {"run": ["web", "core"], "dev": ["web", "core", "dev"]}
+# Where Tidebook may be installed: one environment of markers for each kind of place.
+_PLACES = [
+    {
+        "sys_platform": platform,
+        "platform_system": system,
+        "os_name": "nt" if platform == "win32" else "posix",
+        "platform_machine": machine,
+        "implementation_name": implementation.lower(),
+        "platform_python_implementation": implementation,
+        "python_version": version,
+        "python_full_version": f"{version}.1",
+    }
+    for platform, system, machines in (
+        ("linux", "Linux", ("x86_64", "aarch64", "riscv64")),
+        ("darwin", "Darwin", ("x86_64", "arm64")),
+        ("win32", "Windows", ("AMD64", "ARM64", "x86")),
+    )
+    for machine in machines
+    for implementation in ("CPython", "PyPy")
+    for version in ("3.11", "3.12", "3.13", "3.14", "3.15")
+]
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)", re.MULTILINE)
 
 
@@ -33,8 +54,31 @@ def main(uv: str) -> None:
         if compiled is None:
             print("the package index cannot be reached: only the direct dependencies were checked")
             return
-        if compiled != lock.read_text():
+        if _meaning(compiled) != _meaning(lock.read_text()):
             sys.exit(f"{lock.relative_to(ROOT)} is not what pyproject.toml asks for: `make lock`")
+
+
+def _meaning(lock: str) -> set[tuple[str, str, frozenset[str], tuple[bool, ...]]]:
+    """Each pin with its hashes and where it is for: what two versions of uv write differently is
+    the same if it means the same everywhere.
+    """
+    pins: set[tuple[str, str, frozenset[str], tuple[bool, ...]]] = set()
+    for line in lock.replace("\\\n", " ").splitlines():
+        text, *hashes = line.split(" --hash=")
+        if not text.strip() or text.startswith("#"):
+            continue
+        requirement = Requirement(text.strip())
+        marker = requirement.marker
+        where = tuple(marker is None or marker.evaluate(place) for place in _PLACES)
+        pins.add(
+            (
+                canonicalize_name(requirement.name),
+                str(requirement.specifier),
+                frozenset(one.strip() for one in hashes),
+                where,
+            )
+        )
+    return pins
 
 
 def _unmet(name: str) -> list[str]:
