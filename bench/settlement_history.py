@@ -46,6 +46,7 @@ from mesh.server import ServiceHost
 from mesh.tokens import TokenSigner, TokenVerifier
 from ops.embedded import EmbeddedPostgres
 from ops.migrate import migrate
+from services.settlement.__main__ import collect_rarely
 from services.settlement.catalog import Catalog
 from services.settlement.servicer_history import HistoryServicer
 from services.settlement.store.sessions import open_store
@@ -309,6 +310,7 @@ def main() -> None:
         data_dir = arguments.data_dir or Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="tb-", dir="/tmp"))
         )
+        collect_rarely()
         asyncio.run(measure(arguments.orders, arguments.rounds, data_dir))
 
 
