@@ -14,6 +14,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A uv on the PATH if there is one, else our own in .uv/.
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
+# Every process here is Python: without compiled modules each start of the exchange costs seconds.
+unexport PYTHONDONTWRITEBYTECODE
 UV_ENV := VIRTUAL_ENV=$(VENV) UV_NO_PROGRESS=1
 COMPILE := $(UV) pip compile pyproject.toml --group web --group core --universal --generate-hashes \
 	--no-header --no-annotate --python-version 3.11 --quiet
@@ -89,7 +91,7 @@ check-web: dev ## the page: types and lint
 # Files that say from which lock file the environment was made.
 $(VENV)/.dev: locks/dev.txt pyproject.toml | $(UV) $(VENV)/bin/python
 	@echo "Installing the development environment"
-	@$(UV_ENV) $(UV) pip sync --quiet --require-hashes locks/dev.txt
+	@$(UV_ENV) $(UV) pip sync --quiet --require-hashes --compile-bytecode locks/dev.txt
 	@$(UV_ENV) $(UV) pip install --quiet --no-deps -e .
 	@touch $@
 
