@@ -19,8 +19,8 @@ from mesh.telemetry import new_trace, parse_traceparent
 from mesh.tokens import TokenVerifier
 from services.engine import codec
 from services.engine.domain import commands as c
+from services.engine.read_ahead import ReadAhead, check_size
 from services.engine.service import Engine
-from services.engine.trade_stream import IN_FLIGHT_MAX, check_size
 from services.engine.writer import Item, Outcome
 
 Request = internal_pb2.SubmitCommandsRequest
@@ -35,45 +35,34 @@ class SharedStream:
         self._verifier = verifier
         self._answered: deque[Response] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._in_flight = 0
-        self._ended = False
-        self._more = asyncio.Event()
-        self._room = asyncio.Event()
+        self._ahead = ReadAhead()
 
     async def responses(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Response, None]:
         """What becomes of the requests, as it becomes known."""
-        reader = asyncio.create_task(self._read(requests))
+        ahead = self._ahead
+        reader = asyncio.create_task(ahead.read(requests, self._take))
         try:
             while True:
                 while self._answered:
                     yield self._answered.popleft()
-                if self._ended and not self._tasks:
+                if ahead.ended and not self._tasks:
                     await reader
                     return
-                self._more.clear()
-                await self._more.wait()
+                await ahead.news()
         finally:
             await cancel_and_wait(reader, *self._tasks)
 
-    async def _read(self, requests: AsyncIterator[Request]) -> None:
-        try:
-            async for request in requests:
-                size = len(request.commands)
-                check_size(size)
-                self._in_flight += size
-                task = asyncio.create_task(self._answer(request))
-                self._tasks.add(task)
-                task.add_done_callback(self._done)
-                while self._in_flight > IN_FLIGHT_MAX:
-                    self._room.clear()
-                    await self._room.wait()
-        finally:
-            self._ended = True
-            self._more.set()
+    def _take(self, request: Request) -> int:
+        size = len(request.commands)
+        check_size(size)
+        task = asyncio.create_task(self._answer(request))
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return size
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._more.set()
+        self._ahead.tell()
 
     async def _answer(self, request: Request) -> None:
         response = Response()
@@ -94,8 +83,7 @@ class SharedStream:
             # Nobody waits for them any more: what the writer has not taken is not done.
             for future in futures:
                 future.cancel()
-            self._in_flight -= len(request.commands)
-            self._room.set()
+            self._ahead.answered(len(request.commands))
         self._answered.append(response)
 
     async def _submit(

@@ -15,17 +15,14 @@ from typing import Any, Generic, TypeVar
 
 from tidebook.engine.v1 import order_pb2
 
-from kernel.reasons import Reason, Refused
+from kernel.reasons import Refused
 from mesh.aio import cancel_and_wait
 from mesh.telemetry import TraceContext, new_trace, parse_traceparent
 from services.engine import codec
 from services.engine.domain import commands as c
+from services.engine.read_ahead import ReadAhead, check_size
 from services.engine.service import Engine
 from services.engine.writer import Outcome
-
-MESSAGE_MAX = 1000
-# Commands of one stream that may be unanswered; the next message then waits in flow control.
-IN_FLIGHT_MAX = 4000
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
@@ -49,14 +46,12 @@ class Pipeline(Generic[RequestT, ResponseT]):
     def __init__(self, submit: Callable[[RequestT], InFlight[ResponseT]]) -> None:
         self._submit = submit
         self._waiting: deque[InFlight[ResponseT]] = deque()
-        self._in_flight = 0
-        self._ended = False
-        self._more = asyncio.Event()
-        self._room = asyncio.Event()
+        self._ahead = ReadAhead()
 
     async def responses(self, requests: AsyncIterator[RequestT]) -> AsyncGenerator[ResponseT, None]:
         """The response to each request, until the requests end."""
-        reader = asyncio.create_task(self._read(requests))
+        ahead = self._ahead
+        reader = asyncio.create_task(ahead.read(requests, self._take))
         try:
             while True:
                 while self._waiting:
@@ -64,32 +59,22 @@ class Pipeline(Generic[RequestT, ResponseT]):
                     first = self._waiting[0]
                     await first.done
                     self._waiting.popleft()
-                    self._in_flight -= first.size
-                    self._room.set()
+                    ahead.answered(first.size)
                     yield first.response
-                if self._ended:
+                if ahead.ended:
                     await reader
                     return
-                self._more.clear()
-                await self._more.wait()
+                await ahead.news()
         finally:
             await cancel_and_wait(reader)
             for waiting in self._waiting:
                 waiting.done.cancel()
 
-    async def _read(self, requests: AsyncIterator[RequestT]) -> None:
-        try:
-            async for request in requests:
-                submitted = self._submit(request)
-                self._waiting.append(submitted)
-                self._in_flight += submitted.size
-                self._more.set()
-                while self._in_flight > IN_FLIGHT_MAX:
-                    self._room.clear()
-                    await self._room.wait()
-        finally:
-            self._ended = True
-            self._more.set()
+    def _take(self, request: RequestT) -> int:
+        submitted = self._submit(request)
+        self._waiting.append(submitted)
+        self._ahead.tell()
+        return submitted.size
 
 
 class TradeSession:
@@ -153,11 +138,3 @@ async def trade(
                 yield response
     finally:
         session.end()
-
-
-def check_size(commands: int) -> None:
-    """Refuse a message that is too large."""
-    if commands > MESSAGE_MAX:
-        raise Refused(
-            Reason.INVALID_ARGUMENT, f"must be at most {MESSAGE_MAX} commands", field="commands"
-        )
