@@ -88,7 +88,6 @@ class Api:
                 caller = await self._callers.need(authorization, exchange.client_ip)
             message = route.decode(match.captured, exchange.query, await read_body(exchange))
             wants_cookies = sessions.complete_request(exchange, message)
-            metadata = self._metadata(exchange, authorization)
             timeout = self._timeout(exchange)
             if not self._upstreams.serves(route.service):
                 set_caller(caller)
@@ -106,6 +105,7 @@ class Api:
                     seconds=seconds if timeout is None else min(timeout, seconds),
                 )
                 return _json(route.encode(answer))
+            metadata = self._metadata(exchange, authorization)
             call = self._upstreams.call(route, message, metadata=metadata, timeout=timeout)
             if route.server_streaming:
                 return await self._stream(exchange, route, call)

@@ -68,11 +68,9 @@ class App:
             response = await self._respond(exchange)
             status = response.status
             if not response.prepared:
-                response.headers.update(
-                    (name, value)
-                    for name, value in exchange.headers.items()
-                    if name not in response.headers
-                )
+                headers = response.headers
+                for name, value in exchange.headers.items():
+                    headers.setdefault(name, value)
             return response
         finally:
             self.requests_open -= 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from gateway.limits import Limit, RateLimiter
 from gateway.metrics import Metrics
 from kernel.reasons import Reason, Refused
@@ -61,19 +63,17 @@ class Callers:
         A bad token makes an anonymous caller here: the service that is called refuses it with the
         reason, and methods that need no token do not care. Raises `Refused(RATE_LIMITED)`.
         """
+        caller = ANONYMOUS
         try:
-            headers = await self._limiter.check(self._per_ip, client_ip)
+            spent = await self._limiter.check(self._per_ip, client_ip)
             if rpc_path in _GUESSABLE:
-                headers = await self._limiter.check(self._guesses, client_ip)
-            caller = ANONYMOUS
+                spent = await self._limiter.check(self._guesses, client_ip)
             if authorization:
-                try:
+                with contextlib.suppress(Refused):
                     caller = await self.verify(authorization, client_ip)
-                except Refused:
-                    return ANONYMOUS, headers
             if caller.account_id:
-                headers = await self._limiter.check(self._per_account, str(caller.account_id))
+                spent = await self._limiter.check(self._per_account, str(caller.account_id))
         except Refused as refused:
             self._metrics.rate_limited[refused.details.get("limit", "")] += 1
             raise
-        return caller, headers
+        return caller, {} if spent is None else spent.headers()

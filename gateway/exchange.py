@@ -87,12 +87,15 @@ def begin(request: web.BaseRequest, proxies: ProxyRules) -> Exchange:
     given = request.headers.get("X-Request-Id", "")
     parent = parse_traceparent(request.headers.get("traceparent"))
     address, https = proxies.client_of(request)
-    path, _, query = _ABSOLUTE.sub("", request.raw_path).partition("?")
+    target = request.raw_path
+    if not target.startswith("/"):
+        target = _ABSOLUTE.sub("", target)
+    path, _, query = target.partition("?")
     return Exchange(
         request=request,
         path=path,
         query=query,
-        request_id=given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex(),
+        request_id=given if given and _REQUEST_ID.fullmatch(given) else os.urandom(8).hex(),
         client_ip=address,
         https=https,
         trace=new_trace() if parent is None else parent.child(),

@@ -11,6 +11,7 @@ import asyncio
 import re
 import time
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import structlog
 from redis.asyncio import Redis
@@ -73,6 +74,22 @@ class Limit:
         return max(1, self.count // _LOTS)
 
 
+class Spent(NamedTuple):
+    """A token was taken, and so many are left."""
+
+    limit: Limit
+    left: int
+
+    def headers(self) -> dict[str, str]:
+        """The `RateLimit-*` headers."""
+        limit, left = self
+        return {
+            "RateLimit-Limit": str(limit.count),
+            "RateLimit-Remaining": str(left),
+            "RateLimit-Reset": str((limit.count - left) * limit.seconds // limit.count),
+        }
+
+
 @dataclass(slots=True)
 class _Lease:
     tokens: int = 0
@@ -91,8 +108,8 @@ class RateLimiter:
         self._down_until = 0.0
         self._complained = 0.0
 
-    async def check(self, limit: Limit, key: str) -> dict[str, str]:
-        """Spend a token of `key`; returns the `RateLimit-*` headers.
+    async def check(self, limit: Limit, key: str) -> Spent | None:
+        """Spend a token of `key`; None when nobody can say what is left.
 
         Raises `Refused(RATE_LIMITED)` with the time after which there is a token again.
         """
@@ -102,14 +119,9 @@ class RateLimiter:
         if not lease.tokens:
             async with lease.lock:
                 if not lease.tokens and not await self._refill(limit, key, lease):
-                    return {}
+                    return None
         lease.tokens -= 1
-        left = lease.tokens + lease.left
-        return {
-            "RateLimit-Limit": str(limit.count),
-            "RateLimit-Remaining": str(left),
-            "RateLimit-Reset": str((limit.count - left) * limit.seconds // limit.count),
-        }
+        return Spent(limit, lease.tokens + lease.left)
 
     async def _refill(self, limit: Limit, key: str, lease: _Lease) -> bool:
         """Take a lot from Redis; False when Redis cannot be asked."""

@@ -27,6 +27,7 @@ PAGE_POLICY = (
 DATA_POLICY = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox"
 )
+_OF_ALL = HEADERS | {"Content-Security-Policy": DATA_POLICY, "Cache-Control": "no-store"}
 _YEAR_SECONDS = 31_536_000
 _PREFLIGHT_SECONDS = "600"
 _ALLOWED_METHODS = "GET, POST, PUT, PATCH, DELETE"
@@ -86,9 +87,7 @@ class Origins:
 
 def secure(exchange: Exchange) -> None:
     """Add the headers that every response has."""
-    exchange.headers.update(HEADERS)
-    exchange.headers["Content-Security-Policy"] = DATA_POLICY
-    exchange.headers["Cache-Control"] = "no-store"
+    exchange.headers.update(_OF_ALL)
     if exchange.https:
         exchange.headers["Strict-Transport-Security"] = (
             f"max-age={_YEAR_SECONDS}; includeSubDomains"

@@ -39,6 +39,8 @@ class Router:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._root = _Node()
+        # What most requests ask for: nothing fits a path better than the very same text.
+        self._literal: dict[tuple[str, str], Match] = {}
         self.routes = tuple(routes)
         for route in self.routes:
             self._add(route)
@@ -61,6 +63,8 @@ class Router:
                 f" {by_method[route.http_method].rpc_path} and {route.rpc_path}"
             )
         by_method[route.http_method] = route
+        if route.template.is_literal:
+            self._literal[route.http_method, route.template.text] = Match(route, [])
 
     def match(self, http_method: str, path: str) -> Match:
         """The route of a request; `path` is raw, still percent-encoded and without the query.
@@ -68,6 +72,9 @@ class Router:
         Raises `TranscodeError`: 404 when no template fits, 405 (with `Allow`) when one does, but
         for other methods; 400 for an escape that is not UTF-8.
         """
+        known = self._literal.get((http_method, path))
+        if known is not None:
+            return known
         segments = path[1:].split("/")
         allowed: set[str] = set()
         if path.startswith("/") and len(segments) <= MAX_SEGMENTS:

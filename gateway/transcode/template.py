@@ -45,6 +45,11 @@ class Template:
     variables: tuple[Variable, ...]
     verb: str
 
+    @property
+    def is_literal(self) -> bool:
+        """Whether it fits one path alone, which is its text."""
+        return not self.variables and not {ONE, MANY} & set(self.segments)
+
     def capture(self, segments: list[str]) -> list[tuple[tuple[str, ...], str]]:
         """(field path, decoded text) of each variable, from the raw segments of a path.
 

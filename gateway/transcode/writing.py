@@ -1,4 +1,4 @@
-"""Messages -> JSON data as proto3 JSON has them, by a plan made once per message type.
+"""Messages -> JSON data as proto3 JSON has them, by a function made once per message type.
 
 The library's own writer looks at every descriptor again for every message, which is most of what an
 answer costs. What it says is what this says; well-known types are left to it.
@@ -7,35 +7,33 @@ answer costs. What it says is what this says; well-known types are left to it.
 from __future__ import annotations
 
 import base64
+import keyword
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, cast
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.timestamp_pb2 import Timestamp
 
 Convert = Callable[[Any], Any]
-Step = Callable[[Any, dict[str, Any]], None]
+Write = Callable[[Any], dict[str, Any]]
 
 _TEXT_INTEGERS = frozenset({FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64})
 _FLOATS = frozenset({FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE})
-_TIMES = frozenset({"google.protobuf.Timestamp", "google.protobuf.Duration"})
-_plans: dict[str, list[Step]] = {}
+_SECOND = 1_000_000_000
+_writers: dict[Descriptor, Write] = {}
 
 
 def to_dict(message: Message) -> dict[str, Any]:
     """A message as JSON data, with the fields that have their default value and no presence."""
     descriptor = cast(Descriptor, message.DESCRIPTOR)
-    if _is_well_known(descriptor):
-        return cast(dict[str, Any], _by_library(message))
-    plan = _plans.get(descriptor.full_name)
-    if plan is None:
-        plan = _plans[descriptor.full_name] = [_step(field) for field in descriptor.fields]
-    data: dict[str, Any] = {}
-    for step in plan:
-        step(message, data)
-    return data
+    write = _writers.get(descriptor)
+    if write is None:
+        write = _writers[descriptor] = _writer(descriptor)
+    return write(message)
 
 
 def _by_library(message: Message) -> Any:
@@ -46,51 +44,54 @@ def _is_well_known(descriptor: Descriptor) -> bool:
     return descriptor.full_name.startswith("google.protobuf.")
 
 
-def _step(field: FieldDescriptor) -> Step:
-    name, json_name = field.name, field.json_name
+def _writer(descriptor: Descriptor) -> Write:
+    """A function of one line per field: a call for each costs more than the field does."""
+    if _is_well_known(descriptor):
+        return _by_library
+    # Names that Python cannot mistake for one of its own, and what they stand for.
+    known: dict[str, Any] = {}
+    lines = ["def write(message):", "    data = {}"]
+    for field in descriptor.fields:
+        name, json_name = field.name, field.json_name
+        value = f"getattr(message, {name!r})" if keyword.iskeyword(name) else f"message.{name}"
+        convert = _converter(field)
+        if convert is not None:
+            known[f"convert_{field.number}"] = convert
+            value = f"convert_{field.number}({value})"
+        line = f"data[{json_name!r}] = {value}"
+        if field.has_presence:
+            line = f"if message.HasField({name!r}): {line}"
+        lines.append(f"    {line}")
+    lines.append("    return data")
+    exec("\n".join(lines), known)
+    return cast(Write, known["write"])
+
+
+def _converter(field: FieldDescriptor) -> Convert | None:
+    """What makes JSON of a field's value; None when it is JSON already."""
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
-        return _map_step(field)
+        return _map(field.message_type)
     convert = _convert(field)
     if field.is_repeated:
-
-        def repeated(message: Any, data: dict[str, Any]) -> None:
-            data[json_name] = [convert(value) for value in getattr(message, name)]
-
-        return repeated
-    if field.has_presence:
-
-        def present(message: Any, data: dict[str, Any]) -> None:
-            if message.HasField(name):
-                data[json_name] = convert(getattr(message, name))
-
-        return present
-
-    def always(message: Any, data: dict[str, Any]) -> None:
-        data[json_name] = convert(getattr(message, name))
-
-    return always
+        return list if convert is None else lambda values: [convert(value) for value in values]
+    return convert
 
 
-def _map_step(field: FieldDescriptor) -> Step:
-    name, json_name = field.name, field.json_name
-    assert field.message_type is not None
-    convert = _convert(field.message_type.fields_by_name["value"])
-    of_bool = field.message_type.fields_by_name["key"].cpp_type == FieldDescriptor.CPPTYPE_BOOL
-
-    def step(message: Any, data: dict[str, Any]) -> None:
-        items = getattr(message, name).items()
-        data[json_name] = {
-            str(key).lower() if of_bool else str(key): convert(value) for key, value in items
-        }
-
-    return step
+def _map(entry: Descriptor) -> Convert:
+    convert = _convert(entry.fields_by_name["value"]) or _same
+    of_bool = entry.fields_by_name["key"].cpp_type == FieldDescriptor.CPPTYPE_BOOL
+    return lambda values: {
+        str(key).lower() if of_bool else str(key): convert(value) for key, value in values.items()
+    }
 
 
-def _convert(field: FieldDescriptor) -> Convert:
+def _convert(field: FieldDescriptor) -> Convert | None:
     """What makes JSON of one value."""
     if field.message_type is not None:
-        if field.message_type.full_name in _TIMES:
-            return _time
+        if field.message_type.full_name == "google.protobuf.Timestamp":
+            return _timestamp
+        if field.message_type.full_name == "google.protobuf.Duration":
+            return _duration
         return _by_library if _is_well_known(field.message_type) else to_dict
     if field.enum_type is not None:
         return _enum(field.enum_type)
@@ -100,12 +101,30 @@ def _convert(field: FieldDescriptor) -> Convert:
         return _float(field)
     if field.type == FieldDescriptor.TYPE_BYTES:
         return lambda value: base64.b64encode(value).decode()
-    return _same
+    return None
 
 
-def _time(value: Any) -> str:
-    text: str = value.ToJsonString()
-    return text
+@lru_cache(maxsize=1024)
+def _whole_second(seconds: int) -> str:
+    """`2026-01-31T12:00:00`; raises `ValueError` for what no calendar has."""
+    return Timestamp(seconds=seconds).ToJsonString()[:-1]
+
+
+def _timestamp(value: Any) -> str:
+    seconds, nanos = value.seconds, value.nanos
+    if not 0 <= nanos < _SECOND:
+        return cast(str, value.ToJsonString())
+    if nanos == 0:
+        return f"{_whole_second(seconds)}Z"
+    if nanos % 1_000_000 == 0:
+        return f"{_whole_second(seconds)}.{nanos // 1_000_000:03d}Z"
+    if nanos % 1000 == 0:
+        return f"{_whole_second(seconds)}.{nanos // 1000:06d}Z"
+    return f"{_whole_second(seconds)}.{nanos:09d}Z"
+
+
+def _duration(value: Any) -> str:
+    return cast(str, value.ToJsonString())
 
 
 def _same(value: Any) -> Any:

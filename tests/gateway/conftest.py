@@ -26,6 +26,7 @@ from gateway.__main__ import run
 from mesh.config import Settings, load_settings
 from mesh.server import Registration, ServiceHost
 from mesh.tokens import TokenVerifier
+from services.engine.__main__ import CHECKED_BY_HANDLER
 from tests.gateway.services import (
     AuthService,
     EngineService,
@@ -93,6 +94,7 @@ class World:
             public=public[name],
             internal=internal.get(name, ()),
             verifier=TokenVerifier(keys),
+            checked_by_handler=CHECKED_BY_HANDLER,
         )
         await host.set_serving(True)
         self.hosts[name] = host

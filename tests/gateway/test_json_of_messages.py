@@ -64,8 +64,10 @@ def value_of(field: FieldDescriptor, rng: random.Random, depth: int) -> Any:
     message = field.message_type
     if message is not None:
         if message.full_name == "google.protobuf.Timestamp":
+            # Written with no, three, six or nine digits of the second.
+            unit = rng.choice((1, 10**3, 10**6, 10**9))
             return GetMessageClass(message)(
-                seconds=rng.randrange(2**31), nanos=rng.randrange(10**9)
+                seconds=rng.randrange(2**31), nanos=rng.randrange(10**9) // unit * unit
             )
         if message.full_name == "google.protobuf.Duration":
             return GetMessageClass(message)(seconds=rng.randrange(10**6))

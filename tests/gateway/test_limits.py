@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -45,12 +46,14 @@ async def test_gateways_share_a_bucket(redis: Redis) -> None:
 async def test_a_bucket_refills_with_time(redis: Redis) -> None:
     limit = Limit("test", 10, 1)
     limiter = RateLimiter(redis)
-    assert 10 <= await taken(limiter, limit, "a", 15) <= 12
+    began = time.monotonic()
+    passed = await taken(limiter, limit, "a", 15)
+    assert 10 <= passed <= 11 + 10 * (time.monotonic() - began)
 
     async def again() -> None:
         await limiter.check(limit, "a")
 
-    await eventually(again, timeout_s=2)
+    await eventually(again, timeout_s=60)
 
 
 async def test_most_requests_do_not_ask_redis(redis: Redis) -> None:

@@ -176,6 +176,11 @@ async def test_each_of_many_requests_has_the_answer_that_is_its_own(
     good = [body["order"] for status, body in answers if status == 200]
     assert len({placed["orderId"] for placed in good}) == rounds
     assert len(await alice.open_orders()) == rounds
+    # All that is wrong is said at once, and each under its field.
+    status, body = await place(http, alice, quantity="-1", clientOrderId="a b")
+    assert status == 400 and reason_of(body) == "INVALID_ARGUMENT"
+    violations = body["details"][1]["fieldViolations"]
+    assert {violation["field"] for violation in violations} == {"quantity", "client_order_id"}
 
 
 async def test_orders_that_share_a_stream_have_each_a_trace_of_its_own(
