@@ -49,7 +49,7 @@ class ServiceHost:
         self.service = service
         self.public_port = 0
         self.internal_port = 0
-        self.streams = OpenStreams()
+        self.streams = OpenStreams(settings.grpc_max_message_bytes)
         self._settings = settings
         self._checked_by_handler = checked_by_handler
         self._health = health.aio.HealthServicer()

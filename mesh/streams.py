@@ -32,6 +32,7 @@ class OpenStream:
         "_address",
         "_caller",
         "_expiry",
+        "_max_message_bytes",
         "_reader",
         "_task",
         "_verifier",
@@ -40,11 +41,14 @@ class OpenStream:
         "writing",
     )
 
-    def __init__(self, task: asyncio.Task[Any], *, takes_requests: bool) -> None:
+    def __init__(
+        self, task: asyncio.Task[Any], *, takes_requests: bool, max_message_bytes: int
+    ) -> None:
         self.takes_requests = takes_requests
         self.ending: Refused | None = None
         self.writing = False
         self._task = task
+        self._max_message_bytes = max_message_bytes
         self._reader: asyncio.Task[Any] | None = None
         self._address: str | None = None
         self._caller = ANONYMOUS
@@ -101,9 +105,20 @@ class OpenStream:
             self._reader = None
 
     async def write(self, write: Callable[[Any], Awaitable[None]], message: Any) -> None:
-        """Send a response; raises the reason when a watch was asked to end meanwhile."""
+        """Send a response; raises the reason when a watch was asked to end meanwhile.
+
+        Raises `CancelledError` when the client has left, `ValueError` for a response that is too
+        large to be sent.
+        """
         self.writing = True
-        await write(message)
+        try:
+            await write(message)
+        except grpc.aio.InternalError as error:
+            # All that gRPC says is that it failed, and it cancels the task only later if at all.
+            size = len(message) if isinstance(message, bytes) else message.ByteSize()
+            if size > self._max_message_bytes:
+                raise ValueError(f"a response of {size} bytes is too large") from error
+            raise asyncio.CancelledError from error
         # Stays true when the write was cancelled: gRPC then cannot send a status any more.
         self.writing = False
         if self.ending is not None and not self.takes_requests:
@@ -139,7 +154,8 @@ async def renew_stream(access_token: str) -> None:
 class OpenStreams:
     """All streams of a service, over all its listeners."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_message_bytes: int) -> None:
+        self._max_message_bytes = max_message_bytes
         self._streams: set[OpenStream] = set()
         self._none_open = asyncio.Event()
         self._none_open.set()
@@ -154,7 +170,9 @@ class OpenStreams:
             raise Refused(Reason.DRAINING)
         task = asyncio.current_task()
         assert task is not None, "streams are served in tasks"
-        stream = OpenStream(task, takes_requests=takes_requests)
+        stream = OpenStream(
+            task, takes_requests=takes_requests, max_message_bytes=self._max_message_bytes
+        )
         _current.set(stream)
         self._streams.add(stream)
         self._none_open.clear()

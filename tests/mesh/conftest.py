@@ -34,6 +34,7 @@ class Servicer(order_pb2_grpc.OrderServiceServicer, market_pb2_grpc.MarketServic
     """Orders and markets as far as the tests of the mesh need them."""
 
     on_get: Callable[[Any], Awaitable[None]] | None = None
+    on_watch: Callable[[], AsyncIterator[order_pb2.WatchAccountResponse]] | None = None
     finished: list[str] = field(default_factory=list)
 
     async def GetServerTime(
@@ -68,6 +69,9 @@ class Servicer(order_pb2_grpc.OrderServiceServicer, market_pb2_grpc.MarketServic
     ) -> AsyncIterator[order_pb2.WatchAccountResponse]:
         try:
             yield order_pb2.WatchAccountResponse()
+            if self.on_watch is not None:
+                async for update in self.on_watch():
+                    yield update
             await asyncio.Event().wait()
         finally:
             self.finished.append(f"watch of {current_caller().account_id}")

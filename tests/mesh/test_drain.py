@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Iterable, MutableMapping
 from typing import Any
 
 import grpc
 import pytest
+import structlog
 from tidebook.engine.v1 import market_pb2, market_pb2_grpc, order_pb2, order_pb2_grpc
 
 from kernel.reasons import Reason, Refused
@@ -110,6 +112,63 @@ async def test_a_client_that_leaves_ends_its_stream(mesh: Mesh) -> None:
         await call.read()
         assert len(mesh.host.streams) == 1
     await eventually(lambda: mesh.servicer.finished == ["watch of 6"] and not mesh.host.streams)
+
+
+def ends_of(logs: Iterable[MutableMapping[str, Any]]) -> list[str]:
+    return [line["event"] for line in logs if line["event"].startswith(("call_", "stream_"))]
+
+
+def account_of(orders: int) -> order_pb2.WatchAccountResponse:
+    """A message of about 400 bytes for each order."""
+    one = order_pb2.Order(client_order_id="x" * 400)
+    return order_pb2.WatchAccountResponse(orders=[one] * orders)
+
+
+async def test_a_client_that_leaves_in_the_middle_of_a_message_is_no_crash(mesh: Mesh) -> None:
+    written = 0
+
+    async def updates() -> AsyncIterator[order_pb2.WatchAccountResponse]:
+        nonlocal written
+        while True:
+            written += 1
+            yield account_of(1000)
+
+    mesh.servicer.on_watch = updates
+    channel = await mesh.public()
+    markets = market_pb2_grpc.MarketServiceStub(channel)
+    stub = order_pb2_grpc.OrderServiceStub(channel)
+    call = stub.WatchAccount(order_pb2.WatchAccountRequest(), metadata=mesh.bearer(account_id=6))
+
+    async def nothing_more_is_written() -> bool:
+        before = written
+        await markets.GetServerTime(market_pb2.GetServerTimeRequest())
+        return 1 < before == written
+
+    with structlog.testing.capture_logs() as logs:
+        async with cancelling(call):
+            await call.read()
+            await eventually(nothing_more_is_written)
+        await eventually(lambda: not mesh.host.streams)
+    assert mesh.servicer.finished == ["watch of 6"]
+    assert ends_of(logs) == ["stream_opened", "stream_cancelled"]
+
+
+async def test_a_message_too_large_to_be_sent_is_a_crash(mesh: Mesh) -> None:
+    async def updates() -> AsyncIterator[order_pb2.WatchAccountResponse]:
+        yield account_of(mesh.settings.grpc_max_message_bytes // 400)
+
+    mesh.servicer.on_watch = updates
+    stub = order_pb2_grpc.OrderServiceStub(await mesh.public())
+    call = stub.WatchAccount(order_pb2.WatchAccountRequest(), metadata=mesh.bearer())
+    with structlog.testing.capture_logs() as logs:
+        async with cancelling(call):
+            await call.read()
+            with pytest.raises(grpc.RpcError) as caught:
+                await call.read()
+        await eventually(lambda: not mesh.host.streams)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert ends_of(logs) == ["stream_opened", "call_crashed"]
+    assert "too large" in str(logs[-1]["exc_info"])
 
 
 async def test_calls_move_to_a_replica_that_is_healthy(mesh: Mesh) -> None:
