@@ -33,6 +33,7 @@ def merge(answers: Mapping[int, Any]) -> Message:
     for shard in sorted(answers):
         merged.MergeFrom(answers[shard])
     if isinstance(merged, market_pb2.ListMarketsResponse):
+        merged.markets.sort(key=lambda market: market.market_id)
         assets = {asset.code: asset for asset in merged.assets}
         del merged.assets[:]
         merged.assets.extend(assets.values())

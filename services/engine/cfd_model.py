@@ -122,7 +122,7 @@ class CfdModel:
         cfd.take_profit_ticks = event.take_profit_ticks
         return cfd
 
-    def liquidated(self, event: pe.Liquidated, seq: int, now_ns: int) -> None:
+    def liquidated(self, event: pe.Liquidated, seq: int, now_ns: int) -> Receipt:
         """A liquidation left its receipt."""
         receipt = Receipt(event, seq, now_ns)
         self._receipts.append(receipt)
@@ -133,6 +133,7 @@ class CfdModel:
             of_account.popleft()
             if not of_account:
                 del self._receipts_of[account_id]
+        return receipt
 
     def closed_cfds(self) -> list[CfdState]:
         """Recently closed contracts, in the order in which they closed."""

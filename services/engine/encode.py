@@ -188,6 +188,7 @@ class Encoder:
             max_exposure=quote.format(market.max_exposure_units)
             if market.max_exposure_units
             else "",
+            market_id=market.market_id,
             shard=self._texts.shard,
             endpoints=self._texts.shards.endpoints.get(self._texts.shard, ()),
         )

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from kernel.markets import Asset, MarginTier, Market
-from services.engine.cfd_model import CfdModel, CfdState
+from services.engine.cfd_model import CfdModel, CfdState, Receipt
 from services.engine.domain import commands as c
 from services.engine.domain import constants as k
 from services.engine.domain import events as e
@@ -118,7 +118,7 @@ class Account:
 class Change:
     """What one log entry changed for one account."""
 
-    __slots__ = ("asset_ids", "cfds", "orders", "positions", "trades")
+    __slots__ = ("asset_ids", "cfds", "orders", "positions", "receipts", "trades")
 
     def __init__(self) -> None:
         self.cfds: dict[int, CfdState] = {}
@@ -126,6 +126,7 @@ class Change:
         self.positions: dict[int, PositionState] = {}
         self.orders: dict[int, OrderState] = {}
         self.trades: list[e.Trade] = []
+        self.receipts: list[Receipt] = []
         self.asset_ids: set[int] = set()
 
 
@@ -397,7 +398,8 @@ class Projection:
         ):
             self.account(account_id).balance(asset_id).free_units += units
             self._change(account_id).asset_ids.add(asset_id)
-        self.cfds.liquidated(event, self.seq, self.time_ns)
+        receipt = self.cfds.liquidated(event, self.seq, self.time_ns)
+        self._change(event.account_id).receipts.append(receipt)
 
     @staticmethod
     def _hold(account: Account, asset_id: int, units: int) -> None:

@@ -41,9 +41,8 @@ class Remembered:
     def items(self) -> int:
         """What it counts for against the bound."""
         change = self.change
-        return (
-            1 + len(change.orders) + len(change.trades) + len(change.cfds) + len(change.positions)
-        )
+        told = len(change.orders) + len(change.cfds) + len(change.positions)
+        return 1 + told + len(change.trades) + len(change.receipts)
 
 
 class Reader:
@@ -172,6 +171,7 @@ class AccountFeeds:
                 encoder.fill(trade, account_id, remembered.seq, remembered.time_ns)
                 for trade in remembered.change.trades
             )
+            message.liquidations.extend(map(self._cfds.receipt, remembered.change.receipts))
         message.orders.extend(encoder.orders(orders[order_id] for order_id in sorted(orders)))
         message.positions.extend(
             self._positions.positions(positions[market_id] for market_id in sorted(positions))

@@ -33,6 +33,8 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
     pytest.mark.timeout(600),
 ]
+# A bot's first trade in a market; it may take its time on a slow machine.
+TRADED_MS = 180_000
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -123,10 +125,41 @@ async def test_what_is_wrong_is_said_where_it_was_typed(page: Page, exchange: Ex
     await told("Quantity", "INSUFFICIENT_BALANCE")
     await quantity.fill("0.001")
     await expect(form.get_by_role("alert")).to_have_count(0)
+    # Which side is wrong is known once something was traded.
+    trades = page.get_by_role("region", name="Trades")
+    await expect(trades.get_by_role("listitem").first).to_be_visible(timeout=TRADED_MS)
     await form.get_by_label("Conditional order").select_option("ORDER_TYPE_STOP_LIMIT")
     await form.get_by_label(re.compile("^Trigger price")).fill("1000")
     await buy.click()
     await told("Trigger price", "TRIGGER_ON_WRONG_SIDE")
+    trade = form
+    await form.get_by_label(re.compile("^Trigger price")).fill("69000")
+    await price.fill("69000")
+    await buy.click()
+    await expect(form.get_by_role("status")).to_contain_text("is untriggered")
+    await account(page).get_by_role("button", name=re.compile("^Amend order")).click()
+    form = page.get_by_role("dialog")
+    change = form.get_by_role("button", name="Change the order")
+    for box, wrong, text in (
+        ("New price", "69000.001", "multiple of 0.01"),
+        ("New quantity", "0.000001", "multiple of 0.00001"),
+    ):
+        good = await form.get_by_label(box).input_value()
+        await form.get_by_label(box).fill(wrong)
+        await told(box, text)
+        await expect(change).to_be_disabled()
+        await form.get_by_label(box).fill(good)
+    await form.get_by_label("New trigger price").fill("1000")
+    await change.click()
+    await told("New trigger price", "TRIGGER_ON_WRONG_SIDE")
+    await form.get_by_label("New trigger price").fill("69000")
+    await expect(form.get_by_role("alert")).to_have_count(0)
+    await form.get_by_label("New quantity").fill("1")
+    await change.click()
+    await told("New quantity", "INSUFFICIENT_BALANCE")
+    await page.keyboard.press("Escape")
+    await account(page).get_by_role("button", name=re.compile("^Cancel order")).click()
+    await expect(trade).to_contain_text("1,000 USDC")
 
     await choose_kind(page, "CFD")
     form = page.get_by_role("region", name="Open a CFD")

@@ -191,6 +191,15 @@ async def test_a_position_gets_margin_and_exits_of_which_one_fires(
         await expect(dialog).to_have_count(0)
 
     mark = round(await figure(page, "Mark"))
+    await open_dialog.click()
+    await save(str(mark + LONG_WAY), str(mark + 2 * LONG_WAY))
+    stop = dialog.get_by_label(re.compile("^Stop loss"))
+    await expect(stop).to_have_attribute("aria-invalid", "true")
+    await expect(dialog.get_by_role("alert")).to_contain_text("TRIGGER_ON_WRONG_SIDE")
+    assert await dialog.get_by_role("alert").get_attribute("id") == await stop.get_attribute(
+        "aria-describedby"
+    )
+    await page.keyboard.press("Escape")
     low, high, higher = (f"{mark + way:,}.00" for way in (-LONG_WAY, LONG_WAY, 2 * LONG_WAY))
     await exits(low, high)
     await expect(row).to_contain_text(low)

@@ -210,6 +210,9 @@ async def test_a_liquidation_is_told_and_leaves_a_receipt(
     async with asyncio.timeout(60):
         told = await stream.read()
     stream.cancel()
+    whole = ann.trader.watch()
+    assert not (await whole.read()).liquidations, "news, not what is open"
+    whole.cancel()
     assert [p.quantity for p in told.positions] == ["0"]
     ended = {o.order_id: (o.status, o.close_reason) for o in told.orders}
     assert ended[resting.order_id] == (
@@ -217,6 +220,7 @@ async def test_a_liquidation_is_told_and_leaves_a_receipt(
         reason_pb2.REASON_LIQUIDATION,
     )
     (receipt,) = await ann.receipts()
+    assert list(told.liquidations) == [receipt]
     assert (receipt.market, receipt.quantity, receipt.filled_quantity) == (MARKET, "1", "1")
     assert (receipt.entry_notional, receipt.margin, receipt.fees) == ("50000", "5000", "22.65")
     # Sold for 45,300: 277.35 are left, and the liquidation fee may take 226.5 of it.

@@ -23,6 +23,7 @@ from tidebook.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 
 from examples import check_proof
 from examples.client import ApiError, Endpoints, HttpApi, Person, bearer, grpc_channel
+from kernel.markets import default_markets
 from kernel.reasons import Reason
 from kernel.shards import shard_of
 from mesh.config import load_settings
@@ -143,7 +144,8 @@ def command(request_id: int, market: str, price: str, quantity: str, own_id: str
 async def test_orders_find_their_shard_over_http(world: World) -> None:
     listed = (await world.call("GET", "/v1/markets"))["markets"]
     shards = {market["market"]: market["shard"] for market in listed}
-    assert len(shards) == 15
+    # Whichever shard has them, in the order in which one shard would list them.
+    assert list(shards) == [market.name for market in default_markets()]
     assert {name for name, shard in shards.items() if shard} == {
         "SOL_USDC",
         "SOL_USDC_MARGIN",

@@ -11,7 +11,7 @@ import type { CfdJson, PositionJson } from "../gen/tidebook/engine/v1/position_p
 import { refreshSession } from "./api";
 import { add, isZero } from "./decimal";
 import { useSocket } from "./hooks";
-import { happened } from "./news";
+import { happened, liquidated } from "./news";
 
 const FILLS_SHOWN = 50;
 const LIVE = new Set(["ORDER_STATUS_OPEN", "ORDER_STATUS_PARTIALLY_FILLED", "ORDER_STATUS_UNTRIGGERED"]);
@@ -117,11 +117,14 @@ function byId<T>(id: (row: T) => string | undefined): (a: T, b: T) => number {
 
 const NOBODY = summed(NOTHING);
 
+/** Says a sentence to whoever looks; one that `stays` does so until it is dismissed. */
+export type Tell = (news: string, stays?: boolean) => void;
+
 /**
  * Balances, orders, positions, CFDs and fills of the user; empty while nobody is signed in. `tell` gets a
  * sentence for each thing that happened by itself.
  */
-export function useAccount(userId: string | undefined, tell: (news: string) => void): Account {
+export function useAccount(userId: string | undefined, tell: Tell): Account {
   const socket = useSocket();
   const queries = useQueryClient();
   const [account, setAccount] = useState<Account>(NOBODY);
@@ -150,7 +153,9 @@ export function useAccount(userId: string | undefined, tell: (news: string) => v
         return;
       }
       waiting = false;
-      happened(state.current.shards.get(frame.account.shard ?? 0)?.orders, frame.account).forEach(tell);
+      const known = state.current.shards.get(frame.account.shard ?? 0)?.orders;
+      for (const text of happened(known, frame.account)) tell(text);
+      for (const text of liquidated(frame.account)) tell(text, true);
       state.current = next;
       setAccount(summed(next));
     });

@@ -12,6 +12,12 @@ export class ApiError extends Error {
   ) {
     super(message);
   }
+
+  /** The same refusal, of a field that the page has under another name. */
+  about(field: string): ApiError {
+    const text = this.message.startsWith(`${this.field}: `) ? this.message.slice(this.field.length + 2) : this.message;
+    return new ApiError(text, this.status, this.reason, field);
+  }
 }
 
 interface ErrorBody {

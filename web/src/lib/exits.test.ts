@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { exitsOf, planExits } from "./exits";
+import { ApiError } from "./api";
+import { exitsOf, planExits, refusedExit } from "./exits";
 
 const position = { market: "BTC_USDC_MARGIN", quantity: "-0.5" };
 const waiting = {
@@ -32,6 +33,20 @@ describe("the exits of a position", () => {
       cancel: [],
     });
     expect(planExits({ ...position, quantity: "-0.7" }, { stop }, "70000", "").amend).toEqual([{ orderId: "1", quantity: "0.7" }]);
+  });
+
+  it("are placed anew as a pair that grows with the position, whose quantity cannot change", () => {
+    const plan = planExits({ ...position, quantity: "-0.7" }, { stop, profit }, "70000", "50000");
+    expect(plan).toMatchObject({ amend: [], place: [{ quantity: "0.7" }, { quantity: "0.7" }], cancel: ["1"] });
+  });
+
+  it("are refused at the field that asked for them", () => {
+    const refusal = (field: string) => new ApiError(`${field}: must be above`, 400, "TRIGGER_ON_WRONG_SIDE", field);
+    const of = (field: string, ...orders: (typeof stop | typeof profit)[]) => refusedExit(refusal(field), orders);
+    expect(of("first.trigger_price", profit, stop)).toMatchObject({ field: "take_profit", message: "must be above" });
+    expect(of("second.trigger_price", profit, stop)).toMatchObject({ field: "stop_loss" });
+    expect(of("trigger_price", stop)).toMatchObject({ field: "stop_loss", reason: "TRIGGER_ON_WRONG_SIDE" });
+    expect(of("first.quantity", profit, stop)).toMatchObject({ field: "first.quantity" });
   });
 
   it("are placed anew before the old ones are cancelled", () => {

@@ -1,6 +1,7 @@
 /** The stop and the take profit of a position: reduce-only orders that wait. Pure. */
 import type { OrderJson, PlaceOrderRequestJson } from "../gen/tidebook/engine/v1/order_pb";
 import type { PositionJson } from "../gen/tidebook/engine/v1/position_pb";
+import { ApiError } from "./api";
 import { absolute, compare, isNegative } from "./decimal";
 
 export interface Exits {
@@ -37,13 +38,16 @@ export interface Plan {
 
 /** From what there is to what is wished; empty texts wish for none. */
 export function planExits(position: PositionJson, have: Exits, stop: string, profit: string): Plan {
-  const kept = Boolean(have.stop) === Boolean(stop) && Boolean(have.profit) === Boolean(profit);
+  const same = Boolean(have.stop) === Boolean(stop) && Boolean(have.profit) === Boolean(profit);
   const quantity = absolute(position.quantity ?? "0");
+  const isResized = (order: OrderJson | undefined) => order !== undefined && compare(order.quantity || "0", quantity) !== 0;
+  // The quantity of a pair cannot be changed.
+  const kept = same && !(isPair(have) && isResized(have.stop));
   if (kept) {
     const change = (order: OrderJson | undefined, triggerPrice: string) => {
       const moved = order && compare(order.triggerPrice || "0", triggerPrice) !== 0;
-      const resized = order && compare(order.quantity || "0", quantity) !== 0;
-      if (!moved && !resized) return [];
+      const resized = isResized(order);
+      if (!order || (!moved && !resized)) return [];
       return [{ orderId: order.orderId ?? "", ...(moved && { triggerPrice }), ...(resized && { quantity }) }];
     };
     return { amend: [...change(have.profit, profit), ...change(have.stop, stop)], place: [], cancel: [] };
@@ -67,8 +71,19 @@ export function planExits(position: PositionJson, have: Exits, stop: string, pro
   };
 }
 
+const isPair = ({ stop, profit }: Exits): boolean => Boolean(stop?.ocoOrderId) && stop?.ocoOrderId === profit?.orderId;
+
 /** One of a pair ends the other too. */
-function cancelled({ stop, profit }: Exits): string[] {
-  const ids = [stop, profit].flatMap((order) => (order?.orderId ? [order.orderId] : []));
-  return stop?.ocoOrderId && stop.ocoOrderId === profit?.orderId ? ids.slice(0, 1) : ids;
+function cancelled(have: Exits): string[] {
+  const ids = [have.stop, have.profit].flatMap((order) => (order?.orderId ? [order.orderId] : []));
+  return isPair(have) ? ids.slice(0, 1) : ids;
+}
+
+/** A refusal of an order, or a pair, for its trigger price: about `stop_loss` or `take_profit` then. */
+export function refusedExit(error: unknown, orders: readonly Pick<PlaceOrderRequestJson, "type">[]): unknown {
+  if (!(error instanceof ApiError)) return error;
+  const path = error.field.split(".");
+  if (path.at(-1) !== "trigger_price") return error;
+  const order = orders[path[0] === "second" ? 1 : 0];
+  return error.about(PROFITS.has(order?.type ?? "") ? "take_profit" : "stop_loss");
 }

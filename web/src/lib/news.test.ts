@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { happened } from "./news";
+import { happened, liquidated } from "./news";
 
 const waiting = {
   orderId: "7",
@@ -47,6 +47,44 @@ describe("what a person is told", () => {
       "BTC/USDC Margin: your position is closed, profit +1.25.",
       "SOL/USDC CFD 3 closed by stop loss at 149.5, profit -2.5.",
     ]);
+  });
+
+  it("is that a position was liquidated, at which price, how much of it and what is left; not that it closed", () => {
+    const news = {
+      liquidations: [
+        { market: "BTC_USDC_MARGIN", quantity: "-0.5", markPrice: "61250.5", margin: "3000", returned: "12.25" },
+      ],
+      positions: [
+        { market: "BTC_USDC_MARGIN", quantity: "0", realisedPnl: "-2987.75" },
+        { market: "SOL_USDC_MARGIN", quantity: "0", realisedPnl: "1" },
+      ],
+    };
+    expect(liquidated(news)).toEqual([
+      "BTC/USDC Margin: your short position of 0.5 was liquidated at a mark price of 61,250.5. " +
+        "Of its margin of 3,000, 12.25 came back.",
+    ]);
+    expect(happened(undefined, news)).toEqual(["SOL/USDC Margin: your position is closed, profit +1."]);
+    expect(liquidated({ ...news, snapshot: true })).toEqual([]);
+  });
+
+  it("is that a contract was liquidated, once", () => {
+    const news = {
+      liquidations: [{ market: "SOL_USDC_CFD", cfdId: "3", markPrice: "90.3" }],
+      cfds: [
+        {
+          cfdId: "3",
+          market: "SOL_USDC_CFD",
+          side: "SIDE_BUY" as const,
+          notional: "1000",
+          closeTime: "2026-01-01T00:00:00Z",
+          closeReason: "CFD_CLOSE_REASON_LIQUIDATION" as const,
+          exitPrice: "90.3",
+          realisedPnl: "-97",
+        },
+      ],
+    };
+    expect(liquidated(news)).toEqual(["SOL/USDC CFD 3, long for 1,000, was liquidated at 90.3, profit -97."]);
+    expect(happened(undefined, news)).toEqual([]);
   });
 
   it("is nothing of what was just asked for, and nothing of the past", () => {

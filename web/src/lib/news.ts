@@ -1,7 +1,7 @@
 /** What happened to an account while its owner looked elsewhere, in a sentence each. Pure. */
 import type { FillJson, OrderJson, WatchAccountResponseJson } from "../gen/tidebook/engine/v1/order_pb";
-import type { CfdJson, PositionJson } from "../gen/tidebook/engine/v1/position_pb";
-import { isNegative, isZero, pretty } from "./decimal";
+import type { CfdJson, LiquidationJson, PositionJson } from "../gen/tidebook/engine/v1/position_pb";
+import { absolute, isNegative, isZero, pretty } from "./decimal";
 import { isBuy, marketTitle, ORDER_TYPES, words } from "./names";
 
 // Whoever ends an order knows it already.
@@ -20,9 +20,43 @@ export function happened(known: ReadonlyMap<string, OrderJson> | undefined, news
     ...orders.flatMap((order) =>
       known?.has(order.orderId ?? "") ? ofFills(order, news.fills ?? []) : [],
     ),
-    ...(news.positions ?? []).flatMap(ofPosition),
-    ...(news.cfds ?? []).flatMap(ofCfd),
+    ...(news.positions ?? []).filter(({ market }) => !liquidatedIn(news, market)).flatMap(ofPosition),
+    ...(news.cfds ?? []).filter(({ closeReason }) => closeReason !== LIQUIDATED).flatMap(ofCfd),
   ];
+}
+
+/** What was liquidated, a sentence each: at which price, how much, and what is left of it. */
+export function liquidated(news: WatchAccountResponseJson): string[] {
+  if (news.snapshot) return [];
+  return [
+    ...(news.liquidations ?? []).filter(ofMargin).map(ofLiquidation),
+    ...(news.cfds ?? []).filter(({ closeReason }) => closeReason === LIQUIDATED).map(ofLiquidatedCfd),
+  ];
+}
+
+const LIQUIDATED = "CFD_CLOSE_REASON_LIQUIDATION";
+
+/** Receipts are of positions and of CFDs; these say themselves how they closed. */
+const ofMargin = ({ cfdId = "0" }: LiquidationJson): boolean => cfdId === "0";
+
+function liquidatedIn(news: WatchAccountResponseJson, market: string | undefined): boolean {
+  return (news.liquidations ?? []).some((receipt) => ofMargin(receipt) && receipt.market === market);
+}
+
+function ofLiquidation({ market, quantity = "0", markPrice, returned, margin }: LiquidationJson): string {
+  const side = isNegative(quantity) ? "short" : "long";
+  return (
+    `${marketTitle(market)}: your ${side} position of ${pretty(absolute(quantity))} was liquidated at a mark price of ` +
+    `${pretty(markPrice)}. Of its margin of ${pretty(margin)}, ${pretty(returned || "0")} came back.`
+  );
+}
+
+function ofLiquidatedCfd({ market, cfdId, side, notional, exitPrice, realisedPnl }: CfdJson): string {
+  const way = isBuy(side) ? "long" : "short";
+  return (
+    `${marketTitle(market)} ${cfdId}, ${way} for ${pretty(notional)}, was liquidated at ${pretty(exitPrice)}, ` +
+    `profit ${signed(realisedPnl)}.`
+  );
 }
 
 function nameOf(order: OrderJson): string {

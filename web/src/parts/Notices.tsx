@@ -1,4 +1,5 @@
-import { createContext, type ReactNode, useCallback, useContext, useEffect, useState } from "react";
+import { createContext, type ReactNode, useCallback, useContext, useEffect, useRef, useState } from "react";
+import type { Tell } from "../lib/account";
 import { useConnection } from "../lib/hooks";
 import { useSettled } from "../lib/page";
 
@@ -8,9 +9,10 @@ const MOST = 4;
 interface Notice {
   readonly id: number;
   readonly text: string;
+  readonly stays: boolean;
 }
 
-const TellContext = createContext<(text: string) => void>(() => undefined);
+const TellContext = createContext<Tell>(() => undefined);
 
 /** How a part of the page tells of something that happened. */
 export const useTell = () => useContext(TellContext);
@@ -19,8 +21,10 @@ export const useTell = () => useContext(TellContext);
 export function Notices({ children }: { children: ReactNode }) {
   const [notices, setNotices] = useState<readonly Notice[]>([]);
   const drop = useCallback((id: number) => setNotices((old) => old.filter((notice) => notice.id !== id)), []);
-  const tell = useCallback((text: string) => {
-    setNotices((old) => [...old, { id: (old.at(-1)?.id ?? 0) + 1, text }].slice(-MOST));
+  const lastId = useRef(0);
+  const tell = useCallback<Tell>((text, stays = false) => {
+    const id = ++lastId.current;
+    setNotices((old) => [...old, { id, text, stays }].slice(-MOST));
   }, []);
   return (
     <TellContext value={tell}>
@@ -34,13 +38,14 @@ export function Notices({ children }: { children: ReactNode }) {
   );
 }
 
-function Entry({ notice: { id, text }, onDrop }: { notice: Notice; onDrop: (id: number) => void }) {
+function Entry({ notice: { id, text, stays }, onDrop }: { notice: Notice; onDrop: (id: number) => void }) {
   useEffect(() => {
+    if (stays) return;
     const timer = setTimeout(() => onDrop(id), SHOWN_MS);
     return () => clearTimeout(timer);
-  }, [id, onDrop]);
+  }, [id, stays, onDrop]);
   return (
-    <p>
+    <p className={stays ? "stays" : ""}>
       {text}
       <button type="button" className="quiet" aria-label="Dismiss" onClick={() => onDrop(id)}>
         ✕

@@ -5,8 +5,9 @@ import type { OrderJson } from "../gen/tidebook/engine/v1/order_pb";
 import { patch, remove } from "../lib/api";
 import { percentOfBps, pretty } from "../lib/decimal";
 import { clock, marketTitle, ORDER_TYPES } from "../lib/names";
+import { stepProblem } from "../lib/order";
 import { DecimalField, Dialog, SideName, Table } from "./Basics";
-import { Problem } from "./Problem";
+import { Problem, refusalOf } from "./Problem";
 import { Trace } from "./Trace";
 
 interface Props {
@@ -77,13 +78,19 @@ export function OpenOrders({ orders, ready, byName }: Props) {
         </button>
       )}
       <Problem error={cancel.error ?? cancelAll.error} />
-      {amending && <Amend order={amending} onClose={() => setAmending(null)} />}
+      {amending && <Amend order={amending} market={byName[amending.market ?? ""]} onClose={() => setAmending(null)} />}
       {tracing && <Trace orderId={tracing} onClose={() => setTracing(null)} />}
     </>
   );
 }
 
-function Amend({ order, onClose }: { order: OrderJson; onClose: () => void }) {
+interface AmendProps {
+  order: OrderJson;
+  market: MarketJson | undefined;
+  onClose: () => void;
+}
+
+function Amend({ order, market, onClose }: AmendProps) {
   const [price, setPrice] = useState(order.price ?? "");
   const [quantity, setQuantity] = useState(order.quantity ?? "");
   const [trigger, setTrigger] = useState(order.triggerPrice ?? "");
@@ -100,17 +107,51 @@ function Amend({ order, onClose }: { order: OrderJson; onClose: () => void }) {
     event.preventDefault();
     amend.mutate();
   };
+  const tick = market?.tickSize ?? "1";
+  const fields = [
+    { name: "price", label: "New price", value: price, set: setPrice, step: tick, shown: Boolean(order.price) },
+    {
+      name: "trigger_price",
+      label: "New trigger price",
+      value: trigger,
+      set: setTrigger,
+      step: tick,
+      // One that follows the price is not the owner's to set.
+      shown: Boolean(order.triggerPrice) && !order.trailingBps,
+    },
+    {
+      name: "quantity",
+      label: "New quantity",
+      value: quantity,
+      set: setQuantity,
+      step: market?.lotSize ?? "1",
+      // The two of a pair keep theirs.
+      shown: (order.ocoOrderId ?? "0") === "0",
+    },
+  ].filter(({ shown }) => shown);
+  const good = fields.every(({ value, step }) => stepProblem(value, step) === "");
   return (
     <Dialog title={`Amend order ${order.orderId}`} onClose={onClose}>
       <form onSubmit={onSubmit}>
-        {order.price && <DecimalField label="New price" value={price} onChange={setPrice} required />}
-        {order.triggerPrice && !order.trailingBps && (
-          <DecimalField label="New trigger price" value={trigger} onChange={setTrigger} required />
-        )}
-        <DecimalField label="New quantity" hint="what is filled included" value={quantity} onChange={setQuantity} required />
+        {fields.map(({ name, label, value, set, step }) => (
+          <DecimalField
+            key={name}
+            label={label}
+            hint={name === "quantity" ? "what is filled included" : `steps of ${step}`}
+            suffix={name === "quantity" ? market?.baseAsset : market?.quoteAsset}
+            required
+            value={value}
+            problem={stepProblem(value, step) || refusalOf(amend.error, name)}
+            onChange={(text) => {
+              // A refusal is about what was sent; once that is changed it says nothing any more.
+              if (amend.isError) amend.reset();
+              set(text);
+            }}
+          />
+        ))}
         <p className="hint">A smaller quantity keeps its place in the queue; a new price or a larger one goes to the back.</p>
-        <Problem error={amend.error} />
-        <button type="submit" className="primary" disabled={amend.isPending}>
+        <Problem error={amend.error} elsewhere={fields.map(({ name }) => name)} />
+        <button type="submit" className="primary" disabled={amend.isPending || !good}>
           Change the order
         </button>
       </form>

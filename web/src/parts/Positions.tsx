@@ -6,7 +6,7 @@ import type { TickerJson } from "../gen/tidebook/marketdata/v1/marketdata_pb";
 import type { OrderJson } from "../gen/tidebook/engine/v1/order_pb";
 import { patch, post, remove } from "../lib/api";
 import { absolute, basisPoints, cut, decimalsOf, isNegative, percentOfBps, pretty } from "../lib/decimal";
-import { exitsOf, type Exits as ExitOrders, planExits } from "../lib/exits";
+import { exitsOf, type Exits as ExitOrders, planExits, refusedExit } from "../lib/exits";
 import type { ByMarket } from "../lib/hooks";
 import { useOnce } from "../lib/once";
 import { numberProblem, stepProblem, withIds } from "../lib/order";
@@ -213,14 +213,29 @@ function Exits({ position, market, have, onClose }: ExitsProps) {
   const save = useMutation({
     mutationFn: async () => {
       const { amend, place, cancel } = planExits(position, have, stop, profit);
-      for (const { orderId, ...change } of amend) await patch(`/v1/orders/${orderId}`, change);
+      const exits = [have.stop, have.profit].flatMap((order) => order ?? []);
+      for (const { orderId, ...change } of amend) {
+        await patch(`/v1/orders/${orderId}`, change).catch((error: unknown) => {
+          throw refusedExit(error, exits.filter((order) => order.orderId === orderId));
+        });
+      }
       const [first, second] = place;
-      if (first && second) await once({ first, second }, (id) => post("/v1/orders:oco", withIds({ first, second }, id)));
-      else if (first) await once(first, (clientOrderId) => post("/v1/orders", { ...first, clientOrderId }));
+      const placed =
+        first && second
+          ? once({ first, second }, (id) => post("/v1/orders:oco", withIds({ first, second }, id)))
+          : first && once(first, (clientOrderId) => post("/v1/orders", { ...first, clientOrderId }));
+      await placed?.catch((error: unknown) => {
+        throw refusedExit(error, place);
+      });
       for (const orderId of cancel) await remove(`/v1/orders/${orderId}`);
     },
     onSuccess: onClose,
   });
+  // A refusal is about what was sent; once that is changed it says nothing any more.
+  const corrected = (change: (text: string) => void) => (text: string) => {
+    if (save.isError) save.reset();
+    change(text);
+  };
   const tick = market?.tickSize ?? "1";
   const wrong = [stepProblem(stop, tick), stepProblem(profit, tick)] as const;
   return (
@@ -239,18 +254,18 @@ function Exits({ position, market, have, onClose }: ExitsProps) {
           hint="empty for none"
           suffix={market?.quoteAsset}
           value={stop}
-          problem={wrong[0]}
-          onChange={setStop}
+          problem={wrong[0] || refusalOf(save.error, "stop_loss")}
+          onChange={corrected(setStop)}
         />
         <DecimalField
           label="Take profit at"
           hint="empty for none"
           suffix={market?.quoteAsset}
           value={profit}
-          problem={wrong[1]}
-          onChange={setProfit}
+          problem={wrong[1] || refusalOf(save.error, "take_profit")}
+          onChange={corrected(setProfit)}
         />
-        <Problem error={save.error} />
+        <Problem error={save.error} elsewhere={["stop_loss", "take_profit"]} />
         <button type="submit" className="primary" disabled={save.isPending || wrong.some((text) => text !== "")}>
           Save
         </button>

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tidebook.engine.v1 import types_pb2 as tidebook_dot_engine_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftidebook/engine/v1/market.proto\x12\x12tidebook.engine.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1etidebook/engine/v1/types.proto\"B\n\x05\x41sset\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65\x63imals\x18\x02 \x01(\r\x12\x19\n\x11transfer_decimals\x18\x03 \x01(\r\"\xc9\x04\n\x06Market\x12\x0e\n\x06market\x18\x01 \x01(\t\x12,\n\x04kind\x18\x02 \x01(\x0e\x32\x1e.tidebook.engine.v1.MarketKind\x12\x30\n\x06status\x18\x03 \x01(\x0e\x32 .tidebook.engine.v1.MarketStatus\x12\x12\n\nbase_asset\x18\x04 \x01(\t\x12\x13\n\x0bquote_asset\x18\x05 \x01(\t\x12\x11\n\ttick_size\x18\x06 \x01(\t\x12\x10\n\x08lot_size\x18\x07 \x01(\t\x12\x14\n\x0cmin_quantity\x18\x08 \x01(\t\x12\x14\n\x0cmax_quantity\x18\t \x01(\t\x12\x14\n\x0cmin_notional\x18\n \x01(\t\x12\x14\n\x0cmax_notional\x18\x0b \x01(\t\x12\x11\n\tmax_price\x18\x0c \x01(\t\x12\x15\n\rmaker_fee_bps\x18\r \x01(\x11\x12\x15\n\rtaker_fee_bps\x18\x0e \x01(\x11\x12\x17\n\x0fmax_open_orders\x18\x0f \x01(\r\x12\x14\n\x0cmax_leverage\x18\x10 \x01(\r\x12\x34\n\x0cmargin_tiers\x18\x11 \x03(\x0b\x32\x1e.tidebook.engine.v1.MarginTier\x12\x1b\n\x13liquidation_fee_bps\x18\x12 \x01(\r\x12\x16\n\x0eprice_stale_ms\x18\x13 \x01(\x04\x12\x16\n\x0eprice_band_bps\x18\x14 \x01(\r\x12\x14\n\x0cmax_exposure\x18\x15 \x01(\t\x12\r\n\x05shard\x18\x1e \x01(\r\x12\x11\n\tendpoints\x18\x1f \x03(\t\"R\n\nMarginTier\x12\x15\n\rfrom_notional\x18\x01 \x01(\t\x12\x17\n\x0fmaintenance_bps\x18\x02 \x01(\r\x12\x14\n\x0cmax_leverage\x18\x03 \x01(\r\"\x14\n\x12ListMarketsRequest\"m\n\x13ListMarketsResponse\x12+\n\x07markets\x18\x01 \x03(\x0b\x32\x1a.tidebook.engine.v1.Market\x12)\n\x06\x61ssets\x18\x02 \x03(\x0b\x32\x19.tidebook.engine.v1.Asset\"<\n\x10GetMarketRequest\x12(\n\x06market\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[A-Z0-9_]{1,32}$\"?\n\x11GetMarketResponse\x12*\n\x06market\x18\x01 \x01(\x0b\x32\x1a.tidebook.engine.v1.Market\"\x16\n\x14GetServerTimeRequest\"A\n\x15GetServerTimeResponse\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xfd\x02\n\rMarketService\x12v\n\x0bListMarkets\x12&.tidebook.engine.v1.ListMarketsRequest\x1a\'.tidebook.engine.v1.ListMarketsResponse\"\x16\x90\x02\x01\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/markets\x12y\n\tGetMarket\x12$.tidebook.engine.v1.GetMarketRequest\x1a%.tidebook.engine.v1.GetMarketResponse\"\x1f\x90\x02\x01\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/markets/{market}\x12y\n\rGetServerTime\x12(.tidebook.engine.v1.GetServerTimeRequest\x1a).tidebook.engine.v1.GetServerTimeResponse\"\x13\x90\x02\x01\x82\xd3\xe4\x93\x02\n\x12\x08/v1/timeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftidebook/engine/v1/market.proto\x12\x12tidebook.engine.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1etidebook/engine/v1/types.proto\"B\n\x05\x41sset\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65\x63imals\x18\x02 \x01(\r\x12\x19\n\x11transfer_decimals\x18\x03 \x01(\r\"\xdc\x04\n\x06Market\x12\x0e\n\x06market\x18\x01 \x01(\t\x12,\n\x04kind\x18\x02 \x01(\x0e\x32\x1e.tidebook.engine.v1.MarketKind\x12\x30\n\x06status\x18\x03 \x01(\x0e\x32 .tidebook.engine.v1.MarketStatus\x12\x12\n\nbase_asset\x18\x04 \x01(\t\x12\x13\n\x0bquote_asset\x18\x05 \x01(\t\x12\x11\n\ttick_size\x18\x06 \x01(\t\x12\x10\n\x08lot_size\x18\x07 \x01(\t\x12\x14\n\x0cmin_quantity\x18\x08 \x01(\t\x12\x14\n\x0cmax_quantity\x18\t \x01(\t\x12\x14\n\x0cmin_notional\x18\n \x01(\t\x12\x14\n\x0cmax_notional\x18\x0b \x01(\t\x12\x11\n\tmax_price\x18\x0c \x01(\t\x12\x15\n\rmaker_fee_bps\x18\r \x01(\x11\x12\x15\n\rtaker_fee_bps\x18\x0e \x01(\x11\x12\x17\n\x0fmax_open_orders\x18\x0f \x01(\r\x12\x14\n\x0cmax_leverage\x18\x10 \x01(\r\x12\x34\n\x0cmargin_tiers\x18\x11 \x03(\x0b\x32\x1e.tidebook.engine.v1.MarginTier\x12\x1b\n\x13liquidation_fee_bps\x18\x12 \x01(\r\x12\x16\n\x0eprice_stale_ms\x18\x13 \x01(\x04\x12\x16\n\x0eprice_band_bps\x18\x14 \x01(\r\x12\x14\n\x0cmax_exposure\x18\x15 \x01(\t\x12\x11\n\tmarket_id\x18\x16 \x01(\r\x12\r\n\x05shard\x18\x1e \x01(\r\x12\x11\n\tendpoints\x18\x1f \x03(\t\"R\n\nMarginTier\x12\x15\n\rfrom_notional\x18\x01 \x01(\t\x12\x17\n\x0fmaintenance_bps\x18\x02 \x01(\r\x12\x14\n\x0cmax_leverage\x18\x03 \x01(\r\"\x14\n\x12ListMarketsRequest\"m\n\x13ListMarketsResponse\x12+\n\x07markets\x18\x01 \x03(\x0b\x32\x1a.tidebook.engine.v1.Market\x12)\n\x06\x61ssets\x18\x02 \x03(\x0b\x32\x19.tidebook.engine.v1.Asset\"<\n\x10GetMarketRequest\x12(\n\x06market\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[A-Z0-9_]{1,32}$\"?\n\x11GetMarketResponse\x12*\n\x06market\x18\x01 \x01(\x0b\x32\x1a.tidebook.engine.v1.Market\"\x16\n\x14GetServerTimeRequest\"A\n\x15GetServerTimeResponse\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xfd\x02\n\rMarketService\x12v\n\x0bListMarkets\x12&.tidebook.engine.v1.ListMarketsRequest\x1a\'.tidebook.engine.v1.ListMarketsResponse\"\x16\x90\x02\x01\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/markets\x12y\n\tGetMarket\x12$.tidebook.engine.v1.GetMarketRequest\x1a%.tidebook.engine.v1.GetMarketResponse\"\x1f\x90\x02\x01\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/markets/{market}\x12y\n\rGetServerTime\x12(.tidebook.engine.v1.GetServerTimeRequest\x1a).tidebook.engine.v1.GetServerTimeResponse\"\x13\x90\x02\x01\x82\xd3\xe4\x93\x02\n\x12\x08/v1/timeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,21 +46,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ASSET']._serialized_start=179
   _globals['_ASSET']._serialized_end=245
   _globals['_MARKET']._serialized_start=248
-  _globals['_MARKET']._serialized_end=833
-  _globals['_MARGINTIER']._serialized_start=835
-  _globals['_MARGINTIER']._serialized_end=917
-  _globals['_LISTMARKETSREQUEST']._serialized_start=919
-  _globals['_LISTMARKETSREQUEST']._serialized_end=939
-  _globals['_LISTMARKETSRESPONSE']._serialized_start=941
-  _globals['_LISTMARKETSRESPONSE']._serialized_end=1050
-  _globals['_GETMARKETREQUEST']._serialized_start=1052
-  _globals['_GETMARKETREQUEST']._serialized_end=1112
-  _globals['_GETMARKETRESPONSE']._serialized_start=1114
-  _globals['_GETMARKETRESPONSE']._serialized_end=1177
-  _globals['_GETSERVERTIMEREQUEST']._serialized_start=1179
-  _globals['_GETSERVERTIMEREQUEST']._serialized_end=1201
-  _globals['_GETSERVERTIMERESPONSE']._serialized_start=1203
-  _globals['_GETSERVERTIMERESPONSE']._serialized_end=1268
-  _globals['_MARKETSERVICE']._serialized_start=1271
-  _globals['_MARKETSERVICE']._serialized_end=1652
+  _globals['_MARKET']._serialized_end=852
+  _globals['_MARGINTIER']._serialized_start=854
+  _globals['_MARGINTIER']._serialized_end=936
+  _globals['_LISTMARKETSREQUEST']._serialized_start=938
+  _globals['_LISTMARKETSREQUEST']._serialized_end=958
+  _globals['_LISTMARKETSRESPONSE']._serialized_start=960
+  _globals['_LISTMARKETSRESPONSE']._serialized_end=1069
+  _globals['_GETMARKETREQUEST']._serialized_start=1071
+  _globals['_GETMARKETREQUEST']._serialized_end=1131
+  _globals['_GETMARKETRESPONSE']._serialized_start=1133
+  _globals['_GETMARKETRESPONSE']._serialized_end=1196
+  _globals['_GETSERVERTIMEREQUEST']._serialized_start=1198
+  _globals['_GETSERVERTIMEREQUEST']._serialized_end=1220
+  _globals['_GETSERVERTIMERESPONSE']._serialized_start=1222
+  _globals['_GETSERVERTIMERESPONSE']._serialized_end=1287
+  _globals['_MARKETSERVICE']._serialized_start=1290
+  _globals['_MARKETSERVICE']._serialized_end=1671
 # @@protoc_insertion_point(module_scope)

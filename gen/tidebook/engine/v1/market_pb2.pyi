@@ -77,6 +77,7 @@ class Market(_message.Message):
     PRICE_STALE_MS_FIELD_NUMBER: _builtins.int
     PRICE_BAND_BPS_FIELD_NUMBER: _builtins.int
     MAX_EXPOSURE_FIELD_NUMBER: _builtins.int
+    MARKET_ID_FIELD_NUMBER: _builtins.int
     SHARD_FIELD_NUMBER: _builtins.int
     ENDPOINTS_FIELD_NUMBER: _builtins.int
     market: _builtins.str
@@ -119,6 +120,8 @@ class Market(_message.Message):
     """How far from the index the price of an order may be, in basis points; 0 for anywhere."""
     max_exposure: _builtins.str
     """CFD: most net notional the house carries, in the quote asset; empty for any."""
+    market_id: _builtins.int
+    """Its number, over all shards; markets are listed in the order of theirs."""
     shard: _builtins.int
     """The engine shard that has it; balances are of a shard."""
     @_builtins.property
@@ -155,12 +158,13 @@ class Market(_message.Message):
         price_stale_ms: _builtins.int = ...,
         price_band_bps: _builtins.int = ...,
         max_exposure: _builtins.str = ...,
+        market_id: _builtins.int = ...,
         shard: _builtins.int = ...,
         endpoints: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_asset", b"base_asset", "endpoints", b"endpoints", "kind", b"kind", "liquidation_fee_bps", b"liquidation_fee_bps", "lot_size", b"lot_size", "maker_fee_bps", b"maker_fee_bps", "margin_tiers", b"margin_tiers", "market", b"market", "max_exposure", b"max_exposure", "max_leverage", b"max_leverage", "max_notional", b"max_notional", "max_open_orders", b"max_open_orders", "max_price", b"max_price", "max_quantity", b"max_quantity", "min_notional", b"min_notional", "min_quantity", b"min_quantity", "price_band_bps", b"price_band_bps", "price_stale_ms", b"price_stale_ms", "quote_asset", b"quote_asset", "shard", b"shard", "status", b"status", "taker_fee_bps", b"taker_fee_bps", "tick_size", b"tick_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_asset", b"base_asset", "endpoints", b"endpoints", "kind", b"kind", "liquidation_fee_bps", b"liquidation_fee_bps", "lot_size", b"lot_size", "maker_fee_bps", b"maker_fee_bps", "margin_tiers", b"margin_tiers", "market", b"market", "market_id", b"market_id", "max_exposure", b"max_exposure", "max_leverage", b"max_leverage", "max_notional", b"max_notional", "max_open_orders", b"max_open_orders", "max_price", b"max_price", "max_quantity", b"max_quantity", "min_notional", b"min_notional", "min_quantity", b"min_quantity", "price_band_bps", b"price_band_bps", "price_stale_ms", b"price_stale_ms", "quote_asset", b"quote_asset", "shard", b"shard", "status", b"status", "taker_fee_bps", b"taker_fee_bps", "tick_size", b"tick_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -223,7 +227,7 @@ class ListMarketsResponse(_message.Message):
     ASSETS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def markets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Market]:
-        """In the order of their ids."""
+        """In the order of their ids, whichever shard has them."""
 
     @_builtins.property
     def assets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Asset]:

@@ -1223,6 +1223,7 @@ class WatchAccountResponse(_message.Message):
     BALANCES_FIELD_NUMBER: _builtins.int
     POSITIONS_FIELD_NUMBER: _builtins.int
     CFDS_FIELD_NUMBER: _builtins.int
+    LIQUIDATIONS_FIELD_NUMBER: _builtins.int
     SHARD_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """Log position of this message."""
@@ -1258,6 +1259,12 @@ class WatchAccountResponse(_message.Message):
     def cfds(self) -> _containers.RepeatedCompositeFieldContainer[_position_pb2.Cfd]:
         """CFDs, open (snapshot) or changed."""
 
+    @_builtins.property
+    def liquidations(self) -> _containers.RepeatedCompositeFieldContainer[_position_pb2.Liquidation]:
+        """Receipts of positions and CFDs that were just liquidated; none with a snapshot, ListLiquidations has
+        those before it.
+        """
+
     def __init__(
         self,
         *,
@@ -1270,11 +1277,12 @@ class WatchAccountResponse(_message.Message):
         balances: _abc.Iterable[Global___Balance] | None = ...,
         positions: _abc.Iterable[_position_pb2.Position] | None = ...,
         cfds: _abc.Iterable[_position_pb2.Cfd] | None = ...,
+        liquidations: _abc.Iterable[_position_pb2.Liquidation] | None = ...,
         shard: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balances", b"balances", "cfds", b"cfds", "fills", b"fills", "orders", b"orders", "positions", b"positions", "prev_seq", b"prev_seq", "seq", b"seq", "shard", b"shard", "snapshot", b"snapshot", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balances", b"balances", "cfds", b"cfds", "fills", b"fills", "liquidations", b"liquidations", "orders", b"orders", "positions", b"positions", "prev_seq", b"prev_seq", "seq", b"seq", "shard", b"shard", "snapshot", b"snapshot", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tidebook/engine/v1/market.proto.
  */
 export const file_tidebook_engine_v1_market: GenFile = /*@__PURE__*/
-  fileDesc("Ch90aWRlYm9vay9lbmdpbmUvdjEvbWFya2V0LnByb3RvEhJ0aWRlYm9vay5lbmdpbmUudjEiQgoFQXNzZXQSDAoEY29kZRgBIAEoCRIQCghkZWNpbWFscxgCIAEoDRIZChF0cmFuc2Zlcl9kZWNpbWFscxgDIAEoDSLJBAoGTWFya2V0Eg4KBm1hcmtldBgBIAEoCRIsCgRraW5kGAIgASgOMh4udGlkZWJvb2suZW5naW5lLnYxLk1hcmtldEtpbmQSMAoGc3RhdHVzGAMgASgOMiAudGlkZWJvb2suZW5naW5lLnYxLk1hcmtldFN0YXR1cxISCgpiYXNlX2Fzc2V0GAQgASgJEhMKC3F1b3RlX2Fzc2V0GAUgASgJEhEKCXRpY2tfc2l6ZRgGIAEoCRIQCghsb3Rfc2l6ZRgHIAEoCRIUCgxtaW5fcXVhbnRpdHkYCCABKAkSFAoMbWF4X3F1YW50aXR5GAkgASgJEhQKDG1pbl9ub3Rpb25hbBgKIAEoCRIUCgxtYXhfbm90aW9uYWwYCyABKAkSEQoJbWF4X3ByaWNlGAwgASgJEhUKDW1ha2VyX2ZlZV9icHMYDSABKBESFQoNdGFrZXJfZmVlX2JwcxgOIAEoERIXCg9tYXhfb3Blbl9vcmRlcnMYDyABKA0SFAoMbWF4X2xldmVyYWdlGBAgASgNEjQKDG1hcmdpbl90aWVycxgRIAMoCzIeLnRpZGVib29rLmVuZ2luZS52MS5NYXJnaW5UaWVyEhsKE2xpcXVpZGF0aW9uX2ZlZV9icHMYEiABKA0SFgoOcHJpY2Vfc3RhbGVfbXMYEyABKAQSFgoOcHJpY2VfYmFuZF9icHMYFCABKA0SFAoMbWF4X2V4cG9zdXJlGBUgASgJEg0KBXNoYXJkGB4gASgNEhEKCWVuZHBvaW50cxgfIAMoCSJSCgpNYXJnaW5UaWVyEhUKDWZyb21fbm90aW9uYWwYASABKAkSFwoPbWFpbnRlbmFuY2VfYnBzGAIgASgNEhQKDG1heF9sZXZlcmFnZRgDIAEoDSIUChJMaXN0TWFya2V0c1JlcXVlc3QibQoTTGlzdE1hcmtldHNSZXNwb25zZRIrCgdtYXJrZXRzGAEgAygLMhoudGlkZWJvb2suZW5naW5lLnYxLk1hcmtldBIpCgZhc3NldHMYAiADKAsyGS50aWRlYm9vay5lbmdpbmUudjEuQXNzZXQiPAoQR2V0TWFya2V0UmVxdWVzdBIoCgZtYXJrZXQYASABKAlCGLpIFXITMhFeW0EtWjAtOV9dezEsMzJ9JCI/ChFHZXRNYXJrZXRSZXNwb25zZRIqCgZtYXJrZXQYASABKAsyGi50aWRlYm9vay5lbmdpbmUudjEuTWFya2V0IhYKFEdldFNlcnZlclRpbWVSZXF1ZXN0IkEKFUdldFNlcnZlclRpbWVSZXNwb25zZRIoCgR0aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcDL9AgoNTWFya2V0U2VydmljZRJ2CgtMaXN0TWFya2V0cxImLnRpZGVib29rLmVuZ2luZS52MS5MaXN0TWFya2V0c1JlcXVlc3QaJy50aWRlYm9vay5lbmdpbmUudjEuTGlzdE1hcmtldHNSZXNwb25zZSIWkAIBgtPkkwINEgsvdjEvbWFya2V0cxJ5CglHZXRNYXJrZXQSJC50aWRlYm9vay5lbmdpbmUudjEuR2V0TWFya2V0UmVxdWVzdBolLnRpZGVib29rLmVuZ2luZS52MS5HZXRNYXJrZXRSZXNwb25zZSIfkAIBgtPkkwIWEhQvdjEvbWFya2V0cy97bWFya2V0fRJ5Cg1HZXRTZXJ2ZXJUaW1lEigudGlkZWJvb2suZW5naW5lLnYxLkdldFNlcnZlclRpbWVSZXF1ZXN0GikudGlkZWJvb2suZW5naW5lLnYxLkdldFNlcnZlclRpbWVSZXNwb25zZSITkAIBgtPkkwIKEggvdjEvdGltZWIGcHJvdG8z", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp, file_tidebook_engine_v1_types]);
+  fileDesc("Ch90aWRlYm9vay9lbmdpbmUvdjEvbWFya2V0LnByb3RvEhJ0aWRlYm9vay5lbmdpbmUudjEiQgoFQXNzZXQSDAoEY29kZRgBIAEoCRIQCghkZWNpbWFscxgCIAEoDRIZChF0cmFuc2Zlcl9kZWNpbWFscxgDIAEoDSLcBAoGTWFya2V0Eg4KBm1hcmtldBgBIAEoCRIsCgRraW5kGAIgASgOMh4udGlkZWJvb2suZW5naW5lLnYxLk1hcmtldEtpbmQSMAoGc3RhdHVzGAMgASgOMiAudGlkZWJvb2suZW5naW5lLnYxLk1hcmtldFN0YXR1cxISCgpiYXNlX2Fzc2V0GAQgASgJEhMKC3F1b3RlX2Fzc2V0GAUgASgJEhEKCXRpY2tfc2l6ZRgGIAEoCRIQCghsb3Rfc2l6ZRgHIAEoCRIUCgxtaW5fcXVhbnRpdHkYCCABKAkSFAoMbWF4X3F1YW50aXR5GAkgASgJEhQKDG1pbl9ub3Rpb25hbBgKIAEoCRIUCgxtYXhfbm90aW9uYWwYCyABKAkSEQoJbWF4X3ByaWNlGAwgASgJEhUKDW1ha2VyX2ZlZV9icHMYDSABKBESFQoNdGFrZXJfZmVlX2JwcxgOIAEoERIXCg9tYXhfb3Blbl9vcmRlcnMYDyABKA0SFAoMbWF4X2xldmVyYWdlGBAgASgNEjQKDG1hcmdpbl90aWVycxgRIAMoCzIeLnRpZGVib29rLmVuZ2luZS52MS5NYXJnaW5UaWVyEhsKE2xpcXVpZGF0aW9uX2ZlZV9icHMYEiABKA0SFgoOcHJpY2Vfc3RhbGVfbXMYEyABKAQSFgoOcHJpY2VfYmFuZF9icHMYFCABKA0SFAoMbWF4X2V4cG9zdXJlGBUgASgJEhEKCW1hcmtldF9pZBgWIAEoDRINCgVzaGFyZBgeIAEoDRIRCgllbmRwb2ludHMYHyADKAkiUgoKTWFyZ2luVGllchIVCg1mcm9tX25vdGlvbmFsGAEgASgJEhcKD21haW50ZW5hbmNlX2JwcxgCIAEoDRIUCgxtYXhfbGV2ZXJhZ2UYAyABKA0iFAoSTGlzdE1hcmtldHNSZXF1ZXN0Im0KE0xpc3RNYXJrZXRzUmVzcG9uc2USKwoHbWFya2V0cxgBIAMoCzIaLnRpZGVib29rLmVuZ2luZS52MS5NYXJrZXQSKQoGYXNzZXRzGAIgAygLMhkudGlkZWJvb2suZW5naW5lLnYxLkFzc2V0IjwKEEdldE1hcmtldFJlcXVlc3QSKAoGbWFya2V0GAEgASgJQhi6SBVyEzIRXltBLVowLTlfXXsxLDMyfSQiPwoRR2V0TWFya2V0UmVzcG9uc2USKgoGbWFya2V0GAEgASgLMhoudGlkZWJvb2suZW5naW5lLnYxLk1hcmtldCIWChRHZXRTZXJ2ZXJUaW1lUmVxdWVzdCJBChVHZXRTZXJ2ZXJUaW1lUmVzcG9uc2USKAoEdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAy/QIKDU1hcmtldFNlcnZpY2USdgoLTGlzdE1hcmtldHMSJi50aWRlYm9vay5lbmdpbmUudjEuTGlzdE1hcmtldHNSZXF1ZXN0GicudGlkZWJvb2suZW5naW5lLnYxLkxpc3RNYXJrZXRzUmVzcG9uc2UiFpACAYLT5JMCDRILL3YxL21hcmtldHMSeQoJR2V0TWFya2V0EiQudGlkZWJvb2suZW5naW5lLnYxLkdldE1hcmtldFJlcXVlc3QaJS50aWRlYm9vay5lbmdpbmUudjEuR2V0TWFya2V0UmVzcG9uc2UiH5ACAYLT5JMCFhIUL3YxL21hcmtldHMve21hcmtldH0SeQoNR2V0U2VydmVyVGltZRIoLnRpZGVib29rLmVuZ2luZS52MS5HZXRTZXJ2ZXJUaW1lUmVxdWVzdBopLnRpZGVib29rLmVuZ2luZS52MS5HZXRTZXJ2ZXJUaW1lUmVzcG9uc2UiE5ACAYLT5JMCChIIL3YxL3RpbWViBnByb3RvMw", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp, file_tidebook_engine_v1_types]);
 
 /**
  * An asset.
@@ -235,6 +235,13 @@ export type Market = Message<"tidebook.engine.v1.Market"> & {
   maxExposure: string;
 
   /**
+   * Its number, over all shards; markets are listed in the order of theirs.
+   *
+   * @generated from field: uint32 market_id = 22;
+   */
+  marketId: number;
+
+  /**
    * The engine shard that has it; balances are of a shard.
    *
    * @generated from field: uint32 shard = 30;
@@ -404,6 +411,13 @@ export type MarketJson = {
   maxExposure?: string;
 
   /**
+   * Its number, over all shards; markets are listed in the order of theirs.
+   *
+   * @generated from field: uint32 market_id = 22;
+   */
+  marketId?: number;
+
+  /**
    * The engine shard that has it; balances are of a shard.
    *
    * @generated from field: uint32 shard = 30;
@@ -519,7 +533,7 @@ export const ListMarketsRequestSchema: GenMessage<ListMarketsRequest, {jsonType:
  */
 export type ListMarketsResponse = Message<"tidebook.engine.v1.ListMarketsResponse"> & {
   /**
-   * In the order of their ids.
+   * In the order of their ids, whichever shard has them.
    *
    * @generated from field: repeated tidebook.engine.v1.Market markets = 1;
    */
@@ -540,7 +554,7 @@ export type ListMarketsResponse = Message<"tidebook.engine.v1.ListMarketsRespons
  */
 export type ListMarketsResponseJson = {
   /**
-   * In the order of their ids.
+   * In the order of their ids, whichever shard has them.
    *
    * @generated from field: repeated tidebook.engine.v1.Market markets = 1;
    */
