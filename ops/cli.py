@@ -27,6 +27,8 @@ app = typer.Typer(
     help="Tidebook: a crypto exchange on one machine. Every setting is an environment variable"
     " too; `tidebook config` lists them.",
 )
+sessions_app = typer.Typer(no_args_is_help=True, help="Who is signed in.")
+app.add_typer(sessions_app, name="sessions")
 _BENCH_DIR = Path(__file__).resolve().parent.parent / "bench"
 
 DataDir = Annotated[
@@ -183,6 +185,40 @@ def rebuild(
             raise OpsError("the exchange is running: stop it first (or use --check)")
         async with running_or_temporary(settings) as ready:
             return await rebuild(ready, check_only=check)
+
+    raise SystemExit(asyncio.run(run()))
+
+
+@sessions_app.command("end")
+def end_sessions(
+    email: Annotated[str | None, typer.Option(help="Of the user with this address.")] = None,
+    account: Annotated[
+        int | None, typer.Option(min=1, help="Of the user with this trading account.")
+    ] = None,
+    everybody: Annotated[bool, typer.Option("--all", help="Of everybody.")] = False,
+    api_keys: Annotated[
+        bool, typer.Option("--api-keys", help="Revoke the API keys as well.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before --all.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """End all sessions of a user, or of everybody; their access tokens end with them, at once.
+
+    The password stays as it is. Its owner sees in the list of security events what was done.
+    """
+    from ops import sessions
+    from ops.temporary import running_or_temporary
+
+    if sum((email is not None, account is not None, everybody)) != 1:
+        raise typer.BadParameter("one of --email, --account and --all must be given")
+    if everybody and not yes:
+        typer.confirm("End the sessions of everybody?", abort=True)
+    settings, _ = _settings(data_dir)
+    _quiet_logs(settings)
+
+    async def run() -> int:
+        async with running_or_temporary(settings) as ready:
+            return await sessions.end(ready, sessions.Whose(email, account), api_keys=api_keys)
 
     raise SystemExit(asyncio.run(run()))
 

@@ -27,6 +27,7 @@ from services.auth.outbox import Outbox
 from services.auth.passwords import BcryptPasswords
 from services.auth.rate_limits import RateLimits
 from services.auth.second_factor import SecondFactor
+from services.auth.second_factor_store import PostgresSecondFactors
 from services.auth.service import AccountPolicy, Accounts
 from services.auth.servicer import AuthServicer
 from services.auth.session_store import RedisSessions
@@ -90,7 +91,9 @@ async def serve(settings: Settings, stop: asyncio.Event, clock: Clock) -> None:
         accounts = Accounts(
             users=users,
             sessions=sessions,
-            second_factor=SecondFactor(users, vault, limits, audit, clock),
+            second_factor=SecondFactor(
+                PostgresSecondFactors(pool, outbox), vault, limits, audit, clock
+            ),
             passwords=passwords,
             codes=Codes(vault),
             limits=limits,

@@ -46,6 +46,7 @@ def user_to_proto(user: User) -> pb.User:
         # There is no user before the address is proven.
         email_verified=True,
         totp_enabled=user.totp_enabled,
+        recovery_codes_left=user.recovery_codes_left,
         create_time=timestamp(user.created_at),
     )
 

@@ -106,6 +106,41 @@ def reset_code(address: Address, code: str, expires_at: dt.datetime, minutes: in
     )
 
 
+def recovery_codes_created(email: str, now: dt.datetime) -> Mail:
+    """A notice: the second factor has recovery codes now, and no others."""
+    return Mail(
+        to=email,
+        subject="New recovery codes for your Tidebook account",
+        text="Recovery codes were made for the second factor of your Tidebook account; earlier ones"
+        " do not work any more.\nIf it was not you, change your password and end all sessions at"
+        " once.\n",
+        expires_at=now + _NOTICE_KEPT,
+    )
+
+
+def recovery_code_used(email: str, left: int, now: dt.datetime) -> Mail:
+    """A notice: somebody came in without the authenticator app; `left` codes remain."""
+    return Mail(
+        to=email,
+        subject="A recovery code of your Tidebook account was used",
+        text="A recovery code took the place of your authenticator app."
+        f"\nCodes that are left: {left}. New ones are made in the security settings."
+        "\nIf it was not you, change your password and end all sessions at once.\n",
+        expires_at=now + _NOTICE_KEPT,
+    )
+
+
+def second_factor_ended(email: str, now: dt.datetime) -> Mail:
+    """A notice: the password alone opens the account from now on."""
+    return Mail(
+        to=email,
+        subject="The second factor of your Tidebook account is off",
+        text="Signing in to your Tidebook account does not ask for a code any more."
+        "\nIf it was not you, change your password and end all sessions at once.\n",
+        expires_at=now + _NOTICE_KEPT,
+    )
+
+
 def password_changed(email: str, now: dt.datetime) -> Mail:
     """A notice to the owner, who may not have been the one."""
     return Mail(

@@ -28,6 +28,7 @@ from services.auth.domain.model import (
     Credentials,
     Mail,
     PendingCode,
+    Proof,
     Purpose,
     Tokens,
     User,
@@ -132,7 +133,7 @@ class Accounts:
         return user, tokens
 
     async def sign_in(
-        self, email: str, password: str, totp_code: str, client: Client
+        self, email: str, password: str, proof: Proof, client: Client
     ) -> tuple[User, Tokens]:
         """Open a session.
 
@@ -153,15 +154,15 @@ class Accounts:
             await self.limits.code(address.key)
             await self._mail_sign_up_code(address, found.password_hash)
             raise Refused(Reason.EMAIL_NOT_VERIFIED, "a new code was sent to the address")
-        await self.second_factor.check(found.user, totp_code, client)
+        user = await self.second_factor.check(found.user, proof, client)
         tokens = await self.sessions.open(found.user, client)
         # Whoever set a new password meanwhile has ended all sessions there were: not yet this one.
-        if await self.users.password_hash(found.user.user_id) != found.password_hash:
-            await self.sessions.take_back(found.user.user_id, tokens)
+        if await self.users.password_hash(user.user_id) != found.password_hash:
+            await self.sessions.take_back(user.user_id, tokens)
             raise Refused(Reason.BAD_CREDENTIALS, "address or password is wrong")
-        await self.audit.note(found.user.user_id, Happened.SIGNED_IN, client)
+        await self.audit.note(user.user_id, Happened.SIGNED_IN, client)
         self.welcome.give_later(tokens.access_token)
-        return found.user, tokens
+        return user, tokens
 
     async def me(self) -> tuple[User, Caller]:
         """The user a token belongs to. Raises `Refused(SESSION_REVOKED)` when that has ended."""
@@ -244,16 +245,31 @@ class Accounts:
         await self._check_password(user, password, client)
         return await self.second_factor.begin(user)
 
-    async def confirm_second_factor(self, code: str, client: Client) -> None:
-        """Put the second factor in force. Raises `Refused`: `NOT_FOUND`, `OTP_INVALID`."""
-        user_id = (await self.sessions.current()).user_id
-        await self.second_factor.confirm(user_id, code, client)
+    async def confirm_second_factor(self, code: str, client: Client) -> list[str]:
+        """Put the second factor in force; returns its recovery codes.
 
-    async def end_second_factor(self, password: str, code: str, client: Client) -> None:
-        """End the factor. Raises `Refused`: `BAD_CREDENTIALS`, `NOT_FOUND`, `OTP_INVALID`."""
+        Raises `Refused`: `NOT_FOUND`, `OTP_INVALID`, `ACCOUNT_LOCKED`.
+        """
+        user = await self._user(await self.sessions.current())
+        return await self.second_factor.confirm(user, code, client)
+
+    async def end_second_factor(self, password: str, proof: Proof, client: Client) -> None:
+        """End the factor.
+
+        Raises `Refused`: `BAD_CREDENTIALS`, `NOT_FOUND`, `OTP_INVALID`, `ACCOUNT_LOCKED`.
+        """
         user = await self._user(await self.sessions.current())
         await self._check_password(user, password, client)
-        await self.second_factor.end(user.user_id, code, client)
+        await self.second_factor.end(user, proof, client)
+
+    async def new_recovery_codes(self, password: str, proof: Proof, client: Client) -> list[str]:
+        """Recovery codes in place of all earlier ones.
+
+        Raises `Refused`: `BAD_CREDENTIALS`, `NOT_FOUND`, `OTP_INVALID`, `ACCOUNT_LOCKED`.
+        """
+        user = await self._user(await self.sessions.current())
+        await self._check_password(user, password, client)
+        return await self.second_factor.renew_recovery_codes(user, proof, client)
 
     async def security_events(self, *, before: int, most: int) -> list[SecurityEvent]:
         """The caller's own, newest first, below the id `before` (0: from the newest)."""

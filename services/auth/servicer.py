@@ -13,7 +13,7 @@ from mesh.addresses import address_of_peer, client_address
 from mesh.identity import current_caller
 from services.auth import codec
 from services.auth.api_keys import ApiKeys
-from services.auth.domain.model import Client
+from services.auth.domain.model import Client, Proof
 from services.auth.service import Accounts
 from services.auth.sessions import Sessions
 
@@ -55,7 +55,10 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
 
     async def SignIn(self, request: pb.SignInRequest, context: Context) -> pb.SignInResponse:
         user, tokens = await self._accounts.sign_in(
-            request.email, request.password, request.totp_code, client_of(context)
+            request.email,
+            request.password,
+            Proof(request.totp_code, request.recovery_code),
+            client_of(context),
         )
         return pb.SignInResponse(
             tokens=codec.tokens_to_proto(tokens), user=codec.user_to_proto(user)
@@ -125,14 +128,24 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
     async def ConfirmTotp(
         self, request: pb.ConfirmTotpRequest, context: Context
     ) -> pb.ConfirmTotpResponse:
-        await self._accounts.confirm_second_factor(request.code, client_of(context))
-        return pb.ConfirmTotpResponse()
+        codes = await self._accounts.confirm_second_factor(request.code, client_of(context))
+        return pb.ConfirmTotpResponse(recovery_codes=codes)
 
     async def DisableTotp(
         self, request: pb.DisableTotpRequest, context: Context
     ) -> pb.DisableTotpResponse:
-        await self._accounts.end_second_factor(request.password, request.code, client_of(context))
+        await self._accounts.end_second_factor(
+            request.password, Proof(request.code, request.recovery_code), client_of(context)
+        )
         return pb.DisableTotpResponse()
+
+    async def CreateRecoveryCodes(
+        self, request: pb.CreateRecoveryCodesRequest, context: Context
+    ) -> pb.CreateRecoveryCodesResponse:
+        codes = await self._accounts.new_recovery_codes(
+            request.password, Proof(request.code, request.recovery_code), client_of(context)
+        )
+        return pb.CreateRecoveryCodesResponse(recovery_codes=codes)
 
     async def CreateApiKey(
         self, request: pb.CreateApiKeyRequest, context: Context

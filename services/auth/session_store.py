@@ -6,6 +6,7 @@ id as hash tag, so that they live on one node of a cluster. Only hashes of refre
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from enum import StrEnum
 from typing import Any
 
@@ -16,6 +17,7 @@ from services.auth.domain.model import Client, Session
 
 # A user with more open sessions than this loses the oldest.
 SESSIONS_MAX = 50
+_INDEX = "tidebook:auth:{{{}}}:sessions"
 
 _ROTATE = """
 local kept = redis.call('HMGET', KEYS[1], 'family', 'refresh', 'account_id', 'created_ms')
@@ -150,13 +152,18 @@ class RedisSessions:
         """The ids of a user's sessions."""
         return [_text(raw) for raw in await self._redis.zrange(_index(user_id), 0, -1)]
 
+    async def user_ids(self) -> AsyncIterator[str]:
+        """All who have sessions, some perhaps twice."""
+        async for key in self._redis.scan_iter(match=_INDEX.format("*"), count=1000):
+            yield _text(key).partition("{")[2].partition("}")[0]
+
 
 def _key(user_id: str, session_id: str) -> str:
     return f"tidebook:auth:{{{user_id}}}:session:{session_id}"
 
 
 def _index(user_id: str) -> str:
-    return f"tidebook:auth:{{{user_id}}}:sessions"
+    return _INDEX.format(user_id)
 
 
 def _text(raw: Any) -> str:

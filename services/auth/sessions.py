@@ -221,9 +221,7 @@ class Sessions:
         await self._end(user_id, [found for found in session_ids if found != keep])
 
     async def _end(self, user_id: str, session_ids: list[str]) -> None:
-        # Told first: if only one of the two happens, no token must stay good for it.
-        await self._revocations.add(session_ids)
-        await self._store.remove(user_id, session_ids)
+        await end_sessions(self._store, self._revocations, user_id, session_ids)
 
     def _tokens(
         self,
@@ -253,3 +251,12 @@ class Sessions:
 
     def _hash(self, session_id: str, secret: str) -> bytes:
         return self._vault.mac(_VAULT_PURPOSE, session_id, secret)
+
+
+async def end_sessions(
+    store: SessionStore, revocations: Revocations, user_id: str, session_ids: list[str]
+) -> None:
+    """End sessions of a user, and every token that was given out for them."""
+    # Told first: if only one of the two happens, no token must stay good for it.
+    await revocations.add(session_ids)
+    await store.remove(user_id, session_ids)

@@ -9,10 +9,13 @@ from typing import Any
 import asyncpg
 
 from kernel.reasons import Reason, Refused
-from services.auth.domain.model import Address, Credentials, Mail, PendingCode, Purpose, Totp, User
+from services.auth.domain.model import Address, Credentials, Mail, PendingCode, Purpose, User
 from services.auth.outbox import Outbox
 
-_USER = "user_id, account_id, email, totp_enabled, created_at"
+_USER = """
+    user_id, account_id, email, totp_enabled, created_at,
+    cardinality(recovery_code_hashes) as recovery_codes_left
+"""
 # A pending sign-up can still ask for another code by signing in; after this it is forgotten.
 PENDING_KEPT = dt.timedelta(days=7)
 
@@ -47,7 +50,7 @@ class PostgresUsers:
             f"""
             select {_USER}, password_hash from users where email_key = $1
             union all
-            select null, null, email, false, created_at, password_hash from one_time_codes
+            select null, null, email, false, created_at, 0, password_hash from one_time_codes
              where email_key = $1 and purpose = 'sign_up' and password_hash is not null
                and not exists (select from users where email_key = $1)
             """,
@@ -184,58 +187,11 @@ class PostgresUsers:
             return Refused(Reason.OTP_EXPIRED, "the code has expired; ask for a new one")
         return Refused(Reason.OTP_INVALID, "the code is wrong or was used already", field="code")
 
-    async def totp(self, user_id: str) -> Totp | None:
-        """The second factor of a user, in force or begun."""
-        row = await self._pool.fetchrow(
-            """
-            select totp_secret_sealed, totp_enabled from users
-             where user_id = $1 and totp_secret_sealed is not null
-            """,
-            user_id,
-        )
-        return Totp(*row) if row else None
-
-    async def begin_totp(self, user_id: str, sealed_secret: bytes) -> bool:
-        """Keep a secret that is not in force yet; False when one is in force."""
-        return await self._changed(
-            """
-            update users set totp_secret_sealed = $2, totp_last_step = 0
-             where user_id = $1 and not totp_enabled
-            """,
-            user_id,
-            sealed_secret,
-        )
-
-    async def spend_totp_step(self, user_id: str, step: int, *, enable: bool = False) -> bool:
-        """Mark a time step as used (and the factor as in force); False when it was used before."""
-        return await self._changed(
-            """
-            update users set totp_last_step = $2, totp_enabled = totp_enabled or $3
-             where user_id = $1 and totp_last_step < $2 and totp_secret_sealed is not null
-            """,
-            user_id,
-            step,
-            enable,
-        )
-
-    async def end_totp(self, user_id: str) -> None:
-        """Forget the second factor."""
-        await self._pool.execute(
-            """
-            update users set totp_enabled = false, totp_secret_sealed = null, totp_last_step = 0
-             where user_id = $1
-            """,
-            user_id,
-        )
-
     async def forget_old_codes(self, now: dt.datetime) -> None:
         """Delete codes, and with them pending sign-ups, that are long past."""
         await self._pool.execute(
             "delete from one_time_codes where expires_at < $1", now - PENDING_KEPT
         )
-
-    async def _changed(self, statement: str, *arguments: object) -> bool:
-        return (await self._pool.execute(statement, *arguments)) != "UPDATE 0"
 
 
 def _user(row: asyncpg.Record) -> User:
@@ -244,5 +200,6 @@ def _user(row: asyncpg.Record) -> User:
         account_id=row["account_id"],
         email=row["email"],
         totp_enabled=row["totp_enabled"],
+        recovery_codes_left=row["recovery_codes_left"],
         created_at=row["created_at"],
     )

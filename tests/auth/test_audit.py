@@ -8,6 +8,7 @@ import pyotp
 from tidebook.auth.v1 import auth_pb2 as pb
 
 from kernel.reasons import Reason
+from ops import sessions
 from services.auth.audit import Happened
 from tests.auth.conftest import Auth, Person, bearer, refused
 from tests.support import eventually
@@ -61,6 +62,7 @@ async def test_everything_that_changes_an_account_is_there_with_its_origin(auth:
         "ACCOUNT_OPENED",
         "SIGNED_IN",
         "SECOND_FACTOR_ENABLED",
+        "RECOVERY_CODES_CREATED",
         "API_KEY_CREATED",
         "API_KEY_REFUSED",
         "API_KEY_REVOKED",
@@ -96,30 +98,53 @@ async def locked(auth: Auth, ann: Person) -> None:
 
 
 async def locked_by_codes(auth: Auth, ann: Person) -> None:
-    code = await with_second_factor(auth, ann)
+    code, _ = await with_second_factor(auth, ann)
     for _ in range(auth.settings.signin_max_failures):
         with refused(Reason.OTP_INVALID):
             await auth.sign_in(ann, totp_code=code)
 
 
-async def with_second_factor(auth: Auth, ann: Person) -> str:
-    """Put one in force; returns the code that was spent for it."""
+async def with_second_factor(auth: Auth, ann: Person) -> tuple[str, str]:
+    """Put one in force; returns the code that was spent for it, and a recovery code."""
     begun = await auth.stub.EnableTotp(
         pb.EnableTotpRequest(password=ann.password), metadata=ann.bearer
     )
     code = pyotp.TOTP(begun.secret).at(auth.clock.now_ns() // 10**9)
-    await auth.stub.ConfirmTotp(pb.ConfirmTotpRequest(code=code), metadata=ann.bearer)
-    return code
+    confirmed = await auth.stub.ConfirmTotp(pb.ConfirmTotpRequest(code=code), metadata=ann.bearer)
+    return code, confirmed.recovery_codes[0]
 
 
 async def wrong_code(auth: Auth, ann: Person) -> None:
-    code = await with_second_factor(auth, ann)
+    code, _ = await with_second_factor(auth, ann)
     with refused(Reason.OTP_INVALID):
         await auth.sign_in(ann, totp_code=code)
 
 
+async def wrong_recovery_code(auth: Auth, ann: Person) -> None:
+    await with_second_factor(auth, ann)
+    with refused(Reason.OTP_INVALID):
+        await auth.stub.SignIn(
+            pb.SignInRequest(email=ann.email, password=ann.password, recovery_code="no such code")
+        )
+
+
+async def recovered(auth: Auth, ann: Person) -> None:
+    _, recovery_code = await with_second_factor(auth, ann)
+    await auth.stub.SignIn(
+        pb.SignInRequest(email=ann.email, password=ann.password, recovery_code=recovery_code)
+    )
+
+
+async def recovery_codes_renewed(auth: Auth, ann: Person) -> None:
+    _, recovery_code = await with_second_factor(auth, ann)
+    await auth.stub.CreateRecoveryCodes(
+        pb.CreateRecoveryCodesRequest(password=ann.password, recovery_code=recovery_code),
+        metadata=ann.bearer,
+    )
+
+
 async def wrong_code_inside(auth: Auth, ann: Person) -> None:
-    code = await with_second_factor(auth, ann)
+    code, _ = await with_second_factor(auth, ann)
     with refused(Reason.OTP_INVALID):
         await auth.stub.DisableTotp(
             pb.DisableTotpRequest(password=ann.password, code=code), metadata=ann.bearer
@@ -212,6 +237,11 @@ async def key_refused(auth: Auth, ann: Person) -> None:
         )
 
 
+async def ended_by_operator(auth: Auth, ann: Person) -> None:
+    await sessions.end(auth.settings, sessions.Whose(email=ann.email), api_keys=False)
+    ann.tokens = (await auth.sign_in(ann)).tokens
+
+
 async def nothing(auth: Auth, ann: Person) -> None:
     """Signing up was enough."""
 
@@ -222,7 +252,7 @@ DEEDS: dict[str, tuple[Deed, ...]] = {
     "ACCOUNT_OPENED": (nothing,),
     "SIGNED_IN": (signed_in,),
     "SIGN_IN_FAILED": (wrong_password, wrong_password_inside),
-    "SECOND_FACTOR_FAILED": (wrong_code, wrong_code_inside),
+    "SECOND_FACTOR_FAILED": (wrong_code, wrong_code_inside, wrong_recovery_code),
     "ACCOUNT_LOCKED": (locked, locked_by_codes),
     "SIGNED_OUT": (signed_out,),
     "SESSION_REVOKED": (session_revoked,),
@@ -235,7 +265,12 @@ DEEDS: dict[str, tuple[Deed, ...]] = {
     "API_KEY_CREATED": (key_made,),
     "API_KEY_REVOKED": (key_revoked,),
     "API_KEY_REFUSED": (key_refused,),
+    "RECOVERY_CODES_CREATED": (wrong_code, recovery_codes_renewed),
+    "RECOVERY_CODE_USED": (recovered, recovery_codes_renewed),
+    "ENDED_BY_OPERATOR": (ended_by_operator,),
 }
+# From where, and with what, where it was not done by a client.
+ORIGINS = {"ENDED_BY_OPERATOR": ("", "operator")}
 
 
 def test_every_kind_of_the_contract_has_a_deed() -> None:
@@ -256,8 +291,9 @@ async def test_every_kind_is_written_and_read_by_its_owner_alone(auth: Auth) -> 
                 return next(event for event in answer.events if event.kind == wanted)
 
             event = await eventually(written)
-            assert event.ip_address == "127.0.0.1", kind
-            assert event.user_agent.startswith("grpc-python"), kind
+            address, program = ORIGINS.get(kind, ("127.0.0.1", "grpc-python"))
+            assert event.ip_address == address, kind
+            assert event.user_agent.startswith(program), kind
             assert abs(event.time.seconds - auth.clock.now_ns() // 10**9) < 120, kind
     assert await kinds(auth, bob) == ["ACCOUNT_OPENED"]
 

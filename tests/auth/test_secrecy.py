@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import pyotp
 import pytest
 from tidebook.auth.v1 import auth_pb2 as pb
 
@@ -77,7 +78,17 @@ async def test_no_secret_is_in_a_log_line_or_a_store(
         totp = await auth.stub.EnableTotp(
             pb.EnableTotpRequest(password=PASSWORD), metadata=ann.bearer
         )
+        confirmed = await auth.stub.ConfirmTotp(
+            pb.ConfirmTotpRequest(code=pyotp.TOTP(totp.secret).now()), metadata=ann.bearer
+        )
         stored.append(await everything_stored(auth))
+        await auth.stub.SignIn(
+            pb.SignInRequest(
+                email=ann.email,
+                password=PASSWORD,
+                recovery_code=confirmed.recovery_codes[0],
+            )
+        )
     logs = "".join(capfd.readouterr())
     assert "session_opened" in logs
     long_secrets = [
@@ -85,6 +96,7 @@ async def test_no_secret_is_in_a_log_line_or_a_store(
         "mistyped-harbour-1",
         key.secret,
         totp.secret,
+        *confirmed.recovery_codes,
         token.access_token,
         ann.tokens.access_token,
         refreshed.tokens.access_token,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -24,8 +27,31 @@ async def reason_of_end(call: Any) -> Reason:
     return refused_from(caught.value).reason
 
 
-async def test_a_session_revoked_from_another_one_ends_everywhere_at_once(
-    exchange: Exchange,
+async def from_another_session(exchange: Exchange, http: HttpApi, person: Person) -> None:
+    sessions = await http.call("GET", "/v1/auth/sessions", token=await person.token())
+    [other] = [one["sessionId"] for one in sessions["sessions"] if not one["current"]]
+    await http.call("DELETE", f"/v1/auth/sessions/{other}", token=await person.token())
+    # The session that ended it goes on.
+    await http.call("GET", "/v1/account", token=await person.token())
+
+
+async def by_an_operator(exchange: Exchange, http: HttpApi, person: Person) -> None:
+    command = (sys.executable, "-m", "ops.cli", "sessions", "end")
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        f"--email={person.email}",
+        f"--data-dir={exchange.data_dir}",
+        env=exchange.environment,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 0
+    assert f"({person.email}): ended 2 sessions" in said.decode()
+
+
+@pytest.mark.parametrize("end", [from_another_session, by_an_operator])
+async def test_a_session_that_is_ended_ends_everywhere_at_once(
+    exchange: Exchange, end: Callable[[Exchange, HttpApi, Person], Awaitable[None]]
 ) -> None:
     endpoints = Endpoints(exchange.http_url, exchange.grpc_address)
     async with (
@@ -58,9 +84,7 @@ async def test_a_session_revoked_from_another_one_ends_everywhere_at_once(
             while "account" not in await socket.receive_json():
                 pass
 
-            sessions = await http.call("GET", "/v1/auth/sessions", token=await person.token())
-            [other] = [one["sessionId"] for one in sessions["sessions"] if not one["current"]]
-            await http.call("DELETE", f"/v1/auth/sessions/{other}", token=await person.token())
+            await end(exchange, http, person)
 
             for call in (*watches, trading):
                 assert await reason_of_end(call) is Reason.SESSION_REVOKED
@@ -85,5 +109,3 @@ async def test_a_session_revoked_from_another_one_ends_everywhere_at_once(
             assert refused_from(caught.value).reason is Reason.SESSION_REVOKED
 
         await eventually(refused_by_all)
-        # The session that ended it goes on.
-        await http.call("GET", "/v1/account", token=await person.token())

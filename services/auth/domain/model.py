@@ -43,6 +43,7 @@ class User:
     account_id: int
     email: str
     totp_enabled: bool
+    recovery_codes_left: int
     created_at: dt.datetime
 
 
@@ -60,6 +61,14 @@ class Totp:
 
     sealed_secret: bytes
     enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a second factor is proven with: a code of the app, or a recovery code in its place."""
+
+    code: str = ""
+    recovery_code: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ class _SecurityEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sec
     SECURITY_EVENT_KIND_SIGN_IN_FAILED: _SecurityEventKind.ValueType  # 3
     """A wrong password."""
     SECURITY_EVENT_KIND_SECOND_FACTOR_FAILED: _SecurityEventKind.ValueType  # 4
-    """The right password and a wrong code of the authenticator app."""
+    """The right password and a wrong code of the authenticator app, or a wrong recovery code."""
     SECURITY_EVENT_KIND_ACCOUNT_LOCKED: _SecurityEventKind.ValueType  # 5
     """Too many wrong passwords: locked for a while."""
     SECURITY_EVENT_KIND_SIGNED_OUT: _SecurityEventKind.ValueType  # 6
@@ -88,6 +88,12 @@ class _SecurityEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sec
     """An API key was revoked."""
     SECURITY_EVENT_KIND_API_KEY_REFUSED: _SecurityEventKind.ValueType  # 16
     """The right secret of an API key came from an address that the key does not allow."""
+    SECURITY_EVENT_KIND_RECOVERY_CODES_CREATED: _SecurityEventKind.ValueType  # 17
+    """Recovery codes were made; earlier ones are void."""
+    SECURITY_EVENT_KIND_RECOVERY_CODE_USED: _SecurityEventKind.ValueType  # 18
+    """A recovery code was used in place of one of the authenticator app."""
+    SECURITY_EVENT_KIND_ENDED_BY_OPERATOR: _SecurityEventKind.ValueType  # 19
+    """An operator of the exchange ended a session or revoked an API key."""
 
 class SecurityEventKind(_SecurityEventKind, metaclass=_SecurityEventKindEnumTypeWrapper):
     """What happened."""
@@ -101,7 +107,7 @@ SECURITY_EVENT_KIND_SIGNED_IN: SecurityEventKind.ValueType  # 2
 SECURITY_EVENT_KIND_SIGN_IN_FAILED: SecurityEventKind.ValueType  # 3
 """A wrong password."""
 SECURITY_EVENT_KIND_SECOND_FACTOR_FAILED: SecurityEventKind.ValueType  # 4
-"""The right password and a wrong code of the authenticator app."""
+"""The right password and a wrong code of the authenticator app, or a wrong recovery code."""
 SECURITY_EVENT_KIND_ACCOUNT_LOCKED: SecurityEventKind.ValueType  # 5
 """Too many wrong passwords: locked for a while."""
 SECURITY_EVENT_KIND_SIGNED_OUT: SecurityEventKind.ValueType  # 6
@@ -126,6 +132,12 @@ SECURITY_EVENT_KIND_API_KEY_REVOKED: SecurityEventKind.ValueType  # 15
 """An API key was revoked."""
 SECURITY_EVENT_KIND_API_KEY_REFUSED: SecurityEventKind.ValueType  # 16
 """The right secret of an API key came from an address that the key does not allow."""
+SECURITY_EVENT_KIND_RECOVERY_CODES_CREATED: SecurityEventKind.ValueType  # 17
+"""Recovery codes were made; earlier ones are void."""
+SECURITY_EVENT_KIND_RECOVERY_CODE_USED: SecurityEventKind.ValueType  # 18
+"""A recovery code was used in place of one of the authenticator app."""
+SECURITY_EVENT_KIND_ENDED_BY_OPERATOR: SecurityEventKind.ValueType  # 19
+"""An operator of the exchange ended a session or revoked an API key."""
 Global___SecurityEventKind: _TypeAlias = SecurityEventKind  # noqa: Y015
 
 @_typing.final
@@ -178,6 +190,7 @@ class User(_message.Message):
     EMAIL_VERIFIED_FIELD_NUMBER: _builtins.int
     TOTP_ENABLED_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    RECOVERY_CODES_LEFT_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """Opaque id."""
     account_id: _builtins.int
@@ -188,6 +201,8 @@ class User(_message.Message):
     """The address has been proven."""
     totp_enabled: _builtins.bool
     """A second factor is in force."""
+    recovery_codes_left: _builtins.int
+    """Recovery codes that were not used yet; 0 without a second factor."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the account was made."""
@@ -201,10 +216,11 @@ class User(_message.Message):
         email_verified: _builtins.bool = ...,
         totp_enabled: _builtins.bool = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        recovery_codes_left: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "create_time", b"create_time", "email", b"email", "email_verified", b"email_verified", "totp_enabled", b"totp_enabled", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "create_time", b"create_time", "email", b"email", "email_verified", b"email_verified", "recovery_codes_left", b"recovery_codes_left", "totp_enabled", b"totp_enabled", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -425,22 +441,28 @@ class SignInRequest(_message.Message):
     EMAIL_FIELD_NUMBER: _builtins.int
     PASSWORD_FIELD_NUMBER: _builtins.int
     TOTP_CODE_FIELD_NUMBER: _builtins.int
+    RECOVERY_CODE_FIELD_NUMBER: _builtins.int
     email: _builtins.str
     """Address."""
     password: _builtins.str
     """Password."""
     totp_code: _builtins.str
     """Code of the second factor, when the account asks for it."""
+    recovery_code: _builtins.str
+    """One of the recovery codes in place of `totp_code`; it is spent with this. Case, spaces and
+    hyphens do not count.
+    """
     def __init__(
         self,
         *,
         email: _builtins.str = ...,
         password: _builtins.str = ...,
         totp_code: _builtins.str = ...,
+        recovery_code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "password", b"password", "totp_code", b"totp_code"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "password", b"password", "recovery_code", b"recovery_code", "totp_code", b"totp_code"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -898,12 +920,19 @@ class ConfirmTotpResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    RECOVERY_CODES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def recovery_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ten codes, each good for one sign-in without the app; they cannot be shown again."""
+
     def __init__(
         self,
+        *,
+        recovery_codes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recovery_codes", b"recovery_codes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -911,25 +940,29 @@ Global___ConfirmTotpResponse: _TypeAlias = ConfirmTotpResponse  # noqa: Y015
 
 @_typing.final
 class DisableTotpRequest(_message.Message):
-    """Proof of presence and of the app."""
+    """Proof of presence and of the app, or of a recovery code where the app is lost."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PASSWORD_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
+    RECOVERY_CODE_FIELD_NUMBER: _builtins.int
     password: _builtins.str
     """The password."""
     code: _builtins.str
-    """Six digits."""
+    """Six digits of the app."""
+    recovery_code: _builtins.str
+    """A recovery code in place of `code`."""
     def __init__(
         self,
         *,
         password: _builtins.str = ...,
         code: _builtins.str = ...,
+        recovery_code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "password", b"password"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "password", b"password", "recovery_code", b"recovery_code"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -951,6 +984,60 @@ class DisableTotpResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DisableTotpResponse: _TypeAlias = DisableTotpResponse  # noqa: Y015
+
+@_typing.final
+class CreateRecoveryCodesRequest(_message.Message):
+    """Proof of presence and of the app, or of a recovery code where the app is lost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSWORD_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    RECOVERY_CODE_FIELD_NUMBER: _builtins.int
+    password: _builtins.str
+    """The password."""
+    code: _builtins.str
+    """Six digits of the app."""
+    recovery_code: _builtins.str
+    """A recovery code in place of `code`."""
+    def __init__(
+        self,
+        *,
+        password: _builtins.str = ...,
+        code: _builtins.str = ...,
+        recovery_code: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "password", b"password", "recovery_code", b"recovery_code"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateRecoveryCodesRequest: _TypeAlias = CreateRecoveryCodesRequest  # noqa: Y015
+
+@_typing.final
+class CreateRecoveryCodesResponse(_message.Message):
+    """Codes; all earlier ones are void."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECOVERY_CODES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def recovery_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ten codes, each good for one sign-in without the app; they cannot be shown again."""
+
+    def __init__(
+        self,
+        *,
+        recovery_codes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recovery_codes", b"recovery_codes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateRecoveryCodesResponse: _TypeAlias = CreateRecoveryCodesResponse  # noqa: Y015
 
 @_typing.final
 class CreateApiKeyRequest(_message.Message):

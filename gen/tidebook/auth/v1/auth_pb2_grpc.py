@@ -105,6 +105,11 @@ class AuthServiceStub:
                 request_serializer=tidebook_dot_auth_dot_v1_dot_auth__pb2.DisableTotpRequest.SerializeToString,
                 response_deserializer=tidebook_dot_auth_dot_v1_dot_auth__pb2.DisableTotpResponse.FromString,
                 _registered_method=True)
+        self.CreateRecoveryCodes = channel.unary_unary(
+                '/tidebook.auth.v1.AuthService/CreateRecoveryCodes',
+                request_serializer=tidebook_dot_auth_dot_v1_dot_auth__pb2.CreateRecoveryCodesRequest.SerializeToString,
+                response_deserializer=tidebook_dot_auth_dot_v1_dot_auth__pb2.CreateRecoveryCodesResponse.FromString,
+                _registered_method=True)
         self.CreateApiKey = channel.unary_unary(
                 '/tidebook.auth.v1.AuthService/CreateApiKey',
                 request_serializer=tidebook_dot_auth_dot_v1_dot_auth__pb2.CreateApiKeyRequest.SerializeToString,
@@ -159,7 +164,7 @@ class AuthServiceServicer:
 
     def SignIn(self, request, context):
         """Open a session. Refused with BAD_CREDENTIALS, EMAIL_NOT_VERIFIED (only with the right password; a
-        new code is sent), TOTP_REQUIRED or RATE_LIMITED.
+        new code is sent), TOTP_REQUIRED, OTP_INVALID, ACCOUNT_LOCKED or RATE_LIMITED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -230,14 +235,22 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ConfirmTotp(self, request, context):
-        """Prove the app; the second factor is in force.
+        """Prove the app; the second factor is in force, and recovery codes are shown this once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DisableTotp(self, request, context):
-        """End the second factor.
+        """End the second factor, and its recovery codes with it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateRecoveryCodes(self, request, context):
+        """New recovery codes in place of all earlier ones; they are shown this once. Refused with
+        BAD_CREDENTIALS, OTP_INVALID, ACCOUNT_LOCKED, or NOT_FOUND when no second factor is in force.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -357,6 +370,11 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     servicer.DisableTotp,
                     request_deserializer=tidebook_dot_auth_dot_v1_dot_auth__pb2.DisableTotpRequest.FromString,
                     response_serializer=tidebook_dot_auth_dot_v1_dot_auth__pb2.DisableTotpResponse.SerializeToString,
+            ),
+            'CreateRecoveryCodes': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateRecoveryCodes,
+                    request_deserializer=tidebook_dot_auth_dot_v1_dot_auth__pb2.CreateRecoveryCodesRequest.FromString,
+                    response_serializer=tidebook_dot_auth_dot_v1_dot_auth__pb2.CreateRecoveryCodesResponse.SerializeToString,
             ),
             'CreateApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateApiKey,
@@ -768,6 +786,33 @@ class AuthService:
             '/tidebook.auth.v1.AuthService/DisableTotp',
             tidebook_dot_auth_dot_v1_dot_auth__pb2.DisableTotpRequest.SerializeToString,
             tidebook_dot_auth_dot_v1_dot_auth__pb2.DisableTotpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateRecoveryCodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidebook.auth.v1.AuthService/CreateRecoveryCodes',
+            tidebook_dot_auth_dot_v1_dot_auth__pb2.CreateRecoveryCodesRequest.SerializeToString,
+            tidebook_dot_auth_dot_v1_dot_auth__pb2.CreateRecoveryCodesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,7 +43,7 @@ class AuthServiceStub:
     """
     SignIn: _grpc.UnaryUnaryMultiCallable[_auth_pb2.SignInRequest, _auth_pb2.SignInResponse]
     """Open a session. Refused with BAD_CREDENTIALS, EMAIL_NOT_VERIFIED (only with the right password; a
-    new code is sent), TOTP_REQUIRED or RATE_LIMITED.
+    new code is sent), TOTP_REQUIRED, OTP_INVALID, ACCOUNT_LOCKED or RATE_LIMITED.
     """
     RefreshToken: _grpc.UnaryUnaryMultiCallable[_auth_pb2.RefreshTokenRequest, _auth_pb2.RefreshTokenResponse]
     """A new access token and a new refresh token; the old refresh token is spent. Using a spent one
@@ -66,9 +66,13 @@ class AuthServiceStub:
     EnableTotp: _grpc.UnaryUnaryMultiCallable[_auth_pb2.EnableTotpRequest, _auth_pb2.EnableTotpResponse]
     """Begin a second factor: a secret for an authenticator app; in force after ConfirmTotp."""
     ConfirmTotp: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ConfirmTotpRequest, _auth_pb2.ConfirmTotpResponse]
-    """Prove the app; the second factor is in force."""
+    """Prove the app; the second factor is in force, and recovery codes are shown this once."""
     DisableTotp: _grpc.UnaryUnaryMultiCallable[_auth_pb2.DisableTotpRequest, _auth_pb2.DisableTotpResponse]
-    """End the second factor."""
+    """End the second factor, and its recovery codes with it."""
+    CreateRecoveryCodes: _grpc.UnaryUnaryMultiCallable[_auth_pb2.CreateRecoveryCodesRequest, _auth_pb2.CreateRecoveryCodesResponse]
+    """New recovery codes in place of all earlier ones; they are shown this once. Refused with
+    BAD_CREDENTIALS, OTP_INVALID, ACCOUNT_LOCKED, or NOT_FOUND when no second factor is in force.
+    """
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_auth_pb2.CreateApiKeyRequest, _auth_pb2.CreateApiKeyResponse]
     """A new API key; the secret is shown once."""
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListApiKeysRequest, _auth_pb2.ListApiKeysResponse]
@@ -97,7 +101,7 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """
     SignIn: _aio.UnaryUnaryMultiCallable[_auth_pb2.SignInRequest, _auth_pb2.SignInResponse]  # type: ignore[assignment]
     """Open a session. Refused with BAD_CREDENTIALS, EMAIL_NOT_VERIFIED (only with the right password; a
-    new code is sent), TOTP_REQUIRED or RATE_LIMITED.
+    new code is sent), TOTP_REQUIRED, OTP_INVALID, ACCOUNT_LOCKED or RATE_LIMITED.
     """
     RefreshToken: _aio.UnaryUnaryMultiCallable[_auth_pb2.RefreshTokenRequest, _auth_pb2.RefreshTokenResponse]  # type: ignore[assignment]
     """A new access token and a new refresh token; the old refresh token is spent. Using a spent one
@@ -120,9 +124,13 @@ class AuthServiceAsyncStub(AuthServiceStub):
     EnableTotp: _aio.UnaryUnaryMultiCallable[_auth_pb2.EnableTotpRequest, _auth_pb2.EnableTotpResponse]  # type: ignore[assignment]
     """Begin a second factor: a secret for an authenticator app; in force after ConfirmTotp."""
     ConfirmTotp: _aio.UnaryUnaryMultiCallable[_auth_pb2.ConfirmTotpRequest, _auth_pb2.ConfirmTotpResponse]  # type: ignore[assignment]
-    """Prove the app; the second factor is in force."""
+    """Prove the app; the second factor is in force, and recovery codes are shown this once."""
     DisableTotp: _aio.UnaryUnaryMultiCallable[_auth_pb2.DisableTotpRequest, _auth_pb2.DisableTotpResponse]  # type: ignore[assignment]
-    """End the second factor."""
+    """End the second factor, and its recovery codes with it."""
+    CreateRecoveryCodes: _aio.UnaryUnaryMultiCallable[_auth_pb2.CreateRecoveryCodesRequest, _auth_pb2.CreateRecoveryCodesResponse]  # type: ignore[assignment]
+    """New recovery codes in place of all earlier ones; they are shown this once. Refused with
+    BAD_CREDENTIALS, OTP_INVALID, ACCOUNT_LOCKED, or NOT_FOUND when no second factor is in force.
+    """
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.CreateApiKeyRequest, _auth_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
     """A new API key; the secret is shown once."""
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListApiKeysRequest, _auth_pb2.ListApiKeysResponse]  # type: ignore[assignment]
@@ -166,7 +174,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.SignInResponse, _abc.Awaitable[_auth_pb2.SignInResponse]]:
         """Open a session. Refused with BAD_CREDENTIALS, EMAIL_NOT_VERIFIED (only with the right password; a
-        new code is sent), TOTP_REQUIRED or RATE_LIMITED.
+        new code is sent), TOTP_REQUIRED, OTP_INVALID, ACCOUNT_LOCKED or RATE_LIMITED.
         """
 
     @_abc_1.abstractmethod
@@ -249,7 +257,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.ConfirmTotpRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.ConfirmTotpResponse, _abc.Awaitable[_auth_pb2.ConfirmTotpResponse]]:
-        """Prove the app; the second factor is in force."""
+        """Prove the app; the second factor is in force, and recovery codes are shown this once."""
 
     @_abc_1.abstractmethod
     def DisableTotp(
@@ -257,7 +265,17 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.DisableTotpRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.DisableTotpResponse, _abc.Awaitable[_auth_pb2.DisableTotpResponse]]:
-        """End the second factor."""
+        """End the second factor, and its recovery codes with it."""
+
+    @_abc_1.abstractmethod
+    def CreateRecoveryCodes(
+        self,
+        request: _auth_pb2.CreateRecoveryCodesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.CreateRecoveryCodesResponse, _abc.Awaitable[_auth_pb2.CreateRecoveryCodesResponse]]:
+        """New recovery codes in place of all earlier ones; they are shown this once. Refused with
+        BAD_CREDENTIALS, OTP_INVALID, ACCOUNT_LOCKED, or NOT_FOUND when no second factor is in force.
+        """
 
     @_abc_1.abstractmethod
     def CreateApiKey(

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tidebook/auth/v1/auth.proto.
  */
 export const file_tidebook_auth_v1_auth: GenFile = /*@__PURE__*/
-  fileDesc("Cht0aWRlYm9vay9hdXRoL3YxL2F1dGgucHJvdG8SEHRpZGVib29rLmF1dGgudjEipgEKBlRva2VucxIUCgxhY2Nlc3NfdG9rZW4YASABKAkSNgoSYWNjZXNzX2V4cGlyZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIVCg1yZWZyZXNoX3Rva2VuGAMgASgJEjcKE3JlZnJlc2hfZXhwaXJlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIpkBCgRVc2VyEg8KB3VzZXJfaWQYASABKAkSEgoKYWNjb3VudF9pZBgCIAEoBBINCgVlbWFpbBgDIAEoCRIWCg5lbWFpbF92ZXJpZmllZBgEIAEoCBIUCgx0b3RwX2VuYWJsZWQYBSABKAgSLwoLY3JlYXRlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIrsBCgdTZXNzaW9uEhIKCnNlc3Npb25faWQYASABKAkSLwoLY3JlYXRlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjIKDmxhc3RfdXNlZF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBISCgppcF9hZGRyZXNzGAQgASgJEhIKCnVzZXJfYWdlbnQYBSABKAkSDwoHY3VycmVudBgGIAEoCCKAAgoGQXBpS2V5EhIKCmFwaV9rZXlfaWQYASABKAkSDAoEbmFtZRgCIAEoCRInCgZzY29wZXMYAyADKA4yFy50aWRlYm9vay5hdXRoLnYxLlNjb3BlEhUKDWlwX2FsbG93X2xpc3QYBCADKAkSLwoLY3JlYXRlX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCg5sYXN0X3VzZWRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiSAoNU2lnblVwUmVxdWVzdBIZCgVlbWFpbBgBIAEoCUIKukgHcgUQAxj+ARIcCghwYXNzd29yZBgCIAEoCUIKukgHcgUQARiAASIpCg5TaWduVXBSZXNwb25zZRIXCg9vdHBfdHRsX3NlY29uZHMYASABKA0iTgoQVmVyaWZ5T3RwUmVxdWVzdBIZCgVlbWFpbBgBIAEoCUIKukgHcgUQAxj+ARIfCgRjb2RlGAIgASgJQhG6SA5yDDIKXlswLTldezZ9JCJjChFWZXJpZnlPdHBSZXNwb25zZRIoCgZ0b2tlbnMYASABKAsyGC50aWRlYm9vay5hdXRoLnYxLlRva2VucxIkCgR1c2VyGAIgASgLMhYudGlkZWJvb2suYXV0aC52MS5Vc2VyInEKDVNpZ25JblJlcXVlc3QSGQoFZW1haWwYASABKAlCCrpIB3IFEAMY/gESHAoIcGFzc3dvcmQYAiABKAlCCrpIB3IFEAEYgAESJwoJdG90cF9jb2RlGAMgASgJQhS6SBFyDzINXihbMC05XXs2fSk/JCJgCg5TaWduSW5SZXNwb25zZRIoCgZ0b2tlbnMYASABKAsyGC50aWRlYm9vay5hdXRoLnYxLlRva2VucxIkCgR1c2VyGAIgASgLMhYudGlkZWJvb2suYXV0aC52MS5Vc2VyIjYKE1JlZnJlc2hUb2tlblJlcXVlc3QSHwoNcmVmcmVzaF90b2tlbhgBIAEoCUIIukgFcgMYyAEiQAoUUmVmcmVzaFRva2VuUmVzcG9uc2USKAoGdG9rZW5zGAEgASgLMhgudGlkZWJvb2suYXV0aC52MS5Ub2tlbnMiJgoOU2lnbk91dFJlcXVlc3QSFAoMYWxsX3Nlc3Npb25zGAEgASgIIhEKD1NpZ25PdXRSZXNwb25zZSIOCgxHZXRNZVJlcXVlc3QiXgoNR2V0TWVSZXNwb25zZRIkCgR1c2VyGAEgASgLMhYudGlkZWJvb2suYXV0aC52MS5Vc2VyEicKBnNjb3BlcxgCIAMoDjIXLnRpZGVib29rLmF1dGgudjEuU2NvcGUiFQoTTGlzdFNlc3Npb25zUmVxdWVzdCJDChRMaXN0U2Vzc2lvbnNSZXNwb25zZRIrCghzZXNzaW9ucxgBIAMoCzIZLnRpZGVib29rLmF1dGgudjEuU2Vzc2lvbiJHChRSZXZva2VTZXNzaW9uUmVxdWVzdBIvCgpzZXNzaW9uX2lkGAEgASgJQhu6SBhyFhABGEAyEF5bQS1aYS16MC05Xy1dKyQiFwoVUmV2b2tlU2Vzc2lvblJlc3BvbnNlIl8KFUNoYW5nZVBhc3N3b3JkUmVxdWVzdBIkChBjdXJyZW50X3Bhc3N3b3JkGAEgASgJQgq6SAdyBRABGIABEiAKDG5ld19wYXNzd29yZBgCIAEoCUIKukgHcgUQARiAASIYChZDaGFuZ2VQYXNzd29yZFJlc3BvbnNlIjgKG1JlcXVlc3RQYXNzd29yZFJlc2V0UmVxdWVzdBIZCgVlbWFpbBgBIAEoCUIKukgHcgUQAxj+ASI3ChxSZXF1ZXN0UGFzc3dvcmRSZXNldFJlc3BvbnNlEhcKD290cF90dGxfc2Vjb25kcxgBIAEoDSJ0ChRSZXNldFBhc3N3b3JkUmVxdWVzdBIZCgVlbWFpbBgBIAEoCUIKukgHcgUQAxj+ARIfCgRjb2RlGAIgASgJQhG6SA5yDDIKXlswLTldezZ9JBIgCgxuZXdfcGFzc3dvcmQYAyABKAlCCrpIB3IFEAEYgAEiFwoVUmVzZXRQYXNzd29yZFJlc3BvbnNlIjEKEUVuYWJsZVRvdHBSZXF1ZXN0EhwKCHBhc3N3b3JkGAEgASgJQgq6SAdyBRABGIABIjkKEkVuYWJsZVRvdHBSZXNwb25zZRIOCgZzZWNyZXQYASABKAkSEwoLb3RwYXV0aF91cmwYAiABKAkiNQoSQ29uZmlybVRvdHBSZXF1ZXN0Eh8KBGNvZGUYASABKAlCEbpIDnIMMgpeWzAtOV17Nn0kIhUKE0NvbmZpcm1Ub3RwUmVzcG9uc2UiUwoSRGlzYWJsZVRvdHBSZXF1ZXN0EhwKCHBhc3N3b3JkGAEgASgJQgq6SAdyBRABGIABEh8KBGNvZGUYAiABKAlCEbpIDnIMMgpeWzAtOV17Nn0kIhUKE0Rpc2FibGVUb3RwUmVzcG9uc2Ui1QEKE0NyZWF0ZUFwaUtleVJlcXVlc3QSLAoEbmFtZRgBIAEoCUIeukgbchkQARhAMhNeW15ceDAwLVx4MWZceDdmXSskEj4KBnNjb3BlcxgCIAMoDjIXLnRpZGVib29rLmF1dGgudjEuU2NvcGVCFbpIEpIBDwgBEAMYASIHggEEEAEgABIfCg1pcF9hbGxvd19saXN0GAMgAygJQgi6SAWSAQIQMhIvCgtleHBpcmVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiUQoUQ3JlYXRlQXBpS2V5UmVzcG9uc2USKQoHYXBpX2tleRgBIAEoCzIYLnRpZGVib29rLmF1dGgudjEuQXBpS2V5Eg4KBnNlY3JldBgCIAEoCSIUChJMaXN0QXBpS2V5c1JlcXVlc3QiQQoTTGlzdEFwaUtleXNSZXNwb25zZRIqCghhcGlfa2V5cxgBIAMoCzIYLnRpZGVib29rLmF1dGgudjEuQXBpS2V5IkYKE1Jldm9rZUFwaUtleVJlcXVlc3QSLwoKYXBpX2tleV9pZBgBIAEoCUIbukgYchYQARhAMhBeW0EtWmEtejAtOV8tXSskIhYKFFJldm9rZUFwaUtleVJlc3BvbnNlImQKFUV4Y2hhbmdlQXBpS2V5UmVxdWVzdBIvCgphcGlfa2V5X2lkGAEgASgJQhu6SBhyFhABGEAyEF5bQS1aYS16MC05Xy1dKyQSGgoGc2VjcmV0GAIgASgJQgq6SAdyBRABGIABIl8KFkV4Y2hhbmdlQXBpS2V5UmVzcG9uc2USFAoMYWNjZXNzX3Rva2VuGAEgASgJEi8KC2V4cGlyZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIXChVHZXRTaWduaW5nS2V5c1JlcXVlc3QiRAoWR2V0U2lnbmluZ0tleXNSZXNwb25zZRIqCgRrZXlzGAEgAygLMhwudGlkZWJvb2suYXV0aC52MS5TaWduaW5nS2V5IksKClNpZ25pbmdLZXkSCwoDa2lkGAEgASgJEgsKA2t0eRgCIAEoCRILCgNjcnYYAyABKAkSCwoDYWxnGAQgASgJEgkKAXgYBSABKAkipQEKDVNlY3VyaXR5RXZlbnQSMQoEa2luZBgBIAEoDjIjLnRpZGVib29rLmF1dGgudjEuU2VjdXJpdHlFdmVudEtpbmQSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKaXBfYWRkcmVzcxgDIAEoCRISCgp1c2VyX2FnZW50GAQgASgJEg8KB3N1YmplY3QYBSABKAkiVQoZTGlzdFNlY3VyaXR5RXZlbnRzUmVxdWVzdBIbCglwYWdlX3NpemUYASABKA1CCLpIBSoDGPQDEhsKCnBhZ2VfdG9rZW4YAiABKAlCB7pIBHICGBQiZgoaTGlzdFNlY3VyaXR5RXZlbnRzUmVzcG9uc2USLwoGZXZlbnRzGAEgAygLMh8udGlkZWJvb2suYXV0aC52MS5TZWN1cml0eUV2ZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSpTCgVTY29wZRIVChFTQ09QRV9VTlNQRUNJRklFRBAAEg4KClNDT1BFX1JFQUQQARIPCgtTQ09QRV9UUkFERRACEhIKDlNDT1BFX1dJVEhEUkFXEAMq2gUKEVNlY3VyaXR5RXZlbnRLaW5kEiMKH1NFQ1VSSVRZX0VWRU5UX0tJTkRfVU5TUEVDSUZJRUQQABImCiJTRUNVUklUWV9FVkVOVF9LSU5EX0FDQ09VTlRfT1BFTkVEEAESIQodU0VDVVJJVFlfRVZFTlRfS0lORF9TSUdORURfSU4QAhImCiJTRUNVUklUWV9FVkVOVF9LSU5EX1NJR05fSU5fRkFJTEVEEAMSLAooU0VDVVJJVFlfRVZFTlRfS0lORF9TRUNPTkRfRkFDVE9SX0ZBSUxFRBAEEiYKIlNFQ1VSSVRZX0VWRU5UX0tJTkRfQUNDT1VOVF9MT0NLRUQQBRIiCh5TRUNVUklUWV9FVkVOVF9LSU5EX1NJR05FRF9PVVQQBhInCiNTRUNVUklUWV9FVkVOVF9LSU5EX1NFU1NJT05fUkVWT0tFRBAHEiwKKFNFQ1VSSVRZX0VWRU5UX0tJTkRfUkVGUkVTSF9UT0tFTl9SRVVTRUQQCBIoCiRTRUNVUklUWV9FVkVOVF9LSU5EX1BBU1NXT1JEX0NIQU5HRUQQCRIwCixTRUNVUklUWV9FVkVOVF9LSU5EX1BBU1NXT1JEX1JFU0VUX1JFUVVFU1RFRBAKEiYKIlNFQ1VSSVRZX0VWRU5UX0tJTkRfUEFTU1dPUkRfUkVTRVQQCxItCilTRUNVUklUWV9FVkVOVF9LSU5EX1NFQ09ORF9GQUNUT1JfRU5BQkxFRBAMEi4KKlNFQ1VSSVRZX0VWRU5UX0tJTkRfU0VDT05EX0ZBQ1RPUl9ESVNBQkxFRBANEicKI1NFQ1VSSVRZX0VWRU5UX0tJTkRfQVBJX0tFWV9DUkVBVEVEEA4SJwojU0VDVVJJVFlfRVZFTlRfS0lORF9BUElfS0VZX1JFVk9LRUQQDxInCiNTRUNVUklUWV9FVkVOVF9LSU5EX0FQSV9LRVlfUkVGVVNFRBAQMuETCgtBdXRoU2VydmljZRJnCgZTaWduVXASHy50aWRlYm9vay5hdXRoLnYxLlNpZ25VcFJlcXVlc3QaIC50aWRlYm9vay5hdXRoLnYxLlNpZ25VcFJlc3BvbnNlIhqC0+STAhQiDy92MS9hdXRoL3NpZ251cDoBKhJ0CglWZXJpZnlPdHASIi50aWRlYm9vay5hdXRoLnYxLlZlcmlmeU90cFJlcXVlc3QaIy50aWRlYm9vay5hdXRoLnYxLlZlcmlmeU90cFJlc3BvbnNlIh6C0+STAhgiEy92MS9hdXRoL3ZlcmlmeS1vdHA6ASoSZwoGU2lnbkluEh8udGlkZWJvb2suYXV0aC52MS5TaWduSW5SZXF1ZXN0GiAudGlkZWJvb2suYXV0aC52MS5TaWduSW5SZXNwb25zZSIagtPkkwIUIg8vdjEvYXV0aC9zaWduaW46ASoSegoMUmVmcmVzaFRva2VuEiUudGlkZWJvb2suYXV0aC52MS5SZWZyZXNoVG9rZW5SZXF1ZXN0GiYudGlkZWJvb2suYXV0aC52MS5SZWZyZXNoVG9rZW5SZXNwb25zZSIbgtPkkwIVIhAvdjEvYXV0aC9yZWZyZXNoOgEqEmsKB1NpZ25PdXQSIC50aWRlYm9vay5hdXRoLnYxLlNpZ25PdXRSZXF1ZXN0GiEudGlkZWJvb2suYXV0aC52MS5TaWduT3V0UmVzcG9uc2UiG4LT5JMCFSIQL3YxL2F1dGgvc2lnbm91dDoBKhJgCgVHZXRNZRIeLnRpZGVib29rLmF1dGgudjEuR2V0TWVSZXF1ZXN0Gh8udGlkZWJvb2suYXV0aC52MS5HZXRNZVJlc3BvbnNlIhaQAgGC0+STAg0SCy92MS9hdXRoL21lEnsKDExpc3RTZXNzaW9ucxIlLnRpZGVib29rLmF1dGgudjEuTGlzdFNlc3Npb25zUmVxdWVzdBomLnRpZGVib29rLmF1dGgudjEuTGlzdFNlc3Npb25zUmVzcG9uc2UiHJACAYLT5JMCExIRL3YxL2F1dGgvc2Vzc2lvbnMSiwEKDVJldm9rZVNlc3Npb24SJi50aWRlYm9vay5hdXRoLnYxLlJldm9rZVNlc3Npb25SZXF1ZXN0GicudGlkZWJvb2suYXV0aC52MS5SZXZva2VTZXNzaW9uUmVzcG9uc2UiKZACAoLT5JMCICoeL3YxL2F1dGgvc2Vzc2lvbnMve3Nlc3Npb25faWR9EoEBCg5DaGFuZ2VQYXNzd29yZBInLnRpZGVib29rLmF1dGgudjEuQ2hhbmdlUGFzc3dvcmRSZXF1ZXN0GigudGlkZWJvb2suYXV0aC52MS5DaGFuZ2VQYXNzd29yZFJlc3BvbnNlIhyC0+STAhYiES92MS9hdXRoL3Bhc3N3b3JkOgEqEpkBChRSZXF1ZXN0UGFzc3dvcmRSZXNldBItLnRpZGVib29rLmF1dGgudjEuUmVxdWVzdFBhc3N3b3JkUmVzZXRSZXF1ZXN0Gi4udGlkZWJvb2suYXV0aC52MS5SZXF1ZXN0UGFzc3dvcmRSZXNldFJlc3BvbnNlIiKC0+STAhwiFy92MS9hdXRoL3Bhc3N3b3JkLXJlc2V0OgEqEowBCg1SZXNldFBhc3N3b3JkEiYudGlkZWJvb2suYXV0aC52MS5SZXNldFBhc3N3b3JkUmVxdWVzdBonLnRpZGVib29rLmF1dGgudjEuUmVzZXRQYXNzd29yZFJlc3BvbnNlIiqC0+STAiQiHy92MS9hdXRoL3Bhc3N3b3JkLXJlc2V0OmNvbmZpcm06ASoScQoKRW5hYmxlVG90cBIjLnRpZGVib29rLmF1dGgudjEuRW5hYmxlVG90cFJlcXVlc3QaJC50aWRlYm9vay5hdXRoLnYxLkVuYWJsZVRvdHBSZXNwb25zZSIYgtPkkwISIg0vdjEvYXV0aC90b3RwOgEqEnwKC0NvbmZpcm1Ub3RwEiQudGlkZWJvb2suYXV0aC52MS5Db25maXJtVG90cFJlcXVlc3QaJS50aWRlYm9vay5hdXRoLnYxLkNvbmZpcm1Ub3RwUmVzcG9uc2UiIILT5JMCGiIVL3YxL2F1dGgvdG90cDpjb25maXJtOgEqEnwKC0Rpc2FibGVUb3RwEiQudGlkZWJvb2suYXV0aC52MS5EaXNhYmxlVG90cFJlcXVlc3QaJS50aWRlYm9vay5hdXRoLnYxLkRpc2FibGVUb3RwUmVzcG9uc2UiIILT5JMCGiIVL3YxL2F1dGgvdG90cDpkaXNhYmxlOgEqEnsKDENyZWF0ZUFwaUtleRIlLnRpZGVib29rLmF1dGgudjEuQ3JlYXRlQXBpS2V5UmVxdWVzdBomLnRpZGVib29rLmF1dGgudjEuQ3JlYXRlQXBpS2V5UmVzcG9uc2UiHILT5JMCFiIRL3YxL2F1dGgvYXBpLWtleXM6ASoSeAoLTGlzdEFwaUtleXMSJC50aWRlYm9vay5hdXRoLnYxLkxpc3RBcGlLZXlzUmVxdWVzdBolLnRpZGVib29rLmF1dGgudjEuTGlzdEFwaUtleXNSZXNwb25zZSIckAIBgtPkkwITEhEvdjEvYXV0aC9hcGkta2V5cxKIAQoMUmV2b2tlQXBpS2V5EiUudGlkZWJvb2suYXV0aC52MS5SZXZva2VBcGlLZXlSZXF1ZXN0GiYudGlkZWJvb2suYXV0aC52MS5SZXZva2VBcGlLZXlSZXNwb25zZSIpkAICgtPkkwIgKh4vdjEvYXV0aC9hcGkta2V5cy97YXBpX2tleV9pZH0SfgoORXhjaGFuZ2VBcGlLZXkSJy50aWRlYm9vay5hdXRoLnYxLkV4Y2hhbmdlQXBpS2V5UmVxdWVzdBooLnRpZGVib29rLmF1dGgudjEuRXhjaGFuZ2VBcGlLZXlSZXNwb25zZSIZgtPkkwITIg4vdjEvYXV0aC90b2tlbjoBKhKUAQoSTGlzdFNlY3VyaXR5RXZlbnRzEisudGlkZWJvb2suYXV0aC52MS5MaXN0U2VjdXJpdHlFdmVudHNSZXF1ZXN0GiwudGlkZWJvb2suYXV0aC52MS5MaXN0U2VjdXJpdHlFdmVudHNSZXNwb25zZSIjkAIBgtPkkwIaEhgvdjEvYXV0aC9zZWN1cml0eS1ldmVudHMSfQoOR2V0U2lnbmluZ0tleXMSJy50aWRlYm9vay5hdXRoLnYxLkdldFNpZ25pbmdLZXlzUmVxdWVzdBooLnRpZGVib29rLmF1dGgudjEuR2V0U2lnbmluZ0tleXNSZXNwb25zZSIYkAIBgtPkkwIPEg0vdjEvYXV0aC9rZXlzYgZwcm90bzM", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("Cht0aWRlYm9vay9hdXRoL3YxL2F1dGgucHJvdG8SEHRpZGVib29rLmF1dGgudjEipgEKBlRva2VucxIUCgxhY2Nlc3NfdG9rZW4YASABKAkSNgoSYWNjZXNzX2V4cGlyZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIVCg1yZWZyZXNoX3Rva2VuGAMgASgJEjcKE3JlZnJlc2hfZXhwaXJlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIrYBCgRVc2VyEg8KB3VzZXJfaWQYASABKAkSEgoKYWNjb3VudF9pZBgCIAEoBBINCgVlbWFpbBgDIAEoCRIWCg5lbWFpbF92ZXJpZmllZBgEIAEoCBIUCgx0b3RwX2VuYWJsZWQYBSABKAgSLwoLY3JlYXRlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhsKE3JlY292ZXJ5X2NvZGVzX2xlZnQYByABKA0iuwEKB1Nlc3Npb24SEgoKc2Vzc2lvbl9pZBgBIAEoCRIvCgtjcmVhdGVfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF91c2VkX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCmlwX2FkZHJlc3MYBCABKAkSEgoKdXNlcl9hZ2VudBgFIAEoCRIPCgdjdXJyZW50GAYgASgIIoACCgZBcGlLZXkSEgoKYXBpX2tleV9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEicKBnNjb3BlcxgDIAMoDjIXLnRpZGVib29rLmF1dGgudjEuU2NvcGUSFQoNaXBfYWxsb3dfbGlzdBgEIAMoCRIvCgtjcmVhdGVfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjIKDmxhc3RfdXNlZF90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJICg1TaWduVXBSZXF1ZXN0EhkKBWVtYWlsGAEgASgJQgq6SAdyBRADGP4BEhwKCHBhc3N3b3JkGAIgASgJQgq6SAdyBRABGIABIikKDlNpZ25VcFJlc3BvbnNlEhcKD290cF90dGxfc2Vjb25kcxgBIAEoDSJOChBWZXJpZnlPdHBSZXF1ZXN0EhkKBWVtYWlsGAEgASgJQgq6SAdyBRADGP4BEh8KBGNvZGUYAiABKAlCEbpIDnIMMgpeWzAtOV17Nn0kImMKEVZlcmlmeU90cFJlc3BvbnNlEigKBnRva2VucxgBIAEoCzIYLnRpZGVib29rLmF1dGgudjEuVG9rZW5zEiQKBHVzZXIYAiABKAsyFi50aWRlYm9vay5hdXRoLnYxLlVzZXIikQEKDVNpZ25JblJlcXVlc3QSGQoFZW1haWwYASABKAlCCrpIB3IFEAMY/gESHAoIcGFzc3dvcmQYAiABKAlCCrpIB3IFEAEYgAESJwoJdG90cF9jb2RlGAMgASgJQhS6SBFyDzINXihbMC05XXs2fSk/JBIeCg1yZWNvdmVyeV9jb2RlGAQgASgJQge6SARyAhhAImAKDlNpZ25JblJlc3BvbnNlEigKBnRva2VucxgBIAEoCzIYLnRpZGVib29rLmF1dGgudjEuVG9rZW5zEiQKBHVzZXIYAiABKAsyFi50aWRlYm9vay5hdXRoLnYxLlVzZXIiNgoTUmVmcmVzaFRva2VuUmVxdWVzdBIfCg1yZWZyZXNoX3Rva2VuGAEgASgJQgi6SAVyAxjIASJAChRSZWZyZXNoVG9rZW5SZXNwb25zZRIoCgZ0b2tlbnMYASABKAsyGC50aWRlYm9vay5hdXRoLnYxLlRva2VucyImCg5TaWduT3V0UmVxdWVzdBIUCgxhbGxfc2Vzc2lvbnMYASABKAgiEQoPU2lnbk91dFJlc3BvbnNlIg4KDEdldE1lUmVxdWVzdCJeCg1HZXRNZVJlc3BvbnNlEiQKBHVzZXIYASABKAsyFi50aWRlYm9vay5hdXRoLnYxLlVzZXISJwoGc2NvcGVzGAIgAygOMhcudGlkZWJvb2suYXV0aC52MS5TY29wZSIVChNMaXN0U2Vzc2lvbnNSZXF1ZXN0IkMKFExpc3RTZXNzaW9uc1Jlc3BvbnNlEisKCHNlc3Npb25zGAEgAygLMhkudGlkZWJvb2suYXV0aC52MS5TZXNzaW9uIkcKFFJldm9rZVNlc3Npb25SZXF1ZXN0Ei8KCnNlc3Npb25faWQYASABKAlCG7pIGHIWEAEYQDIQXltBLVphLXowLTlfLV0rJCIXChVSZXZva2VTZXNzaW9uUmVzcG9uc2UiXwoVQ2hhbmdlUGFzc3dvcmRSZXF1ZXN0EiQKEGN1cnJlbnRfcGFzc3dvcmQYASABKAlCCrpIB3IFEAEYgAESIAoMbmV3X3Bhc3N3b3JkGAIgASgJQgq6SAdyBRABGIABIhgKFkNoYW5nZVBhc3N3b3JkUmVzcG9uc2UiOAobUmVxdWVzdFBhc3N3b3JkUmVzZXRSZXF1ZXN0EhkKBWVtYWlsGAEgASgJQgq6SAdyBRADGP4BIjcKHFJlcXVlc3RQYXNzd29yZFJlc2V0UmVzcG9uc2USFwoPb3RwX3R0bF9zZWNvbmRzGAEgASgNInQKFFJlc2V0UGFzc3dvcmRSZXF1ZXN0EhkKBWVtYWlsGAEgASgJQgq6SAdyBRADGP4BEh8KBGNvZGUYAiABKAlCEbpIDnIMMgpeWzAtOV17Nn0kEiAKDG5ld19wYXNzd29yZBgDIAEoCUIKukgHcgUQARiAASIXChVSZXNldFBhc3N3b3JkUmVzcG9uc2UiMQoRRW5hYmxlVG90cFJlcXVlc3QSHAoIcGFzc3dvcmQYASABKAlCCrpIB3IFEAEYgAEiOQoSRW5hYmxlVG90cFJlc3BvbnNlEg4KBnNlY3JldBgBIAEoCRITCgtvdHBhdXRoX3VybBgCIAEoCSI1ChJDb25maXJtVG90cFJlcXVlc3QSHwoEY29kZRgBIAEoCUIRukgOcgwyCl5bMC05XXs2fSQiLQoTQ29uZmlybVRvdHBSZXNwb25zZRIWCg5yZWNvdmVyeV9jb2RlcxgBIAMoCSJ2ChJEaXNhYmxlVG90cFJlcXVlc3QSHAoIcGFzc3dvcmQYASABKAlCCrpIB3IFEAEYgAESIgoEY29kZRgCIAEoCUIUukgRcg8yDV4oWzAtOV17Nn0pPyQSHgoNcmVjb3ZlcnlfY29kZRgDIAEoCUIHukgEcgIYQCIVChNEaXNhYmxlVG90cFJlc3BvbnNlIn4KGkNyZWF0ZVJlY292ZXJ5Q29kZXNSZXF1ZXN0EhwKCHBhc3N3b3JkGAEgASgJQgq6SAdyBRABGIABEiIKBGNvZGUYAiABKAlCFLpIEXIPMg1eKFswLTldezZ9KT8kEh4KDXJlY292ZXJ5X2NvZGUYAyABKAlCB7pIBHICGEAiNQobQ3JlYXRlUmVjb3ZlcnlDb2Rlc1Jlc3BvbnNlEhYKDnJlY292ZXJ5X2NvZGVzGAEgAygJItUBChNDcmVhdGVBcGlLZXlSZXF1ZXN0EiwKBG5hbWUYASABKAlCHrpIG3IZEAEYQDITXlteXHgwMC1ceDFmXHg3Zl0rJBI+CgZzY29wZXMYAiADKA4yFy50aWRlYm9vay5hdXRoLnYxLlNjb3BlQhW6SBKSAQ8IARADGAEiB4IBBBABIAASHwoNaXBfYWxsb3dfbGlzdBgDIAMoCUIIukgFkgECEDISLwoLZXhwaXJlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlEKFENyZWF0ZUFwaUtleVJlc3BvbnNlEikKB2FwaV9rZXkYASABKAsyGC50aWRlYm9vay5hdXRoLnYxLkFwaUtleRIOCgZzZWNyZXQYAiABKAkiFAoSTGlzdEFwaUtleXNSZXF1ZXN0IkEKE0xpc3RBcGlLZXlzUmVzcG9uc2USKgoIYXBpX2tleXMYASADKAsyGC50aWRlYm9vay5hdXRoLnYxLkFwaUtleSJGChNSZXZva2VBcGlLZXlSZXF1ZXN0Ei8KCmFwaV9rZXlfaWQYASABKAlCG7pIGHIWEAEYQDIQXltBLVphLXowLTlfLV0rJCIWChRSZXZva2VBcGlLZXlSZXNwb25zZSJkChVFeGNoYW5nZUFwaUtleVJlcXVlc3QSLwoKYXBpX2tleV9pZBgBIAEoCUIbukgYchYQARhAMhBeW0EtWmEtejAtOV8tXSskEhoKBnNlY3JldBgCIAEoCUIKukgHcgUQARiAASJfChZFeGNoYW5nZUFwaUtleVJlc3BvbnNlEhQKDGFjY2Vzc190b2tlbhgBIAEoCRIvCgtleHBpcmVfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiFwoVR2V0U2lnbmluZ0tleXNSZXF1ZXN0IkQKFkdldFNpZ25pbmdLZXlzUmVzcG9uc2USKgoEa2V5cxgBIAMoCzIcLnRpZGVib29rLmF1dGgudjEuU2lnbmluZ0tleSJLCgpTaWduaW5nS2V5EgsKA2tpZBgBIAEoCRILCgNrdHkYAiABKAkSCwoDY3J2GAMgASgJEgsKA2FsZxgEIAEoCRIJCgF4GAUgASgJIqUBCg1TZWN1cml0eUV2ZW50EjEKBGtpbmQYASABKA4yIy50aWRlYm9vay5hdXRoLnYxLlNlY3VyaXR5RXZlbnRLaW5kEigKBHRpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCmlwX2FkZHJlc3MYAyABKAkSEgoKdXNlcl9hZ2VudBgEIAEoCRIPCgdzdWJqZWN0GAUgASgJIlUKGUxpc3RTZWN1cml0eUV2ZW50c1JlcXVlc3QSGwoJcGFnZV9zaXplGAEgASgNQgi6SAUqAxj0AxIbCgpwYWdlX3Rva2VuGAIgASgJQge6SARyAhgUImYKGkxpc3RTZWN1cml0eUV2ZW50c1Jlc3BvbnNlEi8KBmV2ZW50cxgBIAMoCzIfLnRpZGVib29rLmF1dGgudjEuU2VjdXJpdHlFdmVudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkqUwoFU2NvcGUSFQoRU0NPUEVfVU5TUEVDSUZJRUQQABIOCgpTQ09QRV9SRUFEEAESDwoLU0NPUEVfVFJBREUQAhISCg5TQ09QRV9XSVRIRFJBVxADKuEGChFTZWN1cml0eUV2ZW50S2luZBIjCh9TRUNVUklUWV9FVkVOVF9LSU5EX1VOU1BFQ0lGSUVEEAASJgoiU0VDVVJJVFlfRVZFTlRfS0lORF9BQ0NPVU5UX09QRU5FRBABEiEKHVNFQ1VSSVRZX0VWRU5UX0tJTkRfU0lHTkVEX0lOEAISJgoiU0VDVVJJVFlfRVZFTlRfS0lORF9TSUdOX0lOX0ZBSUxFRBADEiwKKFNFQ1VSSVRZX0VWRU5UX0tJTkRfU0VDT05EX0ZBQ1RPUl9GQUlMRUQQBBImCiJTRUNVUklUWV9FVkVOVF9LSU5EX0FDQ09VTlRfTE9DS0VEEAUSIgoeU0VDVVJJVFlfRVZFTlRfS0lORF9TSUdORURfT1VUEAYSJwojU0VDVVJJVFlfRVZFTlRfS0lORF9TRVNTSU9OX1JFVk9LRUQQBxIsCihTRUNVUklUWV9FVkVOVF9LSU5EX1JFRlJFU0hfVE9LRU5fUkVVU0VEEAgSKAokU0VDVVJJVFlfRVZFTlRfS0lORF9QQVNTV09SRF9DSEFOR0VEEAkSMAosU0VDVVJJVFlfRVZFTlRfS0lORF9QQVNTV09SRF9SRVNFVF9SRVFVRVNURUQQChImCiJTRUNVUklUWV9FVkVOVF9LSU5EX1BBU1NXT1JEX1JFU0VUEAsSLQopU0VDVVJJVFlfRVZFTlRfS0lORF9TRUNPTkRfRkFDVE9SX0VOQUJMRUQQDBIuCipTRUNVUklUWV9FVkVOVF9LSU5EX1NFQ09ORF9GQUNUT1JfRElTQUJMRUQQDRInCiNTRUNVUklUWV9FVkVOVF9LSU5EX0FQSV9LRVlfQ1JFQVRFRBAOEicKI1NFQ1VSSVRZX0VWRU5UX0tJTkRfQVBJX0tFWV9SRVZPS0VEEA8SJwojU0VDVVJJVFlfRVZFTlRfS0lORF9BUElfS0VZX1JFRlVTRUQQEBIuCipTRUNVUklUWV9FVkVOVF9LSU5EX1JFQ09WRVJZX0NPREVTX0NSRUFURUQQERIqCiZTRUNVUklUWV9FVkVOVF9LSU5EX1JFQ09WRVJZX0NPREVfVVNFRBASEikKJVNFQ1VSSVRZX0VWRU5UX0tJTkRfRU5ERURfQllfT1BFUkFUT1IQEzL6FAoLQXV0aFNlcnZpY2USZwoGU2lnblVwEh8udGlkZWJvb2suYXV0aC52MS5TaWduVXBSZXF1ZXN0GiAudGlkZWJvb2suYXV0aC52MS5TaWduVXBSZXNwb25zZSIagtPkkwIUIg8vdjEvYXV0aC9zaWdudXA6ASoSdAoJVmVyaWZ5T3RwEiIudGlkZWJvb2suYXV0aC52MS5WZXJpZnlPdHBSZXF1ZXN0GiMudGlkZWJvb2suYXV0aC52MS5WZXJpZnlPdHBSZXNwb25zZSIegtPkkwIYIhMvdjEvYXV0aC92ZXJpZnktb3RwOgEqEmcKBlNpZ25JbhIfLnRpZGVib29rLmF1dGgudjEuU2lnbkluUmVxdWVzdBogLnRpZGVib29rLmF1dGgudjEuU2lnbkluUmVzcG9uc2UiGoLT5JMCFCIPL3YxL2F1dGgvc2lnbmluOgEqEnoKDFJlZnJlc2hUb2tlbhIlLnRpZGVib29rLmF1dGgudjEuUmVmcmVzaFRva2VuUmVxdWVzdBomLnRpZGVib29rLmF1dGgudjEuUmVmcmVzaFRva2VuUmVzcG9uc2UiG4LT5JMCFSIQL3YxL2F1dGgvcmVmcmVzaDoBKhJrCgdTaWduT3V0EiAudGlkZWJvb2suYXV0aC52MS5TaWduT3V0UmVxdWVzdBohLnRpZGVib29rLmF1dGgudjEuU2lnbk91dFJlc3BvbnNlIhuC0+STAhUiEC92MS9hdXRoL3NpZ25vdXQ6ASoSYAoFR2V0TWUSHi50aWRlYm9vay5hdXRoLnYxLkdldE1lUmVxdWVzdBofLnRpZGVib29rLmF1dGgudjEuR2V0TWVSZXNwb25zZSIWkAIBgtPkkwINEgsvdjEvYXV0aC9tZRJ7CgxMaXN0U2Vzc2lvbnMSJS50aWRlYm9vay5hdXRoLnYxLkxpc3RTZXNzaW9uc1JlcXVlc3QaJi50aWRlYm9vay5hdXRoLnYxLkxpc3RTZXNzaW9uc1Jlc3BvbnNlIhyQAgGC0+STAhMSES92MS9hdXRoL3Nlc3Npb25zEosBCg1SZXZva2VTZXNzaW9uEiYudGlkZWJvb2suYXV0aC52MS5SZXZva2VTZXNzaW9uUmVxdWVzdBonLnRpZGVib29rLmF1dGgudjEuUmV2b2tlU2Vzc2lvblJlc3BvbnNlIimQAgKC0+STAiAqHi92MS9hdXRoL3Nlc3Npb25zL3tzZXNzaW9uX2lkfRKBAQoOQ2hhbmdlUGFzc3dvcmQSJy50aWRlYm9vay5hdXRoLnYxLkNoYW5nZVBhc3N3b3JkUmVxdWVzdBooLnRpZGVib29rLmF1dGgudjEuQ2hhbmdlUGFzc3dvcmRSZXNwb25zZSIcgtPkkwIWIhEvdjEvYXV0aC9wYXNzd29yZDoBKhKZAQoUUmVxdWVzdFBhc3N3b3JkUmVzZXQSLS50aWRlYm9vay5hdXRoLnYxLlJlcXVlc3RQYXNzd29yZFJlc2V0UmVxdWVzdBouLnRpZGVib29rLmF1dGgudjEuUmVxdWVzdFBhc3N3b3JkUmVzZXRSZXNwb25zZSIigtPkkwIcIhcvdjEvYXV0aC9wYXNzd29yZC1yZXNldDoBKhKMAQoNUmVzZXRQYXNzd29yZBImLnRpZGVib29rLmF1dGgudjEuUmVzZXRQYXNzd29yZFJlcXVlc3QaJy50aWRlYm9vay5hdXRoLnYxLlJlc2V0UGFzc3dvcmRSZXNwb25zZSIqgtPkkwIkIh8vdjEvYXV0aC9wYXNzd29yZC1yZXNldDpjb25maXJtOgEqEnEKCkVuYWJsZVRvdHASIy50aWRlYm9vay5hdXRoLnYxLkVuYWJsZVRvdHBSZXF1ZXN0GiQudGlkZWJvb2suYXV0aC52MS5FbmFibGVUb3RwUmVzcG9uc2UiGILT5JMCEiINL3YxL2F1dGgvdG90cDoBKhJ8CgtDb25maXJtVG90cBIkLnRpZGVib29rLmF1dGgudjEuQ29uZmlybVRvdHBSZXF1ZXN0GiUudGlkZWJvb2suYXV0aC52MS5Db25maXJtVG90cFJlc3BvbnNlIiCC0+STAhoiFS92MS9hdXRoL3RvdHA6Y29uZmlybToBKhJ8CgtEaXNhYmxlVG90cBIkLnRpZGVib29rLmF1dGgudjEuRGlzYWJsZVRvdHBSZXF1ZXN0GiUudGlkZWJvb2suYXV0aC52MS5EaXNhYmxlVG90cFJlc3BvbnNlIiCC0+STAhoiFS92MS9hdXRoL3RvdHA6ZGlzYWJsZToBKhKWAQoTQ3JlYXRlUmVjb3ZlcnlDb2RlcxIsLnRpZGVib29rLmF1dGgudjEuQ3JlYXRlUmVjb3ZlcnlDb2Rlc1JlcXVlc3QaLS50aWRlYm9vay5hdXRoLnYxLkNyZWF0ZVJlY292ZXJ5Q29kZXNSZXNwb25zZSIigtPkkwIcIhcvdjEvYXV0aC9yZWNvdmVyeS1jb2RlczoBKhJ7CgxDcmVhdGVBcGlLZXkSJS50aWRlYm9vay5hdXRoLnYxLkNyZWF0ZUFwaUtleVJlcXVlc3QaJi50aWRlYm9vay5hdXRoLnYxLkNyZWF0ZUFwaUtleVJlc3BvbnNlIhyC0+STAhYiES92MS9hdXRoL2FwaS1rZXlzOgEqEngKC0xpc3RBcGlLZXlzEiQudGlkZWJvb2suYXV0aC52MS5MaXN0QXBpS2V5c1JlcXVlc3QaJS50aWRlYm9vay5hdXRoLnYxLkxpc3RBcGlLZXlzUmVzcG9uc2UiHJACAYLT5JMCExIRL3YxL2F1dGgvYXBpLWtleXMSiAEKDFJldm9rZUFwaUtleRIlLnRpZGVib29rLmF1dGgudjEuUmV2b2tlQXBpS2V5UmVxdWVzdBomLnRpZGVib29rLmF1dGgudjEuUmV2b2tlQXBpS2V5UmVzcG9uc2UiKZACAoLT5JMCICoeL3YxL2F1dGgvYXBpLWtleXMve2FwaV9rZXlfaWR9En4KDkV4Y2hhbmdlQXBpS2V5EicudGlkZWJvb2suYXV0aC52MS5FeGNoYW5nZUFwaUtleVJlcXVlc3QaKC50aWRlYm9vay5hdXRoLnYxLkV4Y2hhbmdlQXBpS2V5UmVzcG9uc2UiGYLT5JMCEyIOL3YxL2F1dGgvdG9rZW46ASoSlAEKEkxpc3RTZWN1cml0eUV2ZW50cxIrLnRpZGVib29rLmF1dGgudjEuTGlzdFNlY3VyaXR5RXZlbnRzUmVxdWVzdBosLnRpZGVib29rLmF1dGgudjEuTGlzdFNlY3VyaXR5RXZlbnRzUmVzcG9uc2UiI5ACAYLT5JMCGhIYL3YxL2F1dGgvc2VjdXJpdHktZXZlbnRzEn0KDkdldFNpZ25pbmdLZXlzEicudGlkZWJvb2suYXV0aC52MS5HZXRTaWduaW5nS2V5c1JlcXVlc3QaKC50aWRlYm9vay5hdXRoLnYxLkdldFNpZ25pbmdLZXlzUmVzcG9uc2UiGJACAYLT5JMCDxINL3YxL2F1dGgva2V5c2IGcHJvdG8z", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
  * Tokens of a session.
@@ -140,6 +140,13 @@ export type User = Message<"tidebook.auth.v1.User"> & {
    * @generated from field: google.protobuf.Timestamp create_time = 6;
    */
   createTime?: Timestamp | undefined;
+
+  /**
+   * Recovery codes that were not used yet; 0 without a second factor.
+   *
+   * @generated from field: uint32 recovery_codes_left = 7;
+   */
+  recoveryCodesLeft: number;
 };
 
 /**
@@ -189,6 +196,13 @@ export type UserJson = {
    * @generated from field: google.protobuf.Timestamp create_time = 6;
    */
   createTime?: TimestampJson;
+
+  /**
+   * Recovery codes that were not used yet; 0 without a second factor.
+   *
+   * @generated from field: uint32 recovery_codes_left = 7;
+   */
+  recoveryCodesLeft?: number;
 };
 
 /**
@@ -630,6 +644,14 @@ export type SignInRequest = Message<"tidebook.auth.v1.SignInRequest"> & {
    * @generated from field: string totp_code = 3;
    */
   totpCode: string;
+
+  /**
+   * One of the recovery codes in place of `totp_code`; it is spent with this. Case, spaces and
+   * hyphens do not count.
+   *
+   * @generated from field: string recovery_code = 4;
+   */
+  recoveryCode: string;
 };
 
 /**
@@ -658,6 +680,14 @@ export type SignInRequestJson = {
    * @generated from field: string totp_code = 3;
    */
   totpCode?: string;
+
+  /**
+   * One of the recovery codes in place of `totp_code`; it is spent with this. Case, spaces and
+   * hyphens do not count.
+   *
+   * @generated from field: string recovery_code = 4;
+   */
+  recoveryCode?: string;
 };
 
 /**
@@ -1385,6 +1415,12 @@ export const ConfirmTotpRequestSchema: GenMessage<ConfirmTotpRequest, {jsonType:
  * @generated from message tidebook.auth.v1.ConfirmTotpResponse
  */
 export type ConfirmTotpResponse = Message<"tidebook.auth.v1.ConfirmTotpResponse"> & {
+  /**
+   * Ten codes, each good for one sign-in without the app; they cannot be shown again.
+   *
+   * @generated from field: repeated string recovery_codes = 1;
+   */
+  recoveryCodes: string[];
 };
 
 /**
@@ -1393,6 +1429,12 @@ export type ConfirmTotpResponse = Message<"tidebook.auth.v1.ConfirmTotpResponse"
  * @generated from message tidebook.auth.v1.ConfirmTotpResponse
  */
 export type ConfirmTotpResponseJson = {
+  /**
+   * Ten codes, each good for one sign-in without the app; they cannot be shown again.
+   *
+   * @generated from field: repeated string recovery_codes = 1;
+   */
+  recoveryCodes?: string[];
 };
 
 /**
@@ -1403,7 +1445,7 @@ export const ConfirmTotpResponseSchema: GenMessage<ConfirmTotpResponse, {jsonTyp
   messageDesc(file_tidebook_auth_v1_auth, 29);
 
 /**
- * Proof of presence and of the app.
+ * Proof of presence and of the app, or of a recovery code where the app is lost.
  *
  * @generated from message tidebook.auth.v1.DisableTotpRequest
  */
@@ -1416,15 +1458,22 @@ export type DisableTotpRequest = Message<"tidebook.auth.v1.DisableTotpRequest"> 
   password: string;
 
   /**
-   * Six digits.
+   * Six digits of the app.
    *
    * @generated from field: string code = 2;
    */
   code: string;
+
+  /**
+   * A recovery code in place of `code`.
+   *
+   * @generated from field: string recovery_code = 3;
+   */
+  recoveryCode: string;
 };
 
 /**
- * Proof of presence and of the app.
+ * Proof of presence and of the app, or of a recovery code where the app is lost.
  *
  * @generated from message tidebook.auth.v1.DisableTotpRequest
  */
@@ -1437,11 +1486,18 @@ export type DisableTotpRequestJson = {
   password?: string;
 
   /**
-   * Six digits.
+   * Six digits of the app.
    *
    * @generated from field: string code = 2;
    */
   code?: string;
+
+  /**
+   * A recovery code in place of `code`.
+   *
+   * @generated from field: string recovery_code = 3;
+   */
+  recoveryCode?: string;
 };
 
 /**
@@ -1473,6 +1529,104 @@ export type DisableTotpResponseJson = {
  */
 export const DisableTotpResponseSchema: GenMessage<DisableTotpResponse, {jsonType: DisableTotpResponseJson}> = /*@__PURE__*/
   messageDesc(file_tidebook_auth_v1_auth, 31);
+
+/**
+ * Proof of presence and of the app, or of a recovery code where the app is lost.
+ *
+ * @generated from message tidebook.auth.v1.CreateRecoveryCodesRequest
+ */
+export type CreateRecoveryCodesRequest = Message<"tidebook.auth.v1.CreateRecoveryCodesRequest"> & {
+  /**
+   * The password.
+   *
+   * @generated from field: string password = 1;
+   */
+  password: string;
+
+  /**
+   * Six digits of the app.
+   *
+   * @generated from field: string code = 2;
+   */
+  code: string;
+
+  /**
+   * A recovery code in place of `code`.
+   *
+   * @generated from field: string recovery_code = 3;
+   */
+  recoveryCode: string;
+};
+
+/**
+ * Proof of presence and of the app, or of a recovery code where the app is lost.
+ *
+ * @generated from message tidebook.auth.v1.CreateRecoveryCodesRequest
+ */
+export type CreateRecoveryCodesRequestJson = {
+  /**
+   * The password.
+   *
+   * @generated from field: string password = 1;
+   */
+  password?: string;
+
+  /**
+   * Six digits of the app.
+   *
+   * @generated from field: string code = 2;
+   */
+  code?: string;
+
+  /**
+   * A recovery code in place of `code`.
+   *
+   * @generated from field: string recovery_code = 3;
+   */
+  recoveryCode?: string;
+};
+
+/**
+ * Describes the message tidebook.auth.v1.CreateRecoveryCodesRequest.
+ * Use `create(CreateRecoveryCodesRequestSchema)` to create a new message.
+ */
+export const CreateRecoveryCodesRequestSchema: GenMessage<CreateRecoveryCodesRequest, {jsonType: CreateRecoveryCodesRequestJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_auth_v1_auth, 32);
+
+/**
+ * Codes; all earlier ones are void.
+ *
+ * @generated from message tidebook.auth.v1.CreateRecoveryCodesResponse
+ */
+export type CreateRecoveryCodesResponse = Message<"tidebook.auth.v1.CreateRecoveryCodesResponse"> & {
+  /**
+   * Ten codes, each good for one sign-in without the app; they cannot be shown again.
+   *
+   * @generated from field: repeated string recovery_codes = 1;
+   */
+  recoveryCodes: string[];
+};
+
+/**
+ * Codes; all earlier ones are void.
+ *
+ * @generated from message tidebook.auth.v1.CreateRecoveryCodesResponse
+ */
+export type CreateRecoveryCodesResponseJson = {
+  /**
+   * Ten codes, each good for one sign-in without the app; they cannot be shown again.
+   *
+   * @generated from field: repeated string recovery_codes = 1;
+   */
+  recoveryCodes?: string[];
+};
+
+/**
+ * Describes the message tidebook.auth.v1.CreateRecoveryCodesResponse.
+ * Use `create(CreateRecoveryCodesResponseSchema)` to create a new message.
+ */
+export const CreateRecoveryCodesResponseSchema: GenMessage<CreateRecoveryCodesResponse, {jsonType: CreateRecoveryCodesResponseJson}> = /*@__PURE__*/
+  messageDesc(file_tidebook_auth_v1_auth, 33);
 
 /**
  * A key to make.
@@ -1549,7 +1703,7 @@ export type CreateApiKeyRequestJson = {
  * Use `create(CreateApiKeyRequestSchema)` to create a new message.
  */
 export const CreateApiKeyRequestSchema: GenMessage<CreateApiKeyRequest, {jsonType: CreateApiKeyRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_auth_v1_auth, 32);
+  messageDesc(file_tidebook_auth_v1_auth, 34);
 
 /**
  * The key, and its secret this once.
@@ -1598,7 +1752,7 @@ export type CreateApiKeyResponseJson = {
  * Use `create(CreateApiKeyResponseSchema)` to create a new message.
  */
 export const CreateApiKeyResponseSchema: GenMessage<CreateApiKeyResponse, {jsonType: CreateApiKeyResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_auth_v1_auth, 33);
+  messageDesc(file_tidebook_auth_v1_auth, 35);
 
 /**
  * Nothing to say.
@@ -1621,7 +1775,7 @@ export type ListApiKeysRequestJson = {
  * Use `create(ListApiKeysRequestSchema)` to create a new message.
  */
 export const ListApiKeysRequestSchema: GenMessage<ListApiKeysRequest, {jsonType: ListApiKeysRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_auth_v1_auth, 34);
+  messageDesc(file_tidebook_auth_v1_auth, 36);
 
 /**
  * Keys.
@@ -1656,7 +1810,7 @@ export type ListApiKeysResponseJson = {
  * Use `create(ListApiKeysResponseSchema)` to create a new message.
  */
 export const ListApiKeysResponseSchema: GenMessage<ListApiKeysResponse, {jsonType: ListApiKeysResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_auth_v1_auth, 35);
+  messageDesc(file_tidebook_auth_v1_auth, 37);
 
 /**
  * Which key.
@@ -1691,7 +1845,7 @@ export type RevokeApiKeyRequestJson = {
  * Use `create(RevokeApiKeyRequestSchema)` to create a new message.
  */
 export const RevokeApiKeyRequestSchema: GenMessage<RevokeApiKeyRequest, {jsonType: RevokeApiKeyRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_auth_v1_auth, 36);
+  messageDesc(file_tidebook_auth_v1_auth, 38);
 
 /**
  * Done.
@@ -1714,7 +1868,7 @@ export type RevokeApiKeyResponseJson = {
  * Use `create(RevokeApiKeyResponseSchema)` to create a new message.
  */
 export const RevokeApiKeyResponseSchema: GenMessage<RevokeApiKeyResponse, {jsonType: RevokeApiKeyResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_auth_v1_auth, 37);
+  messageDesc(file_tidebook_auth_v1_auth, 39);
 
 /**
  * The key.
@@ -1763,7 +1917,7 @@ export type ExchangeApiKeyRequestJson = {
  * Use `create(ExchangeApiKeyRequestSchema)` to create a new message.
  */
 export const ExchangeApiKeyRequestSchema: GenMessage<ExchangeApiKeyRequest, {jsonType: ExchangeApiKeyRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_auth_v1_auth, 38);
+  messageDesc(file_tidebook_auth_v1_auth, 40);
 
 /**
  * A token.
@@ -1812,7 +1966,7 @@ export type ExchangeApiKeyResponseJson = {
  * Use `create(ExchangeApiKeyResponseSchema)` to create a new message.
  */
 export const ExchangeApiKeyResponseSchema: GenMessage<ExchangeApiKeyResponse, {jsonType: ExchangeApiKeyResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_auth_v1_auth, 39);
+  messageDesc(file_tidebook_auth_v1_auth, 41);
 
 /**
  * Nothing to say.
@@ -1835,7 +1989,7 @@ export type GetSigningKeysRequestJson = {
  * Use `create(GetSigningKeysRequestSchema)` to create a new message.
  */
 export const GetSigningKeysRequestSchema: GenMessage<GetSigningKeysRequest, {jsonType: GetSigningKeysRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_auth_v1_auth, 40);
+  messageDesc(file_tidebook_auth_v1_auth, 42);
 
 /**
  * A JSON web key set.
@@ -1870,7 +2024,7 @@ export type GetSigningKeysResponseJson = {
  * Use `create(GetSigningKeysResponseSchema)` to create a new message.
  */
 export const GetSigningKeysResponseSchema: GenMessage<GetSigningKeysResponse, {jsonType: GetSigningKeysResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_auth_v1_auth, 41);
+  messageDesc(file_tidebook_auth_v1_auth, 43);
 
 /**
  * A public key (RFC 8037).
@@ -1961,7 +2115,7 @@ export type SigningKeyJson = {
  * Use `create(SigningKeySchema)` to create a new message.
  */
 export const SigningKeySchema: GenMessage<SigningKey, {jsonType: SigningKeyJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_auth_v1_auth, 42);
+  messageDesc(file_tidebook_auth_v1_auth, 44);
 
 /**
  * One event.
@@ -2052,7 +2206,7 @@ export type SecurityEventJson = {
  * Use `create(SecurityEventSchema)` to create a new message.
  */
 export const SecurityEventSchema: GenMessage<SecurityEvent, {jsonType: SecurityEventJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_auth_v1_auth, 43);
+  messageDesc(file_tidebook_auth_v1_auth, 45);
 
 /**
  * Which page.
@@ -2101,7 +2255,7 @@ export type ListSecurityEventsRequestJson = {
  * Use `create(ListSecurityEventsRequestSchema)` to create a new message.
  */
 export const ListSecurityEventsRequestSchema: GenMessage<ListSecurityEventsRequest, {jsonType: ListSecurityEventsRequestJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_auth_v1_auth, 44);
+  messageDesc(file_tidebook_auth_v1_auth, 46);
 
 /**
  * Events.
@@ -2150,7 +2304,7 @@ export type ListSecurityEventsResponseJson = {
  * Use `create(ListSecurityEventsResponseSchema)` to create a new message.
  */
 export const ListSecurityEventsResponseSchema: GenMessage<ListSecurityEventsResponse, {jsonType: ListSecurityEventsResponseJson}> = /*@__PURE__*/
-  messageDesc(file_tidebook_auth_v1_auth, 45);
+  messageDesc(file_tidebook_auth_v1_auth, 47);
 
 /**
  * What a token or key may do.
@@ -2235,7 +2389,7 @@ export enum SecurityEventKind {
   SIGN_IN_FAILED = 3,
 
   /**
-   * The right password and a wrong code of the authenticator app.
+   * The right password and a wrong code of the authenticator app, or a wrong recovery code.
    *
    * @generated from enum value: SECURITY_EVENT_KIND_SECOND_FACTOR_FAILED = 4;
    */
@@ -2324,6 +2478,27 @@ export enum SecurityEventKind {
    * @generated from enum value: SECURITY_EVENT_KIND_API_KEY_REFUSED = 16;
    */
   API_KEY_REFUSED = 16,
+
+  /**
+   * Recovery codes were made; earlier ones are void.
+   *
+   * @generated from enum value: SECURITY_EVENT_KIND_RECOVERY_CODES_CREATED = 17;
+   */
+  RECOVERY_CODES_CREATED = 17,
+
+  /**
+   * A recovery code was used in place of one of the authenticator app.
+   *
+   * @generated from enum value: SECURITY_EVENT_KIND_RECOVERY_CODE_USED = 18;
+   */
+  RECOVERY_CODE_USED = 18,
+
+  /**
+   * An operator of the exchange ended a session or revoked an API key.
+   *
+   * @generated from enum value: SECURITY_EVENT_KIND_ENDED_BY_OPERATOR = 19;
+   */
+  ENDED_BY_OPERATOR = 19,
 }
 
 /**
@@ -2331,7 +2506,7 @@ export enum SecurityEventKind {
  *
  * @generated from enum tidebook.auth.v1.SecurityEventKind
  */
-export type SecurityEventKindJson = "SECURITY_EVENT_KIND_UNSPECIFIED" | "SECURITY_EVENT_KIND_ACCOUNT_OPENED" | "SECURITY_EVENT_KIND_SIGNED_IN" | "SECURITY_EVENT_KIND_SIGN_IN_FAILED" | "SECURITY_EVENT_KIND_SECOND_FACTOR_FAILED" | "SECURITY_EVENT_KIND_ACCOUNT_LOCKED" | "SECURITY_EVENT_KIND_SIGNED_OUT" | "SECURITY_EVENT_KIND_SESSION_REVOKED" | "SECURITY_EVENT_KIND_REFRESH_TOKEN_REUSED" | "SECURITY_EVENT_KIND_PASSWORD_CHANGED" | "SECURITY_EVENT_KIND_PASSWORD_RESET_REQUESTED" | "SECURITY_EVENT_KIND_PASSWORD_RESET" | "SECURITY_EVENT_KIND_SECOND_FACTOR_ENABLED" | "SECURITY_EVENT_KIND_SECOND_FACTOR_DISABLED" | "SECURITY_EVENT_KIND_API_KEY_CREATED" | "SECURITY_EVENT_KIND_API_KEY_REVOKED" | "SECURITY_EVENT_KIND_API_KEY_REFUSED";
+export type SecurityEventKindJson = "SECURITY_EVENT_KIND_UNSPECIFIED" | "SECURITY_EVENT_KIND_ACCOUNT_OPENED" | "SECURITY_EVENT_KIND_SIGNED_IN" | "SECURITY_EVENT_KIND_SIGN_IN_FAILED" | "SECURITY_EVENT_KIND_SECOND_FACTOR_FAILED" | "SECURITY_EVENT_KIND_ACCOUNT_LOCKED" | "SECURITY_EVENT_KIND_SIGNED_OUT" | "SECURITY_EVENT_KIND_SESSION_REVOKED" | "SECURITY_EVENT_KIND_REFRESH_TOKEN_REUSED" | "SECURITY_EVENT_KIND_PASSWORD_CHANGED" | "SECURITY_EVENT_KIND_PASSWORD_RESET_REQUESTED" | "SECURITY_EVENT_KIND_PASSWORD_RESET" | "SECURITY_EVENT_KIND_SECOND_FACTOR_ENABLED" | "SECURITY_EVENT_KIND_SECOND_FACTOR_DISABLED" | "SECURITY_EVENT_KIND_API_KEY_CREATED" | "SECURITY_EVENT_KIND_API_KEY_REVOKED" | "SECURITY_EVENT_KIND_API_KEY_REFUSED" | "SECURITY_EVENT_KIND_RECOVERY_CODES_CREATED" | "SECURITY_EVENT_KIND_RECOVERY_CODE_USED" | "SECURITY_EVENT_KIND_ENDED_BY_OPERATOR";
 
 /**
  * Describes the enum tidebook.auth.v1.SecurityEventKind.
@@ -2369,7 +2544,7 @@ export const AuthService: GenService<{
   },
   /**
    * Open a session. Refused with BAD_CREDENTIALS, EMAIL_NOT_VERIFIED (only with the right password; a
-   * new code is sent), TOTP_REQUIRED or RATE_LIMITED.
+   * new code is sent), TOTP_REQUIRED, OTP_INVALID, ACCOUNT_LOCKED or RATE_LIMITED.
    *
    * @generated from rpc tidebook.auth.v1.AuthService.SignIn
    */
@@ -2470,7 +2645,7 @@ export const AuthService: GenService<{
     output: typeof EnableTotpResponseSchema;
   },
   /**
-   * Prove the app; the second factor is in force.
+   * Prove the app; the second factor is in force, and recovery codes are shown this once.
    *
    * @generated from rpc tidebook.auth.v1.AuthService.ConfirmTotp
    */
@@ -2480,7 +2655,7 @@ export const AuthService: GenService<{
     output: typeof ConfirmTotpResponseSchema;
   },
   /**
-   * End the second factor.
+   * End the second factor, and its recovery codes with it.
    *
    * @generated from rpc tidebook.auth.v1.AuthService.DisableTotp
    */
@@ -2488,6 +2663,17 @@ export const AuthService: GenService<{
     methodKind: "unary";
     input: typeof DisableTotpRequestSchema;
     output: typeof DisableTotpResponseSchema;
+  },
+  /**
+   * New recovery codes in place of all earlier ones; they are shown this once. Refused with
+   * BAD_CREDENTIALS, OTP_INVALID, ACCOUNT_LOCKED, or NOT_FOUND when no second factor is in force.
+   *
+   * @generated from rpc tidebook.auth.v1.AuthService.CreateRecoveryCodes
+   */
+  createRecoveryCodes: {
+    methodKind: "unary";
+    input: typeof CreateRecoveryCodesRequestSchema;
+    output: typeof CreateRecoveryCodesResponseSchema;
   },
   /**
    * A new API key; the secret is shown once.
