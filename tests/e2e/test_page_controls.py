@@ -12,12 +12,13 @@ from pathlib import Path
 import pyotp
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Locator, Page, expect
 
 from tests.support.exchange import PORT_OFFSETS, Exchange, running_exchange
 from tests.support.page import (
     CHROMIUM,
     PASSWORD,
+    accessibility_problems,
     account,
     balance,
     choose_kind,
@@ -229,6 +230,13 @@ async def test_a_position_gets_margin_and_exits_of_which_one_fires(
     await expect(balance(page, "USDC", 2)).to_have_text("0")
 
 
+async def recovery_codes(factor: Locator) -> list[str]:
+    """Those that are shown now."""
+    shown = factor.get_by_role("list", name="Recovery codes").get_by_role("listitem")
+    await expect(shown).to_have_count(10)
+    return await shown.all_inner_texts()
+
+
 async def test_the_account_is_secured_and_its_sessions_end(
     browser: Browser, page: Page, sharded: Exchange
 ) -> None:
@@ -252,7 +260,26 @@ async def test_the_account_is_secured_and_its_sessions_end(
     await expect(factor.get_by_role("alert")).to_be_visible()
     await factor.get_by_label("Code of the app").fill(pyotp.TOTP(secret).now())
     await factor.get_by_role("button", name="Turn on").click()
+    await expect(factor.get_by_role("status")).to_be_focused()
+    assert await accessibility_problems(page) == []
+    codes = await recovery_codes(factor)
+    saved = factor.get_by_role("link", name="Save them as a file")
+    async with page.expect_download() as download:
+        await saved.click()
+    path = await (await download.value).path()
+    assert path.read_text().split() == codes
+    await factor.get_by_role("button", name="I have kept them").click()
     await expect(factor.get_by_role("button", name="Turn off")).to_be_visible()
+    await expect(factor).to_contain_text("Recovery codes left: 10")
+    await expect(factor).not_to_contain_text(codes[0])
+
+    await factor.get_by_label("Your password").fill(PASSWORD)
+    await factor.get_by_role("button", name="Use a recovery code instead").click()
+    await factor.get_by_label("Recovery code", exact=True).fill(codes[0])
+    await factor.get_by_role("button", name="Make new recovery codes").click()
+    new = await recovery_codes(factor)
+    assert not set(new) & set(codes)
+    await factor.get_by_role("button", name="I have kept them").click()
 
     changed = "another long pass phrase"
     password = page.get_by_role("region", name="Password")
@@ -272,6 +299,18 @@ async def test_the_account_is_secured_and_its_sessions_end(
     await code.fill(pyotp.TOTP(secret).at(int(time.time()) + 30))
     await page.get_by_role("button", name="Sign in", exact=True).click()
     await expect(page.get_by_role("banner")).to_contain_text(email)
+    await page.get_by_role("button", name="Sign out", exact=True).click()
+    await sign_in(page, email, changed)
+    await page.get_by_role("button", name="Use a recovery code instead").click()
+    lost = page.get_by_label("Recovery code", exact=True)
+    await expect(lost).to_be_focused()
+    await lost.fill(codes[1])
+    await page.get_by_role("button", name="Sign in", exact=True).click()
+    await expect(page.get_by_role("alert")).to_contain_text("OTP_INVALID")
+    await lost.fill(new[1].upper())
+    await page.get_by_role("button", name="Sign in", exact=True).click()
+    await expect(page.get_by_role("banner")).to_contain_text(email)
+    await expect(factor).to_contain_text("Recovery codes left: 9")
     await page.get_by_role("button", name="Sign out everywhere").click()
     await expect(page.get_by_role("region", name="Sign in")).to_be_visible()
 

@@ -1,7 +1,7 @@
 import { useMutation, useQueryClient } from "@tanstack/react-query";
 import { type FormEvent, useState } from "react";
 import { ApiError, post } from "../lib/api";
-import { CodeField, PasswordField } from "./AuthFields";
+import { CodeField, NO_PROOF, PasswordField, ProofField } from "./AuthFields";
 import { Problem } from "./Problem";
 
 /** What a visitor is doing; the codes come by mail. */
@@ -28,7 +28,8 @@ export function AuthPanel() {
   const [email, setEmail] = useState("");
   const [password, setPassword] = useState("");
   const [code, setCode] = useState("");
-  const [totp, setTotp] = useState("");
+  const [proof, setProof] = useState(NO_PROOF);
+  const [asksForProof, setAsksForProof] = useState(false);
   const [said, setSaid] = useState("");
   const signedIn = () => queries.invalidateQueries({ queryKey: ["me"] });
   const move = (next: Step, words = "") => {
@@ -37,7 +38,13 @@ export function AuthPanel() {
   };
 
   const steps: Record<Step, () => Promise<unknown>> = {
-    signIn: () => post("/v1/auth/signin", { email, password, totpCode: totp }).then(signedIn),
+    signIn: () =>
+      post("/v1/auth/signin", {
+        email,
+        password,
+        totpCode: proof.code,
+        recoveryCode: proof.recoveryCode,
+      }).then(signedIn),
     signUp: () => post("/v1/auth/signup", { email, password }).then(() => move("code")),
     code: () => post("/v1/auth/verify-otp", { email, code }).then(signedIn),
     forgotten: async () => {
@@ -55,7 +62,9 @@ export function AuthPanel() {
   const submit = useMutation({
     mutationFn: () => steps[step](),
     onError: (error) => {
-      if (error instanceof ApiError && error.reason === "EMAIL_NOT_VERIFIED") move("code");
+      if (!(error instanceof ApiError)) return;
+      if (error.reason === "EMAIL_NOT_VERIFIED") move("code");
+      if (error.reason === "TOTP_REQUIRED") setAsksForProof(true);
     },
   });
   const again = useMutation({
@@ -78,6 +87,8 @@ export function AuthPanel() {
     submit.mutate();
   };
   const go = (next: Step) => {
+    setProof(NO_PROOF);
+    setAsksForProof(false);
     submit.reset();
     again.reset();
     move(next);
@@ -116,11 +127,11 @@ export function AuthPanel() {
             onChange={setPassword}
           />
         )}
-        {(needsTotp || totp) && step === "signIn" && (
-          <CodeField label="Code of your authenticator app" value={totp} onChange={setTotp} />
+        {asksForProof && step === "signIn" && (
+          <ProofField label="Code of your authenticator app" value={proof} onChange={setProof} />
         )}
         {/* Being asked for the code is no failure, until one was given. */}
-        {needsTotp && totp === "" ? (
+        {needsTotp ? (
           <p className="hint" role="status">
             This account asks for a code of your authenticator app.
           </p>

@@ -17,7 +17,7 @@ import { Totp } from "./Totp";
 export function Security({ user }: { user: UserJson }) {
   return (
     <main className="pages">
-      <Totp enabled={user.totpEnabled ?? false} />
+      <Totp user={user} />
       <Password />
       <ApiKeys />
       <Sessions />
