@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import time
 from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from mesh.telemetry import TraceContext, new_trace, parse_traceparent
+from mesh.telemetry import TraceContext, new_trace, parse_traceparent, random_id
 
 # A proxy may send `GET http://host/path`.
 _ABSOLUTE = re.compile(r"^https?://[^/?#]*", re.IGNORECASE)
@@ -95,7 +94,7 @@ def begin(request: web.BaseRequest, proxies: ProxyRules) -> Exchange:
         request=request,
         path=path,
         query=query,
-        request_id=given if given and _REQUEST_ID.fullmatch(given) else os.urandom(8).hex(),
+        request_id=given if given and _REQUEST_ID.fullmatch(given) else random_id(8).hex(),
         client_ip=address,
         https=https,
         trace=new_trace() if parent is None else parent.child(),

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import re
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 import structlog
@@ -44,6 +44,7 @@ ORDERS_PER_BUCKET = 1000
 _COMPLAIN_EVERY_SECONDS = 10.0
 
 log = structlog.get_logger()
+_random = Random()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class TraceContext:
 
     def child(self) -> TraceContext:
         """The same trace with a new span id, for work done under this one."""
-        return TraceContext(self.trace_id, os.urandom(8))
+        return TraceContext(self.trace_id, random_id(8))
 
     def derived(self, name: str, number: int = 0) -> TraceContext:
         """Like `child`, but always the same id for the same name and number.
@@ -71,8 +72,12 @@ _current: ContextVar[TraceContext | None] = ContextVar("tidebook_trace", default
 
 def new_trace() -> TraceContext:
     """A new trace with its root span id."""
-    random = os.urandom(24)
-    return TraceContext(random[:16], random[16:])
+    return TraceContext(random_id(16), random_id(8))
+
+
+def random_id(size: int) -> bytes:
+    """So many random bytes, for ids alone: somebody might guess them."""
+    return _random.getrandbits(8 * size).to_bytes(size, "big")
 
 
 def current_trace() -> TraceContext | None:
@@ -123,6 +128,15 @@ end
 """
 
 
+class Stage(NamedTuple):
+    """A part of a span's time: a span below it, kept with it. Times in Unix nanoseconds."""
+
+    name: str
+    start_ns: int
+    end_ns: int
+    attributes: dict[str, str] = {}  # noqa: RUF012 - never changed
+
+
 @dataclass(frozen=True, slots=True)
 class RecordedSpan:
     """A finished span. Ids are raw bytes, `parent_span_id` is empty at a root; times Unix ns."""
@@ -135,6 +149,23 @@ class RecordedSpan:
     start_ns: int
     end_ns: int
     attributes: dict[str, str] = field(default_factory=dict)
+    stages: tuple[Stage, ...] = ()
+
+    def expanded(self) -> Iterator[RecordedSpan]:
+        """The span, and a span for each of its stages."""
+        own = TraceContext(self.trace_id, self.span_id)
+        yield replace(self, stages=())
+        for number, (name, start_ns, end_ns, attributes) in enumerate(self.stages):
+            yield RecordedSpan(
+                self.trace_id,
+                own.derived(name, number).span_id,
+                self.span_id,
+                self.service,
+                name,
+                start_ns,
+                end_ns,
+                attributes,
+            )
 
     def to_json(self) -> bytes:
         """As the built-in store keeps it."""
@@ -148,6 +179,7 @@ class RecordedSpan:
                 "start_ns": self.start_ns,
                 "end_ns": self.end_ns,
                 "attributes": self.attributes,
+                "stages": [tuple(stage) for stage in self.stages],
             }
         )
 
@@ -164,6 +196,8 @@ class RecordedSpan:
             start_ns=row["start_ns"],
             end_ns=row["end_ns"],
             attributes=row["attributes"],
+            # What an earlier version wrote has none.
+            stages=tuple(Stage(*stage) for stage in row.get("stages", ())),
         )
 
 
@@ -194,6 +228,7 @@ class SpanRecorder:
         parent_span_id: bytes | None,
         start_ns: int,
         end_ns: int,
+        stages: tuple[Stage, ...] = (),
         **attributes: object,
     ) -> None:
         """Keep a finished span: `context` holds its own ids, times are Unix nanoseconds."""
@@ -210,11 +245,12 @@ class SpanRecorder:
                 start_ns,
                 end_ns,
                 {key: str(value) for key, value in attributes.items()},
+                stages,
             )
         )
         self._start()
 
-    async def link_order(self, order_id: int, account_id: int, trace_id: bytes) -> None:
+    def link_order(self, order_id: int, account_id: int, trace_id: bytes) -> None:
         """Let `read_order_trace` find the trace that this order of this account belongs to."""
         if len(self._links) >= QUEUE_MAX:
             self.dropped += 1
@@ -228,7 +264,7 @@ class SpanRecorder:
         if not spans and not links:
             return
         if self._otlp is not None:
-            self._otlp.export(spans)
+            self._otlp.export(part for span in spans for part in span.expanded())
         traces = list(_by_trace(spans).items())
         try:
             for start in range(0, len(traces), _TRACES_PER_CALL):
@@ -298,7 +334,7 @@ async def read_order_trace(redis: Redis, order_id: int) -> tuple[int, list[Recor
     account, _, trace_hex = link.decode().partition(":")
     rows: Any = await redis.lrange(_trace_key(bytes.fromhex(trace_hex)), 0, -1)
     # A consumer that reads a log entry again after a crash makes the same (derived) spans again.
-    spans = {span.span_id: span for span in map(RecordedSpan.from_json, rows)}
+    spans = {span.span_id: span for row in rows for span in RecordedSpan.from_json(row).expanded()}
     return int(account), sorted(spans.values(), key=lambda span: (span.start_ns, -span.end_ns))
 
 

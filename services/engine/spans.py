@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from mesh.telemetry import SpanRecorder
+from mesh.telemetry import SpanRecorder, Stage
 from services.engine.domain import events as e
 from services.engine.writer import Committed, Submission
 
@@ -42,11 +42,11 @@ class Tracer:
             while self._waiting:
                 batch = self._waiting.popleft()
                 for submission in batch.submissions:
-                    await self._record(batch, submission)
+                    self._record(batch, submission)
                 # Recording is never urgent: let those who wait for answers go first.
                 await asyncio.sleep(0)
 
-    async def _record(self, batch: Committed, submission: Submission[Any]) -> None:
+    def _record(self, batch: Committed, submission: Submission[Any]) -> None:
         span, caller = submission.span, submission.trace
         if span is None or caller is None:
             return
@@ -54,21 +54,21 @@ class Tracer:
             events[0] for events in submission.outcomes if isinstance(events[0], e.OrderPlaced)
         ]
         for order in placed:
-            await self._recorder.link_order(order.order_id, order.account_id, span.trace_id)
+            self._recorder.link_order(order.order_id, order.account_id, span.trace_id)
         what = {"seq": batch.seq, "commands": len(submission.items), "accepted": len(placed)}
         if placed:
             what["first_order_id"] = placed[0].order_id
         log.debug("commands_durable", name=submission.name, trace_id=span.trace_id.hex(), **what)
-        record = self._recorder.record
-        record(
+        self._recorder.record(
             submission.name,
             span,
             caller.span_id,
             submission.received_ns,
             batch.acked_ns,
+            (
+                Stage("engine.queue", submission.received_ns, batch.taken_ns),
+                Stage("engine.match", batch.taken_ns, batch.applied_ns),
+                Stage("log.append", batch.applied_ns, batch.acked_ns, {"seq": str(batch.seq)}),
+            ),
             **what,
         )
-        parent = span.span_id
-        record("engine.queue", span.child(), parent, submission.received_ns, batch.taken_ns)
-        record("engine.match", span.child(), parent, batch.taken_ns, batch.applied_ns)
-        record("log.append", span.child(), parent, batch.applied_ns, batch.acked_ns, seq=batch.seq)

@@ -327,7 +327,7 @@ async def test_a_trace_is_shown_to_its_owner_alone(
             root = parse_traceparent(answer.headers["traceparent"])
         assert root is not None
         recorder.record("engine.match", root.child(), root.span_id, 2 * 10**18, 2 * 10**18 + 5000)
-        await recorder.link_order(1, 7, root.trace_id)
+        recorder.link_order(1, 7, root.trace_id)
     finally:
         await recorder.close()
         await redis.aclose()

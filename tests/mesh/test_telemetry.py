@@ -15,6 +15,7 @@ from mesh.config import Settings, load_settings
 from mesh.redis import open_redis
 from mesh.telemetry import (
     SpanRecorder,
+    Stage,
     TraceContext,
     format_traceparent,
     new_trace,
@@ -58,6 +59,22 @@ def test_a_derived_span_is_the_same_again_and_others_are_not() -> None:
     assert {context.trace_id for context in others} == {trace.trace_id}
 
 
+async def test_the_stages_of_a_span_are_spans_below_it(redis: Redis, settings: Settings) -> None:
+    root = new_trace()
+    recorder = SpanRecorder("engine", redis, settings)
+    stages = (Stage("wait", 100, 150), Stage("work", 150, 190, {"seq": "7"}))
+    for _ in range(2):
+        recorder.record("place", root, None, 100, 200, stages, market="BTC_USDC")
+    recorder.link_order(12, 7, root.trace_id)
+    await recorder.close()
+    _, (place, wait, work) = await read_order_trace(redis, 12)
+    assert (place.span_id, place.attributes) == (root.span_id, {"market": "BTC_USDC"})
+    for span, stage in zip((wait, work), stages, strict=True):
+        assert (span.name, span.start_ns, span.end_ns, span.attributes) == stage
+        assert (span.trace_id, span.parent_span_id) == (root.trace_id, root.span_id)
+    assert len({place.span_id, wait.span_id, work.span_id}) == 3
+
+
 async def test_the_spans_of_an_order_are_found_by_its_id(redis: Redis, settings: Settings) -> None:
     root = new_trace()
     gateway = SpanRecorder("gateway", redis, settings)
@@ -67,7 +84,7 @@ async def test_the_spans_of_an_order_are_found_by_its_id(redis: Redis, settings:
     engine.record("engine.match", match, root.span_id, 200, 300)
     # A consumer that reads the same entry twice makes the same span twice.
     engine.record("engine.match", match, root.span_id, 200, 300)
-    await engine.link_order(12, 7, root.trace_id)
+    engine.link_order(12, 7, root.trace_id)
     await asyncio.gather(gateway.close(), engine.close())
     account_id, spans = await read_order_trace(redis, 12)
     assert account_id == 7
@@ -125,7 +142,7 @@ async def test_a_long_trace_keeps_its_newest_spans(redis: Redis, settings: Setti
     context = new_trace()
     for number in range(telemetry.SPANS_PER_TRACE_MAX + 5):
         recorder.record("work", context.child(), None, number, number + 1)
-    await recorder.link_order(1, 1, context.trace_id)
+    recorder.link_order(1, 1, context.trace_id)
     await recorder.close()
     _, spans = await read_order_trace(redis, 1)
     assert len(spans) == telemetry.SPANS_PER_TRACE_MAX
@@ -150,11 +167,17 @@ async def test_a_collector_gets_every_span(redis: Redis, settings: Settings) -> 
     recorder = SpanRecorder("engine", redis, with_collector)
     root = TraceContext(b"t" * 16, b"r" * 8)
     child = root.child()
-    recorder.record("engine.match", child, root.span_id, 1_000, 2_500, market="BTC_USDC")
+    stages = (Stage("first", 1_000, 2_000), Stage("second", 2_000, 2_500, {"seq": "7"}))
+    recorder.record("engine.match", child, root.span_id, 1_000, 2_500, stages, market="BTC_USDC")
     await recorder.close()
     await server.stop(0)
     (resource_spans,) = received[0].resource_spans
-    (span,) = resource_spans.scope_spans[0].spans
+    (span, *parts) = resource_spans.scope_spans[0].spans
+    assert [(part.name, part.start_time_unix_nano) for part in parts] == [
+        ("first", 1_000),
+        ("second", 2_000),
+    ]
+    assert all(part.parent_span_id == child.span_id for part in parts)
     assert (span.trace_id, span.span_id, span.parent_span_id) == (
         root.trace_id,
         child.span_id,
