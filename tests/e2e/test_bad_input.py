@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from decimal import Decimal
@@ -18,6 +17,7 @@ import pytest
 from examples.client import Endpoints, HttpApi, Person, faucet, grpc_channel
 from tests.support import Exchange, eventually
 from tests.support.operations import Operation, operations
+from tests.support.programs import output_of
 
 MARKET, CFD_MARKET = "SOL_USDC", "SOL_USDC_CFD"
 # Good bodies, so that nothing but the id can be what is refused.
@@ -253,7 +253,7 @@ async def test_a_fuzzer_finds_no_crash_and_no_answer_that_is_not_in_the_document
         async with HttpApi(Endpoints(exchange.http_url, exchange.grpc_address)) as http:
             person = await Person.sign_up(http, name="fuzz")
             headers.append(f"Authorization: Bearer {await person.token()}")
-    process = await asyncio.create_subprocess_exec(
+    code, output = await output_of(
         *(str(Path(sys.executable).with_name("st")), "run", f"{exchange.http_url}/openapi.json"),
         *(word for header in headers for word in ("-H", header)),
         # Streams have no end, and whoever ends the session is nobody.
@@ -263,15 +263,7 @@ async def test_a_fuzzer_finds_no_crash_and_no_answer_that_is_not_in_the_document
         # What is wrong by the rules of a market is not in any schema.
         *("--checks", "not_a_server_error,status_code_conformance,content_type_conformance"),
         *("--checks", "response_headers_conformance,response_schema_conformance,ignored_auth"),
-        cwd=tmp_path,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+        seconds=FUZZ_SECONDS,
+        directory=tmp_path,
     )
-    try:
-        async with asyncio.timeout(FUZZ_SECONDS):
-            output, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode == 0, output.decode()[-20_000:]
+    assert code == 0, output[-20_000:]

@@ -7,6 +7,7 @@ import contextlib
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ from tests.support.audit import Auditor, fill_of, holds
 from tests.support.clients import StreamTrader
 from tests.support.exchange import Exchange, running_exchange
 from tests.support.killing import kill
+from tests.support.paging import pages
+from tests.support.programs import output_of
 from tests.support.waiting import eventually
 
 DEPOSITS = {"USDC": "100000", "BTC": "5", "SOL": "1000"}
 # Answers that every trader must get between two kills.
 STEP = 120
+VERIFY_SECONDS = 120.0
 VICTIMS = ("engine", "settlement", "engine", "Valkey", "PostgreSQL")
 
 pytestmark = [pytest.mark.xdist_group("exchange"), pytest.mark.timeout(240)]
@@ -54,25 +58,15 @@ class Account:
 
     async def orders(self) -> list[order_pb2.Order]:
         """Every order there ever was, from history."""
-        found: list[order_pb2.Order] = []
         request = history_pb2.ListOrdersRequest(page_size=1000)
-        while True:
-            page = await self._ask(self._history.ListOrders, request)
-            found += page.orders
-            if not page.next_page_token:
-                return found
-            request.page_token = page.next_page_token
+        ask = partial(self._ask, self._history.ListOrders)
+        return [order async for page in pages(ask, request) for order in page.orders]
 
     async def fills(self) -> list[order_pb2.Fill]:
         """Every fill there ever was, from history."""
-        found: list[order_pb2.Fill] = []
         request = history_pb2.ListFillsRequest(page_size=1000)
-        while True:
-            page = await self._ask(self._history.ListFills, request)
-            found += page.fills
-            if not page.next_page_token:
-                return found
-            request.page_token = page.next_page_token
+        ask = partial(self._ask, self._history.ListFills)
+        return [fill async for page in pages(ask, request) for fill in page.fills]
 
 
 def _amounts(balances: Sequence[Any]) -> dict[str, tuple[Decimal, Decimal]]:
@@ -81,15 +75,13 @@ def _amounts(balances: Sequence[Any]) -> dict[str, tuple[Decimal, Decimal]]:
 
 async def verify(exchange: Exchange) -> str:
     """`tidebook verify` as an operator runs it."""
-    process = await asyncio.create_subprocess_exec(
+    code, output = await output_of(
         *(sys.executable, "-m", "ops.cli", "verify", "--data-dir", str(exchange.data_dir)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env=dict(exchange.environment),
+        seconds=VERIFY_SECONDS,
+        environment=exchange.environment,
     )
-    output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
-    return output.decode()
+    assert code == 0, output
+    return output
 
 
 async def check_books(exchange: Exchange, http: HttpApi) -> None:

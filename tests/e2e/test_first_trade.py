@@ -9,6 +9,7 @@ from pathlib import Path
 
 from examples.client import Endpoints, HttpApi, Person, faucet, grpc_channel
 from tests.support import Exchange, eventually, running_exchange
+from tests.support.programs import output_of
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 RUN_SECONDS = 90.0
@@ -16,22 +17,11 @@ RUN_SECONDS = 90.0
 
 async def run_example(name: str, *arguments: str, **environment: str) -> tuple[int, str]:
     """Run a script of `examples/` to its end: (exit code, output)."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(EXAMPLES / name),
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env=os.environ | environment,
+    return await output_of(
+        *(sys.executable, str(EXAMPLES / name), *arguments),
+        seconds=RUN_SECONDS,
+        environment=os.environ | environment,
     )
-    try:
-        async with asyncio.timeout(RUN_SECONDS):
-            output, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return process.returncode or 0, output.decode()
 
 
 def arguments_of(exchange: Exchange) -> tuple[str, ...]:

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 
-import pytest
-import pytest_asyncio
 from playwright.async_api import Page, expect
 
 from tests.support.exchange import Exchange
 from tests.support.page import (
-    CHROMIUM,
+    PAGE_TESTS,
     account,
     balance,
     choose_tab,
     get_play_money,
-    open_page,
     order_form,
     sign_up,
 )
 from tests.support.waiting import eventually
 
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
-]
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def page(exchange: Exchange) -> AsyncIterator[Page]:
-    async with open_page(exchange) as page:
-        yield page
+pytestmark = [*PAGE_TESTS]
 
 
 async def test_a_visitor_sees_live_prices_marked_as_simulated(page: Page) -> None:

@@ -4,49 +4,29 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
-import pytest_asyncio
 from playwright.async_api import Browser, Page, WebSocketRoute, expect
 
 from tests.support.exchange import Exchange
 from tests.support.page import (
-    CHROMIUM,
+    PAGE_TESTS,
     accessibility_problems,
     account,
     balance,
     choose_kind,
     choose_tab,
-    chromium,
     get_play_money,
     market_order,
     order_form,
-    page_in,
     sign_up,
 )
 from tests.support.waiting import eventually
 
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
-    pytest.mark.timeout(600),
-]
+pytestmark = [*PAGE_TESTS, pytest.mark.timeout(600)]
 # A bot's first trade in a market; it may take its time on a slow machine.
 TRADED_MS = 180_000
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as browser:
-        yield browser
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def page(browser: Browser, exchange: Exchange) -> AsyncIterator[Page]:
-    async with page_in(browser, exchange) as page:
-        yield page
 
 
 async def test_the_keyboard_is_enough(page: Page, exchange: Exchange) -> None:

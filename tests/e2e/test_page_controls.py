@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import re
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from decimal import Decimal
-from pathlib import Path
 
 import pyotp
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Locator, Page, expect
 
-from tests.support.exchange import PORT_OFFSETS, Exchange, running_exchange
+from tests.support.exchange import Exchange, two_shards
 from tests.support.page import (
-    CHROMIUM,
+    PAGE_TESTS,
     PASSWORD,
     accessibility_problems,
     account,
     balance,
     choose_kind,
     choose_tab,
-    chromium,
     code_for,
     get_play_money,
     happened,
@@ -33,17 +30,9 @@ from tests.support.page import (
     sign_in,
     sign_up,
 )
-from tests.support.ports import free_ports
 from tests.support.waiting import eventually
 
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
-    pytest.mark.xdist_group("page"),
-    pytest.mark.timeout(600),
-]
-# Engine and market data of shard 1, public and internal.
-SHARD_PORTS = (203, 204, 303, 304)
+pytestmark = [*PAGE_TESTS, pytest.mark.xdist_group("page"), pytest.mark.timeout(600)]
 LONG_WAY = Decimal(500)
 # The made-up price goes that far, either way, within seconds; rarely it takes its time.
 MOVES_MS = 180_000
@@ -52,20 +41,8 @@ MOVES_MS = 180_000
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def sharded() -> AsyncIterator[Exchange]:
     """Two shards, and withdrawals that can be called back for as long as a slow machine takes."""
-    with tempfile.TemporaryDirectory(prefix="tb-", dir="/tmp") as path:
-        async with running_exchange(
-            Path(path),
-            port_base=free_ports((*PORT_OFFSETS, *SHARD_PORTS)),
-            TIDEBOOK_SHARDS="0=*;1=SOL_*",
-            TIDEBOOK_PAYOUT_DELAY_MS="600000",
-        ) as running:
-            yield running
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as browser:
-        yield browser
+    async with two_shards(TIDEBOOK_PAYOUT_DELAY_MS="600000") as running:
+        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="session")

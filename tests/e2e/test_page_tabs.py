@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
 from playwright.async_api import Route, expect
 
 from tests.support import Exchange
-from tests.support.page import CHROMIUM, PATIENCE_MS, open_page, sign_up
+from tests.support.page import PAGE_TESTS, PATIENCE_MS, open_page, sign_up
 
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
-]
+pytestmark = [*PAGE_TESTS]
 
 
 async def test_two_tabs_whose_access_ends_at_once_stay_signed_in(exchange: Exchange) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 
-import pytest
 from playwright.async_api import Page, expect
 
 from tests.support.exchange import Exchange
 from tests.support.killing import kill
 from tests.support.page import (
-    CHROMIUM,
+    PAGE_TESTS,
     account,
     balance,
     choose_kind,
@@ -22,10 +21,7 @@ from tests.support.page import (
     sign_up,
 )
 
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
-]
+pytestmark = [*PAGE_TESTS]
 
 
 async def test_spot_margin_and_a_contract_through_a_restart(exchange: Exchange) -> None:

@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -26,39 +25,17 @@ from mesh.config import Settings
 from mesh.postgres import plain_url
 from services.settlement.follower import ARCHIVE_LOCK
 from tests.ops.test_exchange import is_ready, pids, running_state, tidebook
-from tests.ops.test_shards import SHARD_PORTS, SHARDS
 from tests.support import Exchange, eventually, running_exchange
-from tests.support.exchange import PORT_OFFSETS
+from tests.support.exchange import PORT_OFFSETS, SHARD_PORTS, SHARDS
+from tests.support.http_trader import HttpTrader
 from tests.support.ports import free_ports
 
 _MARKETS = ("BTC_USDC", "SOL_USDC")
 _COMPLETED = "TRANSFER_STATUS_COMPLETED"
 
 
-@dataclass
-class User:
+class User(HttpTrader):
     """Someone with money on every shard."""
-
-    http: HttpApi
-    person: Person
-
-    async def call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        return await self.http.call(method, path, body, token=await self.person.token())
-
-    async def deposit(self, asset: str, amount: str, shard: int, request_id: str) -> str:
-        body = {"asset": asset, "amount": amount, "shard": shard, "requestId": request_id}
-        status: str = (await self.call("POST", "/v1/deposits", body))["transfer"]["status"]
-        return status
-
-    async def order(self, market: str, side: str, price: str, quantity: str) -> None:
-        body = {
-            "market": market,
-            "side": f"SIDE_{side}",
-            "type": "ORDER_TYPE_LIMIT",
-            "price": price,
-            "quantity": quantity,
-        }
-        await self.call("POST", "/v1/orders", body)
 
     async def orders(self) -> list[tuple[str, ...]]:
         """Id, price and what is filled of each open order."""
@@ -111,8 +88,8 @@ async def test_an_exchange_goes_on_without_the_store_it_lost(
                     assert await user.deposit(asset, amount, shard, request) == _COMPLETED
         for market in _MARKETS:
             prices[market] = await eventually(partial(_index, http, market))
-            await ann.order(market, "SELL", prices[market], "1")
-            await bob.order(market, "BUY", prices[market], "0.1")
+            await ann.place(market, "SELL", prices[market], "1")
+            await bob.place(market, "BUY", prices[market], "0.1")
         cfd = {"market": "BTC_USDC_CFD", "side": "SIDE_BUY", "margin": "100", "leverage": 5}
         await bob.call("POST", "/v1/cfds", cfd)
         settings = running_state(first).running_settings()
@@ -120,8 +97,8 @@ async def test_an_exchange_goes_on_without_the_store_it_lost(
             before = [await user.state() for user in users]
             # All of this was acknowledged, and is lost with the store: it was nowhere else.
             market = _MARKETS[lossy]
-            await bob.order(market, "BUY", prices[market], "0.2")
-            await ann.order(market, "BUY", _below(prices[market]), "0.1")
+            await bob.place(market, "BUY", prices[market], "0.2")
+            await ann.place(market, "BUY", _below(prices[market]), "0.1")
             await eventually(lambda: _shows(http, market, ["0.2", "0.1"]))
             # This was written down by settlement, so it is sent again.
             late = await bob.deposit("USDC", "5", lossy, "late")
@@ -143,7 +120,7 @@ async def test_an_exchange_goes_on_without_the_store_it_lost(
         await eventually(lambda: _is(bob, (orders, money, cfds)))
         assert await ann.state() == before[0]
         for market in _MARKETS:
-            await bob.order(market, "BUY", prices[market], "0.3")
+            await bob.place(market, "BUY", prices[market], "0.3")
             await eventually(partial(_shows, http, market, ["0.3", "0.1"]))
             assert await _candles(http, market) == (2, Decimal("0.4"))
         assert await bob.deposit("USDC", "7", lossy, "new") == _COMPLETED

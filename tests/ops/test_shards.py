@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import signal
-import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +28,12 @@ from mesh.config import load_settings
 from mesh.status import refused_from
 from ops.plan import make_plan
 from tests.ops.test_exchange import tidebook
-from tests.support import eventually, running_exchange
-from tests.support.exchange import PORT_OFFSETS, Exchange
+from tests.support import eventually
+from tests.support.exchange import SHARDS, Exchange, two_shards
+from tests.support.http_trader import HttpTrader
 from tests.support.killing import pid_of
-from tests.support.ports import free_ports
 
-SHARDS = "0=*;1=SOL_*"
-# Engine and market data of shard 1, public and internal.
-SHARD_PORTS = (203, 204, 303, 304)
+COMPLETED = "TRANSFER_STATUS_COMPLETED"
 pytestmark = [pytest.mark.xdist_group("shards"), pytest.mark.timeout(600)]
 
 
@@ -59,32 +55,11 @@ def test_each_shard_has_its_own_engine_and_market_data(tmp_path: Path) -> None:
 
 
 @dataclass
-class World:
+class World(HttpTrader):
     """A running system with two shards, and a trader with money on both."""
 
     exchange: Exchange
-    http: HttpApi
     door: grpc.aio.Channel
-    trader: Person
-
-    async def call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        return await self.http.call(method, path, body, token=await self.trader.token())
-
-    async def deposit(self, asset: str, amount: str, shard: int) -> None:
-        body = {"asset": asset, "amount": amount, "shard": shard, "requestId": secrets.token_hex(8)}
-        transfer = (await self.call("POST", "/v1/deposits", body))["transfer"]
-        assert transfer["status"] == "TRANSFER_STATUS_COMPLETED"
-
-    async def place(self, market: str, side: str, price: str, quantity: str, **more: Any) -> int:
-        body = {
-            "market": market,
-            "side": f"SIDE_{side}",
-            "type": "ORDER_TYPE_LIMIT",
-            "price": price,
-            "quantity": quantity,
-            **more,
-        }
-        return int((await self.call("POST", "/v1/orders", body))["order"]["orderId"])
 
     async def transfer(self, amount: str, request_id: str) -> dict[str, Any]:
         body = {
@@ -110,20 +85,13 @@ class World:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def world() -> AsyncIterator[World]:
-    with tempfile.TemporaryDirectory(prefix="tb-", dir="/tmp") as path:
-        async with running_exchange(
-            Path(path),
-            port_base=free_ports((*PORT_OFFSETS, *SHARD_PORTS)),
-            TIDEBOOK_BOTS="false",
-            TIDEBOOK_SHARDS=SHARDS,
-        ) as exchange:
-            endpoints = Endpoints(exchange.http_url, exchange.grpc_address)
-            async with HttpApi(endpoints) as http, grpc_channel(endpoints.grpc) as door:
-                trader = await Person.sign_up(http, name="shards")
-                world = World(exchange, http, door, trader)
-                await world.deposit("USDC", "50000", 0)
-                await world.deposit("SOL", "100", 1)
-                yield world
+    async with two_shards(TIDEBOOK_BOTS="false") as exchange:
+        endpoints = Endpoints(exchange.http_url, exchange.grpc_address)
+        async with HttpApi(endpoints) as http, grpc_channel(endpoints.grpc) as door:
+            world = World(http, await Person.sign_up(http, name="shards"), exchange, door)
+            for asset, amount, shard in (("USDC", "50000", 0), ("SOL", "100", 1)):
+                assert await world.deposit(asset, amount, shard, asset) == COMPLETED
+            yield world
 
 
 def command(request_id: int, market: str, price: str, quantity: str, own_id: str) -> Any:
@@ -178,7 +146,7 @@ async def shows(world: World, market: str, side: str, price: str) -> bool:
 async def test_money_moves_between_shards_once_per_request(world: World) -> None:
     before = await world.free("USDC")
     first = await world.transfer("1000.12345678", "move-1")
-    assert first["status"] == "TRANSFER_STATUS_COMPLETED", first
+    assert first["status"] == COMPLETED, first
     assert await world.transfer("1000.12345678", "move-1") == first
     assert await world.free("USDC", 1) == "1000.12345678"
     assert await world.free("USDC") == before
@@ -223,7 +191,7 @@ async def test_the_books_of_both_shards_are_compared_proven_and_shown(world: Wor
 @pytest.mark.asyncio(loop_scope="session")
 async def test_one_stream_trades_on_both_shards_in_order(world: World) -> None:
     await world.transfer("1000", "for-streams")
-    metadata = await bearer(world.trader)
+    metadata = await bearer(world.person)
     watch: Any = world.orders().WatchAccount(order_pb2.WatchAccountRequest(), metadata=metadata)
     snapshots = [await watch.read(), await watch.read()]
     assert {snapshot.shard for snapshot in snapshots} == {0, 1}
@@ -289,7 +257,7 @@ async def test_a_websocket_trades_on_both_shards(world: World) -> None:
                 if wanted(found):
                     return found
 
-        await send(1, auth=gateway_pb2.Auth(access_token=await world.trader.token()))
+        await send(1, auth=gateway_pb2.Auth(access_token=await world.person.token()))
         await frame(lambda f: f.id == 1)
         account = gateway_pb2.Subscription(channel=gateway_pb2.CHANNEL_ACCOUNT)
         await send(2, subscribe=account)
@@ -311,7 +279,7 @@ async def test_a_websocket_trades_on_both_shards(world: World) -> None:
 
 @pytest.mark.asyncio(loop_scope="session")
 async def test_a_bot_at_the_wrong_engine_is_told_the_right_one(world: World) -> None:
-    metadata = await bearer(world.trader)
+    metadata = await bearer(world.person)
     async with grpc.aio.insecure_channel(world.exchange.service_address("engine")) as wrong:
         stub = order_pb2_grpc.OrderServiceStub(wrong)
         sell = command(0, "SOL_USDC", "900", "1", "d1").place
@@ -343,7 +311,7 @@ async def test_the_other_shard_trades_on_when_one_is_killed(world: World) -> Non
     kept = await world.place("SOL_USDC", "SELL", "900", "2")
     killed = pid_of(world.exchange, "engine-shard1")
     assert killed is not None
-    metadata = await bearer(world.trader)
+    metadata = await bearer(world.person)
     stream: Any = world.orders().TradeStream(metadata=metadata)
     os.kill(killed, signal.SIGKILL)
     for number in range(20):
@@ -364,7 +332,7 @@ async def test_the_other_shard_trades_on_when_one_is_killed(world: World) -> Non
 
     async def completed() -> bool:
         found = await world.transfer("5", "while-it-is-down")
-        return bool(found["status"] == "TRANSFER_STATUS_COMPLETED")
+        return bool(found["status"] == COMPLETED)
 
     await eventually(completed, timeout_s=60)
     stream.cancel()

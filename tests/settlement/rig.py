@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -37,6 +38,7 @@ from services.engine.domain import events as e
 from services.settlement.__main__ import run
 from tests.settlement.support import LogMaker, Wire
 from tests.support import eventually, free_ports
+from tests.support.paging import pages
 from tests.support.signing import SigningKeys
 
 _ASSETS = {asset.code: asset for asset in DEFAULT_ASSETS}
@@ -144,14 +146,9 @@ class Client:
 
     async def transfers(self) -> list[ledger_pb2.Transfer]:
         """All of them, newest first."""
-        found: list[ledger_pb2.Transfer] = []
         request = ledger_pb2.ListTransfersRequest(page_size=1000)
-        while True:
-            answer = await self.call(self.ledger.ListTransfers, request)
-            found += answer.transfers
-            if not answer.next_page_token:
-                return found
-            request.page_token = answer.next_page_token
+        ask = partial(self.call, self.ledger.ListTransfers)
+        return [transfer async for page in pages(ask, request) for transfer in page.transfers]
 
     async def balances(self) -> dict[str, tuple[str, str]]:
         """Asset code -> (free, held)."""

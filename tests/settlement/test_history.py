@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -25,6 +26,7 @@ from services.engine.domain import constants as k
 from tests.settlement.rig import Client, Rig, settlement_rig
 from tests.settlement.support import BTC_USDC, USDC, buy, sell
 from tests.support import eventually
+from tests.support.paging import pages
 
 ORDERS = 7
 
@@ -53,13 +55,8 @@ async def rig(settings: Settings, redis: Redis) -> AsyncIterator[Rig]:
 
 
 async def _pages(client: Client, method: Any, request: Any, field: str) -> list[list[Any]]:
-    pages = []
-    while True:
-        answer = await client.call(method, request)
-        pages.append(list(getattr(answer, field)))
-        request.page_token = answer.next_page_token
-        if not request.page_token:
-            return pages
+    ask = partial(client.call, method)
+    return [list(getattr(page, field)) async for page in pages(ask, request)]
 
 
 async def test_orders_and_fills_read_as_the_engine_would_say_them(rig: Rig) -> None:

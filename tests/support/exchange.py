@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ START_SECONDS = 120.0
 STOP_SECONDS = 60.0
 # What `--port-base` takes: the public ports and the mailbox, the internal ones 100 higher.
 PORT_OFFSETS = (*range(8), *range(102, 106))
+# Two shards, and the engine and market data of the second one, public and internal.
+SHARDS = "0=*;1=SOL_*"
+SHARD_PORTS = (203, 204, 303, 304)
 _READY = re.compile(r"ready in ([0-9.]+) s")
 
 # A feed that needs no network and says the same every time, cheap password hashes, no patience
@@ -113,6 +117,17 @@ async def running_exchange(
         finally:
             if drained is not None:
                 await drained
+
+
+@contextlib.asynccontextmanager
+async def two_shards(**settings: str) -> AsyncIterator[Exchange]:
+    """A system with two shards (`SHARDS`) in a directory of its own; see `running_exchange`."""
+    with tempfile.TemporaryDirectory(prefix="tb-", dir="/tmp") as path:
+        port_base = free_ports((*PORT_OFFSETS, *SHARD_PORTS))
+        async with running_exchange(
+            Path(path), port_base=port_base, TIDEBOOK_SHARDS=SHARDS, **settings
+        ) as running:
+            yield running
 
 
 async def start_up(

@@ -10,12 +10,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import pytest
 from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
 from tests.support.exchange import Exchange
 from tests.support.waiting import eventually
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+# The marks of a module whose tests open pages.
+PAGE_TESTS = (
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+)
 PASSWORD = "a long enough pass phrase"
 PATIENCE_MS = 30_000
 _AXE = Path(__file__).parents[2] / "web" / "node_modules" / "axe-core" / "axe.min.js"
