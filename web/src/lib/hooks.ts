@@ -12,7 +12,7 @@ import type {
 } from "../gen/tidebook/marketdata/v1/marketdata_pb";
 import { ApiError, get, mayHaveSession, post } from "./api";
 import { applyUpdate, type Book, GapError } from "./book";
-import { paced } from "./paced";
+import { paced, PRICES_EVERY_MS } from "./paced";
 import type { Connection, Socket } from "./socket";
 
 const TRADES_SHOWN = 40;
@@ -113,7 +113,7 @@ export function useTickers(): ByMarket<TickerJson> {
 function useLatest<T extends { market?: string }>(): [ByMarket<T>, (news: readonly T[] | undefined) => void] {
   const [shown, setShown] = useState<ByMarket<T>>({});
   const newest = useRef<ByMarket<T>>({});
-  const [changed] = useState(() => paced(() => setShown(newest.current)));
+  const [changed] = useState(() => paced(() => setShown(newest.current), PRICES_EVERY_MS));
   const take = useCallback(
     (news: readonly T[] | undefined) => {
       if (!news?.length) return;

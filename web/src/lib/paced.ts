@@ -2,6 +2,8 @@
 
 /** Often enough to look live, seldom enough to leave the page responsive. */
 export const DRAW_EVERY_MS = 100;
+/** Prices of all markets at once: nobody reads them faster. */
+export const PRICES_EVERY_MS = 250;
 
 export interface Paced {
   /** Something changed: `draw` runs now, or when its turn comes. */

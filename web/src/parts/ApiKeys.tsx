@@ -111,7 +111,7 @@ function CreateKey({ onCreated }: { onCreated: () => void }) {
         ))}
       </fieldset>
       <label>
-        Only from
+        Only from IP addresses
         <input placeholder="anywhere" value={addresses} onChange={(event) => setAddresses(event.target.value)} />
       </label>
       <label>

@@ -1,9 +1,10 @@
+import { memo } from "react";
 import type { Account } from "../lib/account";
 import { add } from "../lib/decimal";
 import { Amount, Table } from "./Basics";
 
 /** What the account has; `brief` leaves out the totals, for a narrow place. */
-export function Balances({ account, brief = false }: { account: Account; brief?: boolean }) {
+export const Balances = memo(function Balances({ account, brief = false }: { account: Account; brief?: boolean }) {
   const rows = Object.values(account.balances);
   const head = ["Asset", ">Available", ">In use", ...(brief ? [] : [">Total"])];
   return (
@@ -35,4 +36,4 @@ export function Balances({ account, brief = false }: { account: Account; brief?:
       )}
     </>
   );
-}
+});

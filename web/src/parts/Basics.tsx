@@ -1,5 +1,5 @@
 /** Small pieces that every part uses. */
-import { type MouseEvent, type ReactNode, useCallback, useEffect, useId, useRef } from "react";
+import { type CSSProperties, type MouseEvent, type ReactNode, useCallback, useEffect, useId, useRef } from "react";
 import { isNegative, isZero, pretty, typed } from "../lib/decimal";
 import { isBuy } from "../lib/names";
 import { useKey } from "../lib/page";
@@ -175,11 +175,19 @@ export function Dialog({ title, onClose, children, wide = false }: DialogProps) 
   );
 }
 
-/** A table that scrolls sideways by itself where the screen is narrow; what scrolls takes the focus. */
+/** With fewer columns than this a table stays one on a phone. */
+const CARDS_FROM = 5;
+
+/**
+ * A table; on a narrow screen one of many columns has a card for each row, whose cells name their columns, and
+ * others scroll sideways. What scrolls takes the focus.
+ */
 export function Table({ label, head, children }: { label: string; head: readonly string[]; children: ReactNode }) {
+  const cards = head.length >= CARDS_FROM;
+  const names = head.map((name, at) => [`--head-${at + 1}`, JSON.stringify(/^!/.test(name) ? "" : name.replace(">", ""))]);
   return (
     <div className="scroll" role="region" aria-label={label} tabIndex={0}>
-      <table>
+      <table className={cards ? "cards" : ""} style={Object.fromEntries(names) as CSSProperties}>
         <thead>
           <tr>
             {head.map((name) => (

@@ -49,7 +49,7 @@ export function Cfds({ cfds, byName, prices }: Props) {
                 {cfd.liquidationPrice ? pretty(cut(cfd.liquidationPrice, decimalsOf(tick)), tick) : "none"}
               </td>
               <td className="number">
-                <Profit amount={cut(profit, 2)} step="0.01" />
+                <Profit amount={cut(profit, 2)} step="0.01" unit={byName[market]?.quoteAsset} />
                 <div>
                   <small>{percentOfBps(basisPoints(profit, margin))}</small>
                 </div>

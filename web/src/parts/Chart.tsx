@@ -4,6 +4,8 @@ import {
   HistogramSeries,
   type IChartApi,
   type ISeriesApi,
+  TickMarkType,
+  type Time,
   type UTCTimestamp,
 } from "lightweight-charts";
 import { memo, useCallback, useEffect, useRef, useState } from "react";
@@ -11,7 +13,7 @@ import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
 import type { CandleJson, CandleSourceJson } from "../gen/tidebook/marketdata/v1/marketdata_pb";
 import { INTERVALS, useCandles } from "../lib/candles";
 import { compare, decimalsOf, pretty } from "../lib/decimal";
-import { kindOf } from "../lib/names";
+import { dateTime, kindOf } from "../lib/names";
 import { useRemembered } from "../lib/page";
 import { screenNumber } from "../lib/screen";
 import { Choice, Placeholder } from "./Basics";
@@ -28,6 +30,8 @@ interface Props {
 }
 
 const QUICK = new Set(["CANDLE_INTERVAL_1M", "CANDLE_INTERVAL_5M", "CANDLE_INTERVAL_15M", "CANDLE_INTERVAL_1H"]);
+// Of whole days of UTC, whatever the clock of the one who looks.
+const DAYS = new Set(["CANDLE_INTERVAL_1D", "CANDLE_INTERVAL_3D", "CANDLE_INTERVAL_1W", "CANDLE_INTERVAL_1MO"]);
 const NAMES = INTERVALS.map(([interval]) => interval);
 
 /** Candles and volume. Prices that move elsewhere on the page do not draw it anew. */
@@ -46,11 +50,15 @@ export const Chart = memo(function Chart({ market, dark }: Props) {
           ))}
         </div>
         <select
-          aria-label="All intervals"
-          value={interval}
+          aria-label="More intervals"
+          className={QUICK.has(interval) ? "" : "on"}
+          value={QUICK.has(interval) ? "" : interval}
           onChange={(event) => setInterval(NAMES.find((name) => name === event.target.value) ?? interval)}
         >
-          {INTERVALS.map(([name, text]) => (
+          <option value="" disabled>
+            More
+          </option>
+          {INTERVALS.filter(([name]) => !QUICK.has(name)).map(([name, text]) => (
             <option key={name} value={name}>
               {text}
             </option>
@@ -75,6 +83,7 @@ function Canvas({ market, dark, interval, source }: Props & Pick<Required<Candle
   const newest = useRef("");
   const decimals = decimalsOf(market.tickSize);
   const [under, setUnder] = useState<CandleJson | null>(null);
+  const paint = useRef<Colours | null>(null);
   const byTime = useRef(new Map<number, CandleJson>());
   const [live, setLive] = useState<CandleJson | null>(null);
 
@@ -83,9 +92,14 @@ function Canvas({ market, dark, interval, source }: Props & Pick<Required<Candle
     const chart = createChart(box.current, {
       autoSize: true,
       layout: { background: { color: "transparent" }, attributionLogo: false, fontSize: 11 },
-      timeScale: { timeVisible: true, secondsVisible: interval === "CANDLE_INTERVAL_1S", rightOffset: 4 },
+      timeScale: {
+        timeVisible: true,
+        secondsVisible: interval === "CANDLE_INTERVAL_1S",
+        rightOffset: 4,
+        tickMarkFormatter: tickMark,
+      },
       localization: {
-        timeFormatter: (time: number) => new Date(time * 1000).toLocaleString(),
+        timeFormatter: (time: Time) => (DAYS.has(interval) ? day(time) : dateTime(at(time).toISOString())),
       },
     });
     const candles = chart.addSeries(CandlestickSeries, {
@@ -108,6 +122,7 @@ function Canvas({ market, dark, interval, source }: Props & Pick<Required<Candle
 
   useEffect(() => {
     const colour = colours();
+    paint.current = colour;
     series.current?.chart.applyOptions({
       layout: { textColor: colour.text },
       grid: { vertLines: { color: colour.grid }, horzLines: { color: colour.grid } },
@@ -124,7 +139,7 @@ function Canvas({ market, dark, interval, source }: Props & Pick<Required<Candle
   }, [dark, interval, decimals]);
 
   const onLive = useCallback((candle: CandleJson) => {
-    const bar = drawn(candle);
+    const bar = drawn(candle, (paint.current ??= colours()));
     const at = candle.openTime ?? "";
     // Only the newest may change; an older one is in the next page from the server.
     if (series.current === null || bar === null || at < newest.current) return;
@@ -138,7 +153,8 @@ function Canvas({ market, dark, interval, source }: Props & Pick<Required<Candle
 
   useEffect(() => {
     if (data === undefined || series.current === null) return;
-    const bars = [...data].reverse().flatMap((candle) => drawn(candle) ?? []);
+    const colour = (paint.current ??= colours());
+    const bars = [...data].reverse().flatMap((candle) => drawn(candle, colour) ?? []);
     byTime.current = new Map(data.map((candle) => [seconds(candle), candle]));
     newest.current = data[0]?.openTime ?? "";
     series.current.candles.setData(bars.map((bar) => bar.candle));
@@ -173,12 +189,29 @@ function Canvas({ market, dark, interval, source }: Props & Pick<Required<Candle
 
 const seconds = ({ openTime = "" }: CandleJson): number => Math.floor(Date.parse(openTime) / 1000);
 
-function drawn(candle: CandleJson) {
+const at = (time: Time): Date => new Date((time as number) * 1000);
+const day = (time: Time): string => at(time).toLocaleDateString(undefined, { dateStyle: "medium", timeZone: "UTC" });
+
+/** The axis by the clock of the one who looks, days by UTC; the library alone knows only UTC. */
+function tickMark(time: Time, type: TickMarkType, locale: string): string {
+  const days: Partial<Record<TickMarkType, Intl.DateTimeFormatOptions>> = {
+    [TickMarkType.Year]: { year: "numeric" },
+    [TickMarkType.Month]: { month: "short" },
+    [TickMarkType.DayOfMonth]: { month: "short", day: "numeric" },
+  };
+  const wanted = days[type];
+  if (wanted) return at(time).toLocaleDateString(locale, { ...wanted, timeZone: "UTC" });
+  const timeStyle = type === TickMarkType.TimeWithSeconds ? "medium" : "short";
+  return at(time).toLocaleTimeString(locale, { timeStyle, hourCycle: "h23" });
+}
+
+type Colours = ReturnType<typeof colours>;
+
+function drawn(candle: CandleJson, colour: Colours) {
   const [open, high, low, close] = [candle.open, candle.high, candle.low, candle.close].map(screenNumber);
   if (open == null || high == null || low == null || close == null) return null;
   const time = seconds(candle) as UTCTimestamp;
   const rose = compare(candle.close || "0", candle.open || "0") >= 0;
-  const colour = colours();
   return {
     candle: { time, open, high, low, close },
     volume: { time, value: screenNumber(candle.volume) ?? 0, color: rose ? colour.upSoft : colour.downSoft },

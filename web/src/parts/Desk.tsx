@@ -1,4 +1,4 @@
-import { useState } from "react";
+import { useMemo, useState } from "react";
 import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
 import type { PriceJson, TickerJson } from "../gen/tidebook/marketdata/v1/marketdata_pb";
 import type { Account } from "../lib/account";
@@ -22,7 +22,7 @@ type Tab = "orders" | "positions" | "cfds" | "fills";
 /** Everything of the account that lives: orders, positions, contracts, money. */
 export function Desk({ account, markets, prices, tickers }: Props) {
   const [tab, setTab] = useState<Tab>("orders");
-  const byName = Object.fromEntries(markets.map((market) => [market.market ?? "", market]));
+  const byName = useMemo(() => Object.fromEntries(markets.map((market) => [market.market ?? "", market])), [markets]);
   const count = (name: string, rows: readonly unknown[]) => (
     <>
       {name} <small>{rows.length}</small>
@@ -64,7 +64,9 @@ function Fills({ account, byName }: { account: Account; byName: Record<string, M
           </td>
           <td className="number">{pretty(fill.price, byName[fill.market ?? ""]?.tickSize)}</td>
           <td className="number">{pretty(fill.quantity)}</td>
-          <td className="number">{pretty(fill.fee || "0")}</td>
+          <td className="number">
+            {pretty(fill.fee || "0")} {byName[fill.market ?? ""]?.quoteAsset}
+          </td>
           <td>{fill.maker ? "maker" : "taker"}</td>
         </tr>
       ))}

@@ -1,5 +1,5 @@
 import { useMutation } from "@tanstack/react-query";
-import { type FormEvent, useState } from "react";
+import { type FormEvent, memo, useState } from "react";
 import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
 import type { OrderJson } from "../gen/tidebook/engine/v1/order_pb";
 import { patch, remove } from "../lib/api";
@@ -18,7 +18,7 @@ interface Props {
 
 const HEAD = ["Time", "Market", "Type", "Side", ">Price", ">Trigger", ">Filled / quantity", "!Actions"];
 
-export function OpenOrders({ orders, ready, byName }: Props) {
+export const OpenOrders = memo(function OpenOrders({ orders, ready, byName }: Props) {
   const cancel = useMutation({ mutationFn: (id: string) => remove(`/v1/orders/${id}`) });
   const cancelAll = useMutation({ mutationFn: () => remove("/v1/orders") });
   const [amending, setAmending] = useState<OrderJson | null>(null);
@@ -82,7 +82,7 @@ export function OpenOrders({ orders, ready, byName }: Props) {
       {tracing && <Trace orderId={tracing} onClose={() => setTracing(null)} />}
     </>
   );
-}
+});
 
 interface AmendProps {
   order: OrderJson;

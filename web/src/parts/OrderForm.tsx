@@ -1,5 +1,5 @@
 import { useMutation } from "@tanstack/react-query";
-import { type FormEvent, useCallback, useState } from "react";
+import { type FormEvent, memo, useCallback, useState } from "react";
 import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
 import type { PlaceOcoResponseJson, PlaceOrderResponseJson } from "../gen/tidebook/engine/v1/order_pb";
 import type { TickerJson } from "../gen/tidebook/marketdata/v1/marketdata_pb";
@@ -51,8 +51,8 @@ interface Props {
 
 type Placed = { order: PlaceOrderResponseJson } | { pair: PlaceOcoResponseJson };
 
-/** Spot and margin orders of every type. */
-export function OrderForm({ market, account, ticker, price, onPrice }: Props) {
+/** Spot and margin orders of every type. Prices of other markets do not draw it anew. */
+export const OrderForm = memo(function OrderForm({ market, account, ticker, price, onPrice }: Props) {
   const [rest, setRest] = useState<Omit<Draft, "price">>(BLANK);
   const draft: Draft = { ...rest, price };
   const setSide = useCallback((side: Draft["side"]) => setRest((old) => ({ ...old, side })), []);
@@ -194,7 +194,7 @@ export function OrderForm({ market, account, ticker, price, onPrice }: Props) {
             <>
               <dt>Position</dt>
               <dd className="number">
-                {position.quantity?.startsWith("-") ? "Short" : "Long"} {pretty(absolute(position.quantity ?? "0"))}
+                {position.quantity?.startsWith("-") ? "Short" : "Long"} {pretty(absolute(position.quantity ?? "0"))} {market.baseAsset}
               </dd>
             </>
           )}
@@ -213,7 +213,7 @@ export function OrderForm({ market, account, ticker, price, onPrice }: Props) {
       </form>
     </section>
   );
-}
+});
 
 function TypeChoice({ type, onType }: { type: FormType; onType: (type: FormType) => void }) {
   const conditional = CONDITIONAL.includes(type);

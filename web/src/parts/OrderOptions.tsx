@@ -35,7 +35,7 @@ export function OrderOptions({ draft, market, set }: Props) {
       <div className="options">
         {waits(draft.type) && (
           <div className="tabs" role="group" aria-label="Fired by the">
-            <small>Fired by the</small>
+            <small>Fired by</small>
             <Choice
               name="Last price"
               on={draft.triggerSource === "TRIGGER_SOURCE_LAST"}

@@ -2,7 +2,7 @@ import { keepPreviousData, useQuery } from "@tanstack/react-query";
 import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
 import type { PreviewOrderResponseJson } from "../gen/tidebook/engine/v1/order_pb";
 import { post } from "../lib/api";
-import { cut, decimalsOf, divide, isZero, pretty } from "../lib/decimal";
+import { cut, decimalsOf, divide, isZero, percentOfBps, pretty } from "../lib/decimal";
 import { type Draft, toOrder } from "../lib/order";
 import { useSettled } from "../lib/page";
 import { Problem } from "./Problem";
@@ -53,7 +53,7 @@ export function OrderPreview({ draft, market, leverage }: Props) {
           text={`${pretty(cut(data.liquidationPrice, decimalsOf(market.tickSize)), market.tickSize)} ${quote}`}
         />
       )}
-      <Line name="Maker / taker fee" text={`${market.makerFeeBps ?? 0} / ${market.takerFeeBps ?? 0} bps`} />
+      <Line name="Maker / taker fee" text={[market.makerFeeBps, market.takerFeeBps].map((bps) => percentOfBps(bps ?? 0, false)).join(" / ")} />
       {data.error && <dd className="hint wide">Would be refused: {data.error.message}</dd>}
     </dl>
   );

@@ -1,5 +1,5 @@
 import { useMutation } from "@tanstack/react-query";
-import { type FormEvent, useState } from "react";
+import { type FormEvent, type ReactNode, useState } from "react";
 import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
 import type { PositionJson } from "../gen/tidebook/engine/v1/position_pb";
 import type { TickerJson } from "../gen/tidebook/marketdata/v1/marketdata_pb";
@@ -61,7 +61,7 @@ export function Positions({ positions, orders, byName, tickers }: Props) {
               </td>
               <td className="number">{pretty(cut(margin, 2), "0.01")}</td>
               <td className="number">
-                <Profit amount={cut(profit, 2)} step="0.01" />
+                <Profit amount={cut(profit, 2)} step="0.01" unit={byName[market]?.quoteAsset} />
                 <div>
                   <small>{percentOfBps(basisPoints(profit, margin))}</small>
                 </div>
@@ -105,6 +105,7 @@ export function Positions({ positions, orders, byName, tickers }: Props) {
         <Exits
           {...editing}
           market={byName[editing.position.market ?? ""]}
+          mark={tickers[editing.position.market ?? ""]?.markPrice ?? ""}
           have={exitsOf(editing.position, orders)}
           onClose={() => setEditing(null)}
         />
@@ -142,7 +143,7 @@ function AddMargin({ position, onClose }: EditProps) {
   });
   const wrong = numberProblem(amount);
   return (
-    <Dialog title="Add margin" onClose={onClose}>
+    <Dialog title={`${marketTitle(position.market)}: add margin`} onClose={onClose}>
       <form
         onSubmit={(event: FormEvent) => {
           event.preventDefault();
@@ -176,7 +177,7 @@ function ClosePart({ position, market, onClose }: EditProps & { market: MarketJs
   });
   const wrong = stepProblem(quantity, market?.lotSize ?? "1");
   return (
-    <Dialog title="Close at market" onClose={onClose}>
+    <Dialog title={`${marketTitle(position.market)}: close at market`} onClose={onClose}>
       <form
         onSubmit={(event: FormEvent) => {
           event.preventDefault();
@@ -202,11 +203,12 @@ function ClosePart({ position, market, onClose }: EditProps & { market: MarketJs
 
 interface ExitsProps extends EditProps {
   market: MarketJson | undefined;
+  mark: string;
   have: ExitOrders;
 }
 
 /** Reduce-only orders that end the position by themselves; they show among the open orders too. */
-function Exits({ position, market, have, onClose }: ExitsProps) {
+function Exits({ position, market, mark, have, onClose }: ExitsProps) {
   const [stop, setStop] = useState(have.stop?.triggerPrice ?? "");
   const [profit, setProfit] = useState(have.profit?.triggerPrice ?? "");
   const once = useOnce();
@@ -239,7 +241,7 @@ function Exits({ position, market, have, onClose }: ExitsProps) {
   const tick = market?.tickSize ?? "1";
   const wrong = [stepProblem(stop, tick), stepProblem(profit, tick)] as const;
   return (
-    <Dialog title="Stop loss and take profit" onClose={onClose}>
+    <Dialog title={`${marketTitle(position.market)}: stop loss and take profit`} onClose={onClose}>
       <form
         onSubmit={(event: FormEvent) => {
           event.preventDefault();
@@ -249,9 +251,15 @@ function Exits({ position, market, have, onClose }: ExitsProps) {
         <p className="hint">
           Orders that close the whole position when the mark price is there. With both, one cancels the other.
         </p>
+        <dl>
+          <dt>Entry price</dt>
+          <dd className="number">{pretty(entryPrice(position, decimalsOf(tick)), tick)}</dd>
+          <dt>Mark price</dt>
+          <dd className="number">{pretty(mark, tick)}</dd>
+        </dl>
         <DecimalField
           label="Stop loss at"
-          hint="empty for none"
+          hint={wouldBring(position, stop, wrong[0], market)}
           suffix={market?.quoteAsset}
           value={stop}
           problem={wrong[0] || refusalOf(save.error, "stop_loss")}
@@ -259,7 +267,7 @@ function Exits({ position, market, have, onClose }: ExitsProps) {
         />
         <DecimalField
           label="Take profit at"
-          hint="empty for none"
+          hint={wouldBring(position, profit, wrong[1], market)}
           suffix={market?.quoteAsset}
           value={profit}
           problem={wrong[1] || refusalOf(save.error, "take_profit")}
@@ -272,4 +280,10 @@ function Exits({ position, market, have, onClose }: ExitsProps) {
       </form>
     </Dialog>
   );
+}
+
+/** What the position would come to at a typed price, fees apart. */
+function wouldBring(position: PositionJson, price: string, wrong: string, market: MarketJson | undefined): ReactNode {
+  if (!price || wrong) return "empty for none";
+  return <Profit amount={cut(positionProfit(position, price), 2)} step="0.01" unit={market?.quoteAsset} />;
 }

@@ -68,7 +68,7 @@ function Prices() {
         {data?.feed?.simulated
           ? "Outside prices are simulated: recorded or made up, not those of a live market."
           : "Outside prices are those of a live market."}{" "}
-        {data?.feed?.detail}
+        {sources.length === 0 && data?.feed?.detail}
       </p>
       {sources.length === 0 && <Placeholder loading={isPending} error={error} empty="No source is asked." />}
       <dl className="facts">

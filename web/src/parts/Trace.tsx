@@ -38,12 +38,12 @@ function Waterfall({ spans }: { spans: readonly SpanJson[] }) {
         return (
           <li key={span.spanId} title={attributes(span)}>
             <span className="what">
-              <small>{span.service}</small> {span.name}
+              <small>{span.service}</small> {(span.name ?? "").replace(`${span.service} `, "")}
             </span>
             <span className="lane" aria-hidden="true">
               <span style={{ marginLeft: `${part(start - from)}%`, width: `max(2px, ${part(duration)}%)` }} />
             </span>
-            <span className="number">{inMicroseconds(duration)}</span>
+            <span className="number">{inMilliseconds(duration)}</span>
           </li>
         );
       })}
@@ -51,10 +51,10 @@ function Waterfall({ spans }: { spans: readonly SpanJson[] }) {
   );
 }
 
-/** 1234567 ns -> "1,234.5 µs". */
-function inMicroseconds(ns: bigint): string {
-  const tenths = ns / 100n;
-  return `${(tenths / 10n).toLocaleString("en")}.${tenths % 10n} µs`;
+/** 1234567 ns -> "1.234 ms". */
+function inMilliseconds(ns: bigint): string {
+  const micros = ns / 1_000n;
+  return `${(micros / 1_000n).toLocaleString("en")}.${(micros % 1_000n).toString().padStart(3, "0")} ms`;
 }
 
 function attributes(span: SpanJson): string {
