@@ -18,7 +18,7 @@ from gateway.books_metrics import BooksMetrics
 from gateway.callers import Callers
 from gateway.connections import ConnectionLimits, Server
 from gateway.door import Door
-from gateway.exchange import ProxyRules
+from gateway.exchange import Networks, ProxyRules
 from gateway.limits import RateLimiter
 from gateway.local import DevServicer, LocalServices, TraceServicer
 from gateway.metrics import Metrics
@@ -70,8 +70,14 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         try:
             callers = Callers(settings, verifier, RateLimiter(redis), metrics)
             proxies = ProxyRules(settings.trusted_proxies)
+            readers = Networks(settings.metrics_from)
         except ValueError as error:
             raise SystemExit(f"gateway: {error}") from None
+        if settings.https_required and not settings.trusted_proxies.strip():
+            raise SystemExit(
+                "gateway: plain HTTP is refused and no proxy is named that speaks https, so nobody"
+                " could reach it: set TIDEBOOK_TRUSTED_PROXIES, or TIDEBOOK_HTTPS_ONLY=false"
+            )
         trace, dev = TraceServicer(redis), DevServicer(settings, http)
         router = Router(build_routes(ALL_SERVICES))
         lines = OrderLines(channels["engine"])
@@ -89,13 +95,14 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             around, origins, min(settings.ws_max_connections, room), settings.connections_per_ip
         )
         sockets.describe(metrics)
-        health = Health(upstreams, metrics)
+        health = Health(upstreams, metrics, readers)
         document = build_document(router.routes, ALL_SERVICES, load_comments(), is_public=is_public)
         app = App(
             api=api,
             site=Site(settings.web_dir),
             origins=origins,
             proxies=proxies,
+            https_required=settings.https_required,
             metrics=metrics,
             recorder=recorder,
             pages=health.pages() | openapi_pages(document) | {"/ws": sockets.handle},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable
 
@@ -14,18 +15,23 @@ from gateway import metrics as metrics_module
 from gateway.api import Api
 from gateway.connections import Server
 from gateway.errors import error_response, is_fault
-from gateway.exchange import Exchange, ProxyRules, begin
+from gateway.exchange import Exchange, Networks, ProxyRules, begin
 from gateway.metrics import Metrics
 from gateway.site import Site
 from gateway.transcode import TranscodeError
 from gateway.transcode.errors import NOT_FOUND, UNIMPLEMENTED
 from gateway.upstream import Upstreams, can_serve
 from gateway.web_security import Origins, secure
+from kernel.reasons import Reason, Refused
 from mesh.config import Settings
 from mesh.telemetry import SpanRecorder, format_traceparent, set_trace
 
 # Paths that belong to RPCs; what is not found there is an error body and never the page.
 _API_PREFIXES = ("/v1/", "/dev/")
+# What watches us asks for these, from inside.
+HEALTH_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+# The port that plain HTTP came to says nothing about that of https.
+_HOST = re.compile(r"(?P<name>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?")
 _READY_CACHE_SECONDS = 1.0
 Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
 log = structlog.get_logger()
@@ -41,6 +47,7 @@ class App:
         site: Site,
         origins: Origins,
         proxies: ProxyRules,
+        https_required: bool,
         metrics: Metrics,
         recorder: SpanRecorder,
         pages: dict[str, Handler],
@@ -49,6 +56,7 @@ class App:
         self._site = site
         self._origins = origins
         self._proxies = proxies
+        self._https_required = https_required
         self._metrics = metrics
         self._recorder = recorder
         self._pages = pages
@@ -77,6 +85,8 @@ class App:
             self._finished(exchange, status)
 
     async def _respond(self, exchange: Exchange) -> web.StreamResponse:
+        if self._https_required and not exchange.https and exchange.path not in HEALTH_PATHS:
+            return self._sent_to_https(exchange)
         preflight = self._origins.preflight(exchange)
         if preflight is not None:
             return preflight
@@ -104,6 +114,16 @@ class App:
                 log.error("request_failed", route=exchange.name, exc_info=error)
             return error_response(error)
 
+    def _sent_to_https(self, exchange: Exchange) -> web.Response:
+        """To https with a person; a program is told: it would send its secrets first each time."""
+        host = _HOST.fullmatch(exchange.request.headers.get("Host", ""))
+        api = exchange.path == "/ws" or exchange.path.startswith(_API_PREFIXES)
+        if api or host is None or exchange.method not in ("GET", "HEAD"):
+            return error_response(Refused(Reason.HTTPS_REQUIRED, "this is served by https alone"))
+        query = f"?{exchange.query}" if exchange.query else ""
+        location = f"https://{host['name']}/{exchange.path.lstrip('/')}{query}"
+        return web.Response(status=308, headers={"Location": location})
+
     def _finished(self, exchange: Exchange, status: int) -> None:
         seconds = time.monotonic() - exchange.started
         # Paths that mean nothing share one name, or anybody could fill the metrics.
@@ -124,10 +144,11 @@ class App:
 
 
 class Health:
-    """`/healthz`, `/readyz` and `/metrics`."""
+    """`/healthz` and `/readyz` for everybody (the page shows them), `/metrics` for `readers`."""
 
-    def __init__(self, upstreams: Upstreams, metrics: Metrics) -> None:
+    def __init__(self, upstreams: Upstreams, metrics: Metrics, readers: Networks) -> None:
         self.draining = False
+        self._readers = readers
         self._upstreams = upstreams
         self._metrics = metrics
         self._lock = asyncio.Lock()
@@ -160,7 +181,9 @@ class Health:
         )
 
     async def metrics(self, exchange: Exchange) -> web.Response:
-        """Prometheus text."""
+        """Prometheus text; how busy we are, and with what, is not everybody's business."""
+        if exchange.client_ip not in self._readers:
+            raise TranscodeError(NOT_FOUND, "there is nothing here", reason="NOT_FOUND")
         return web.Response(
             body=(await self._metrics.render()).encode(),
             headers={"Content-Type": metrics_module.CONTENT_TYPE},

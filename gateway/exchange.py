@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from mesh.addresses import is_within
 from mesh.telemetry import TraceContext, new_trace, parse_traceparent, random_id
 
 # A proxy may send `GET http://host/path`.
@@ -47,6 +48,20 @@ class Exchange:
         return f"{'https' if self.https else 'http'}://{self.request.headers.get('Host', '')}"
 
 
+class Networks:
+    """A comma list of addresses or networks. Raises `ValueError` for what is neither."""
+
+    def __init__(self, text: str) -> None:
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        self._networks = [str(ipaddress.ip_network(part)) for part in parts]
+
+    def __len__(self) -> int:
+        return len(self._networks)
+
+    def __contains__(self, address: str) -> bool:
+        return is_within(address, self._networks)
+
+
 class ProxyRules:
     """Whose `X-Forwarded-*` is believed; `trusted` is a comma list of addresses or networks.
 
@@ -54,8 +69,7 @@ class ProxyRules:
     """
 
     def __init__(self, trusted: str) -> None:
-        parts = [part.strip() for part in trusted.split(",") if part.strip()]
-        self._networks = [ipaddress.ip_network(part) for part in parts]
+        self._networks = Networks(trusted)
 
     def client_of(self, request: web.BaseRequest) -> tuple[str, bool]:
         """(address of the client, whether it came by https)."""
@@ -74,11 +88,7 @@ class ProxyRules:
 
     def is_trusted(self, address: str) -> bool:
         """Whether it is one of these proxies."""
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(parsed in network for network in self._networks)
+        return address in self._networks
 
 
 def begin(request: web.BaseRequest, proxies: ProxyRules) -> Exchange:

@@ -52,6 +52,7 @@ class Reason(IntEnum):
     ACCOUNT_LOCKED = 35
     TOTP_REQUIRED = 36
     EMAIL_INVALID = 37
+    HTTPS_REQUIRED = 38
 
     # Orders.
     MARKET_NOT_FOUND = 50

@@ -7,6 +7,7 @@ the environment later.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -269,7 +270,17 @@ class Settings(BaseSettings):
     gateway_process: int = Field(0, ge=0, lt=16, description="Number of this gateway among these.")
     cors_origins: str = Field("", description="Comma list of web origins allowed besides our own.")
     trusted_proxies: str = Field(
-        "", description="Comma list of proxy addresses whose X-Forwarded-For is believed."
+        "",
+        description="Comma list of proxy addresses whose X-Forwarded-For and -Proto are believed.",
+    )
+    https_only: bool | None = Field(
+        None,
+        description="Serve what came to a trusted proxy by https alone; default: in production,"
+        " unless HTTP listens on a loopback address and no proxy is named.",
+    )
+    metrics_from: str = Field(
+        "127.0.0.0/8,::1/128",
+        description="Comma list of addresses that may read /metrics; others find nothing there.",
     )
     rate_limit_ip: str = Field(
         "6000/minute", description="Requests from one address, as N/second, minute, hour or day."
@@ -317,6 +328,12 @@ class Settings(BaseSettings):
         86_400, gt=0, description="How long the built-in store keeps spans."
     )
 
+    @field_validator("https_only", mode="before")
+    @classmethod
+    def _default_when_empty(cls, value: Any) -> Any:
+        # Compose passes on what is not set as an empty text.
+        return None if value == "" else value
+
     @field_validator("shards")
     @classmethod
     def _check_shards(cls, text: str) -> str:
@@ -348,6 +365,15 @@ class Settings(BaseSettings):
     @property
     def bots_enabled(self) -> bool:
         return self.mode == "demo" if self.bots is None else self.bots
+
+    @property
+    def https_required(self) -> bool:
+        """`https_only`, or its default in this mode."""
+        if self.https_only is not None:
+            return self.https_only
+        # What never leaves the machine cannot be listened to on its way.
+        stays_here = _is_loopback(self.http_host) and not self.trusted_proxies.strip()
+        return self.mode == "production" and not stays_here
 
     @property
     def auth_rate_limit(self) -> str:
@@ -467,6 +493,13 @@ def environment_of(settings: Settings, names: Mapping[str, Any]) -> dict[str, st
     """Environment variables that make a child process see `settings` changed by `names`."""
     changed = settings.model_dump(exclude_defaults=True) | dict(names)
     return {_variable(n): str(v) for n, v in changed.items() if v is not None}
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _variable(name: str) -> str:

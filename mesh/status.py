@@ -75,6 +75,7 @@ _BY_STATUS: dict[grpc.StatusCode, tuple[Reason, ...]] = {
         Reason.EMAIL_NOT_VERIFIED,
         Reason.IP_NOT_ALLOWED,
         Reason.ACCOUNT_LOCKED,
+        Reason.HTTPS_REQUIRED,
     ),
     grpc.StatusCode.RESOURCE_EXHAUSTED: (
         Reason.RATE_LIMITED,

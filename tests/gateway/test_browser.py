@@ -7,6 +7,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from tests.gateway.conftest import Start, World
 
@@ -68,6 +69,44 @@ async def test_cookies_are_secure_behind_a_trusted_https_proxy(start_world: Star
             hsts = answer.headers.get("Strict-Transport-Security")
             assert hsts == ("max-age=31536000; includeSubDomains" if secure else None)
         assert world.auth.metadata["x-forwarded-for"] == seen
+
+
+async def test_what_comes_by_plain_http_is_refused_or_sent_to_https(start_world: Start) -> None:
+    world = await start_world(https_only=True, trusted_proxies="127.0.0.1")
+    async with aiohttp.ClientSession(world.url) as http:
+        for method, path, host, location in (
+            ("GET", "/", "ex.example", "https://ex.example/"),
+            ("GET", "/docs?a=b", "ex.example:8080", "https://ex.example/docs?a=b"),
+            ("HEAD", "//evil.example/", "[::1]:80", "https://[::1]/evil.example/"),
+            ("GET", "/", "ex.example/@evil.example", None),
+            ("POST", "/", "ex.example", None),
+            ("GET", "/v1/markets", "ex.example", None),
+            ("POST", "/v1/auth/signin", "ex.example", None),
+            ("GET", "/dev/mailbox", "ex.example", None),
+            ("OPTIONS", "/v1/orders", "ex.example", None),
+            ("GET", "/ws", "ex.example", None),
+        ):
+            async with http.request(
+                method,
+                URL(world.url + path, encoded=True),
+                headers={"Host": host, "X-Forwarded-Proto": "http"},
+                allow_redirects=False,
+            ) as answer:
+                assert answer.headers.get("Location") == location, path
+                assert answer.status == (308 if location else 403), path
+                assert "Strict-Transport-Security" not in answer.headers
+                if location is None:
+                    body = await answer.json()
+                    assert body["details"][0]["reason"] == "HTTPS_REQUIRED"
+        assert world.auth.metadata == {}, "a password that came by plain HTTP goes no further"
+        for path in ("/healthz", "/readyz"):
+            async with http.get(path) as answer:
+                assert answer.status == 200, "who watches it asks from inside"
+        https = {"X-Forwarded-Proto": "https"}
+        for path in ("/v1/markets", "/docs"):
+            async with http.get(path, headers=https) as answer:
+                assert answer.status == 200
+                assert answer.headers["Strict-Transport-Security"]
 
 
 async def test_over_https_only_the_cookies_of_this_very_host_count(start_world: Start) -> None:
@@ -227,6 +266,21 @@ async def test_documentation_needs_nothing_from_elsewhere(
     schema = document["components"]["schemas"]["engine.v1.PlaceOrderRequest"]
     assert schema["required"] == ["market", "side", "type"]
     assert schema["properties"]["market"]["pattern"] == "^[A-Z0-9_]{1,32}$"
+
+
+async def test_metrics_are_for_who_is_listed(start_world: Start) -> None:
+    """By default for this machine, and behind a proxy by the address of the client."""
+    world = await start_world(trusted_proxies="127.0.0.1", https_only=True)
+    async with aiohttp.ClientSession(world.url) as http:
+        for client, status in (("127.0.0.1", 200), ("10.9.8.7", 404), ("198.51.100.7", 404)):
+            async with http.get("/metrics", headers={"X-Forwarded-For": client}) as answer:
+                assert answer.status == status, client
+                assert ("tidebook_http" in await answer.text()) is (status == 200)
+    elsewhere = await start_world(metrics_from="10.0.0.0/8", trusted_proxies="127.0.0.1")
+    async with aiohttp.ClientSession(elsewhere.url) as http:
+        for client, status in (("10.9.8.7", 200), ("127.0.0.2", 404)):
+            async with http.get("/metrics", headers={"X-Forwarded-For": client}) as answer:
+                assert answer.status == status, client
 
 
 async def test_metrics_count_by_route(http: aiohttp.ClientSession) -> None:

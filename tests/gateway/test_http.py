@@ -414,6 +414,16 @@ async def test_odd_requests_are_answered_and_never_by_a_crash(
     assert int(line.split()[1]) == status
 
 
+async def test_a_gateway_that_nobody_could_reach_says_so_in_one_line(
+    short_dir: Path, valkey_url: str
+) -> None:
+    settings = load_settings(
+        data_dir=short_dir, redis_url=valkey_url, mode="production", http_host="0.0.0.0"
+    )
+    with pytest.raises(SystemExit, match="set TIDEBOOK_TRUSTED_PROXIES, or TIDEBOOK_HTTPS_ONLY"):
+        await run(settings, asyncio.Event())
+
+
 @pytest.mark.parametrize(
     "wrong", [{"rate_limit_ip": "often"}, {"trusted_proxies": "somewhere"}], ids=str
 )

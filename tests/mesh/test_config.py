@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -73,6 +74,25 @@ def test_demo_mode_has_bots_and_a_faucet_and_production_neither() -> None:
     assert not load_settings(mode="production").bots_enabled
     assert not load_settings(mode="production").faucet_enabled
     assert load_settings(mode="production", bots=True).bots_enabled
+
+
+@pytest.mark.parametrize(
+    ("required", "settings"),
+    [
+        (False, {"mode": "demo", "http_host": "0.0.0.0", "trusted_proxies": "10.0.0.1"}),
+        (True, {"mode": "production", "http_host": "0.0.0.0"}),
+        (True, {"mode": "production", "trusted_proxies": "127.0.0.1"}),
+        # What only this machine reaches goes over no wire.
+        (False, {"mode": "production"}),
+        (False, {"mode": "production", "http_host": "::1"}),
+        (False, {"mode": "production", "http_host": "0.0.0.0", "https_only": False}),
+        (True, {"mode": "demo", "https_only": True}),
+    ],
+)
+def test_production_takes_plain_http_from_its_own_machine_alone(
+    required: bool, settings: dict[str, Any]
+) -> None:
+    assert load_settings(**settings).https_required is required
 
 
 def test_faucet_limits_are_decimal_strings() -> None:

@@ -85,6 +85,7 @@ def test_bots_and_mailbox_run_where_they_belong(
         settings = settings_of(service, monkeypatch)
         assert settings.mode == mode, name
         assert settings.faucet_enabled is (mode != "production")
+        assert settings.https_required is (mode == "production")
 
 
 def test_production_mails_through_a_server_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,7 +156,10 @@ function RecoveryCodes({ codes, onKept }: { codes: readonly string[]; onKept: ()
 
 function useRefreshedUser() {
   const queries = useQueryClient();
-  return () => queries.invalidateQueries({ queryKey: ["me"] });
+  return () => {
+    void queries.invalidateQueries({ queryKey: ["mine", "events"] });
+    return queries.invalidateQueries({ queryKey: ["me"] });
+  };
 }
 
 function Secret({ secret: { secret = "", otpauthUrl = "" } }: { secret: EnableTotpResponseJson }) {

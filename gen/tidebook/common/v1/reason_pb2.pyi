@@ -94,6 +94,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """The account asks for a second factor."""
     REASON_EMAIL_INVALID: _Reason.ValueType  # 37
     """Not an e-mail address."""
+    REASON_HTTPS_REQUIRED: _Reason.ValueType  # 38
+    """It came by plain HTTP, where anybody on the way can read it."""
     REASON_MARKET_NOT_FOUND: _Reason.ValueType  # 50
     """No such market."""
     REASON_MARKET_HALTED: _Reason.ValueType  # 51
@@ -282,6 +284,8 @@ REASON_TOTP_REQUIRED: Reason.ValueType  # 36
 """The account asks for a second factor."""
 REASON_EMAIL_INVALID: Reason.ValueType  # 37
 """Not an e-mail address."""
+REASON_HTTPS_REQUIRED: Reason.ValueType  # 38
+"""It came by plain HTTP, where anybody on the way can read it."""
 REASON_MARKET_NOT_FOUND: Reason.ValueType  # 50
 """No such market."""
 REASON_MARKET_HALTED: Reason.ValueType  # 51
