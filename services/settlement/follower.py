@@ -40,7 +40,7 @@ _READ_ENTRIES = 100
 # How often the archive is looked at by a ledger that is quicker.
 _ARCHIVE_SECONDS = 0.01
 # The tables of what is open may be empty when a statement first runs and large a minute later: it
-# is planned each time, for what there is to do. Calls read with plans that are kept.
+# is planned each time, for what there is to do.
 _PLANS = "set plan_cache_mode = force_custom_plan"
 ARCHIVE, APPLY = "archive", "apply"
 

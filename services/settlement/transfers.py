@@ -11,7 +11,7 @@ import structlog
 
 from kernel.clock import Clock
 from kernel.markets import Asset
-from kernel.money import parse_units
+from kernel.money import INT64_MAX, parse_units
 from kernel.reasons import Reason, Refused
 from mesh.aio import Backoff
 from mesh.calls import current_call
@@ -29,8 +29,6 @@ from services.settlement.store.transfers import (
     TransferStatus,
 )
 
-# A bigint holds no more.
-_LARGEST_ID = (1 << 63) - 1
 _DAY_NS = 86_400 * 10**9
 _MS_NS = 10**6
 # How long a call waits for the log to confirm a transfer, and how often it looks.
@@ -159,7 +157,8 @@ class Transfers:
 
         Raises `Refused`: TRANSFER_NOT_FOUND, TRANSFER_NOT_CANCELLABLE.
         """
-        if transfer_id > _LARGEST_ID:
+        # PostgreSQL would not even take it.
+        if transfer_id > INT64_MAX:
             raise Refused(Reason.TRANSFER_NOT_FOUND, field="transfer_id")
         async with for_a_call(self._pool) as connection:
             now_ns = self._clock.now_ns()

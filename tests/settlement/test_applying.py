@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 from tidebook.engine.v1 import log_pb2, types_pb2
 
+from kernel.money import INT64_MAX
 from mesh.aio import cancel_and_wait
 from mesh.config import Settings
 from mesh.log import LogRecord, chain_hash, log_key
@@ -22,7 +23,7 @@ from services.settlement.store.applying import Progress, apply_batch
 from services.settlement.store.archive import ArchiveEnd
 from services.settlement.store.database import Connection, Superseded
 from services.settlement.store.partitions import Months
-from tests.settlement.support import LogMaker, Settlement, Wire, buy, sell, trading
+from tests.settlement.support import BTC_USDC, LogMaker, Settlement, Wire, buy, sell, trading
 from tests.support import eventually
 
 
@@ -164,44 +165,61 @@ async def test_a_ledger_behind_the_trimmed_log_goes_on_from_the_archive(
     await settlement.check_books(maker)
 
 
-async def test_an_entry_that_breaks_the_books_stops_the_ledger_before_it(
-    settlement: Settlement, maker: LogMaker, wire: Wire
+@pytest.mark.parametrize(
+    ("event", "problem"),
+    [
+        pytest.param(
+            log_pb2.Event(
+                transfer_applied=log_pb2.TransferApplied(
+                    transfer_id=1,
+                    account_id=1,
+                    asset_id=3,
+                    amount_units=-1,
+                    kind=types_pb2.TRANSFER_KIND_DEPOSIT,
+                )
+            ),
+            "would be -1",
+            id="it breaks the books",
+        ),
+        pytest.param(
+            log_pb2.Event(
+                trade=log_pb2.Trade(
+                    market_id=BTC_USDC,
+                    trade_id=1,
+                    notional_units=INT64_MAX,
+                    taker_fee_units=INT64_MAX,
+                    maker_fee_units=INT64_MAX,
+                )
+            ),
+            "beyond 64 bits",
+            id="a fill is too large for the books",
+        ),
+        pytest.param(log_pb2.Event(), "event without content", id="its kind is not known"),
+        pytest.param(
+            log_pb2.Event(
+                order_closed=log_pb2.OrderClosed(
+                    order_id=999, account_id=1, status=types_pb2.ORDER_STATUS_CANCELLED
+                )
+            ),
+            "1 orders change",
+            id="nobody placed the order that it ends",
+        ),
+        pytest.param(
+            log_pb2.Event(order_closed=log_pb2.OrderClosed(order_id=1, account_id=1)),
+            "ended with status 0",
+            id="an order ends in no way known",
+        ),
+    ],
+)
+async def test_an_entry_that_cannot_be_stops_the_ledger_before_it(
+    settlement: Settlement, maker: LogMaker, wire: Wire, event: log_pb2.Event, problem: str
 ) -> None:
     good = trading(maker, 3)
     entry = log_pb2.LogEntry(seq=5, shard=0, time_ns=maker.now_ns + 1)
-    command = entry.commands.add(command_seq=maker.exchange.last_command_seq + 1, account_id=1)
-    command.events.add().transfer_applied.MergeFrom(
-        log_pb2.TransferApplied(
-            transfer_id=1,
-            account_id=1,
-            asset_id=3,
-            amount_units=-1,
-            kind=types_pb2.TRANSFER_KIND_DEPOSIT,
-        )
+    entry.commands.add(
+        command_seq=maker.exchange.last_command_seq + 1, account_id=1, events=[event]
     )
-    await _stops_at(settlement, wire, [*good, _link(good[-1], entry)], "would be -1")
-
-
-async def test_an_entry_of_an_unknown_kind_stops_the_ledger_before_it(
-    settlement: Settlement, maker: LogMaker, wire: Wire
-) -> None:
-    good = trading(maker, 3)
-    entry = log_pb2.LogEntry(seq=5, shard=0, time_ns=maker.now_ns + 1)
-    command = entry.commands.add(command_seq=maker.exchange.last_command_seq + 1, account_id=1)
-    command.events.add()
-    await _stops_at(settlement, wire, [*good, _link(good[-1], entry)], "event without content")
-
-
-async def test_a_fill_of_an_order_nobody_placed_stops_the_ledger(
-    settlement: Settlement, maker: LogMaker, wire: Wire
-) -> None:
-    good = trading(maker, 3)
-    entry = log_pb2.LogEntry(seq=5, shard=0, time_ns=maker.now_ns + 1)
-    command = entry.commands.add(command_seq=maker.exchange.last_command_seq + 1, account_id=1)
-    command.events.add().order_closed.MergeFrom(
-        log_pb2.OrderClosed(order_id=999, account_id=1, status=types_pb2.ORDER_STATUS_CANCELLED)
-    )
-    await _stops_at(settlement, wire, [*good, _link(good[-1], entry)], "1 orders change")
+    await _stops_at(settlement, wire, [*good, _link(good[-1], entry)], problem)
 
 
 async def test_a_log_that_was_changed_behind_the_ledger_stops_it(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from kernel.money import INT64_MAX
 from services.settlement.domain import ledger
 from services.settlement.domain.facts import (
     OrderAmendedFact,
@@ -145,8 +146,11 @@ class Batch:
 
     def order_closed(self, event: OrderClosedFact) -> None:
         """An order ended and what was left of its hold is free again."""
+        status = _STATUSES.get(event.status)
+        if status is None:
+            raise ValueError(f"order {event.order_id} ended with status {event.status}")
         change = self._change(event.order_id)
-        change.status = _STATUSES[event.status]
+        change.status = status
         change.close_reason = event.reason
         self._hold(
             TransactionKind.RELEASE,
@@ -185,11 +189,14 @@ class Batch:
         taken, coins = event.quote_hold_taken, event.base_units
         proceeds, fees = event.notional_units - sell_fee, buy_fee + sell_fee
         # What the buyer's hold had for this fill and the price did not need goes back to the buyer.
+        back = taken - proceeds - fees
+        if max(map(abs, (taken, proceeds, fees, back, coins))) > INT64_MAX:
+            raise ValueError(f"postings of trade {event.trade_id} are beyond 64 bits")
         legs = (
             (ledger.held(buyer_id, quote), -taken, buy_order),
             (ledger.free(seller_id, quote), proceeds, sell_order),
             (ledger.fees(quote), fees, buy_order),
-            (ledger.free(buyer_id, quote), taken - proceeds - fees, buy_order),
+            (ledger.free(buyer_id, quote), back, buy_order),
             (ledger.held(seller_id, base), -coins, sell_order),
             (ledger.free(buyer_id, base), coins, buy_order),
         )
