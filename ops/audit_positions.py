@@ -1,6 +1,7 @@
 """What the replay says of positions, CFDs and liquidations: the rows that the history must have.
 
-Worked out from the core's events alone, without settlement's code.
+Worked out from the core's events alone, without settlement's code: the columns, too, are written
+down once more, or what settlement forgot to write would be left out of the comparison as well.
 """
 
 from __future__ import annotations
