@@ -51,8 +51,7 @@ async def settled(settings: Settings, redis: Redis) -> AsyncIterator[tuple[Settl
     for number in range(90):
         place = (buy, sell)[number % 2]
         await wire.append(maker.entry(place(11 + number % 2, str(50_000 + number % 7), "0.3")))
-    async with settlement.following():
-        await settlement.caught_up(maker)
+    await settlement.settle(maker)
     yield settlement, maker
     pool.terminate()
 
@@ -85,8 +84,7 @@ async def test_a_lost_log_is_rebuilt_to_the_same_state_hash_and_goes_on(
     # The log goes on where it ended, and so does the ledger.
     writer = Wire(redis, after=tail)
     await writer.append(maker.entry(buy(11, "50001", "0.2")))
-    async with settlement.following():
-        await settlement.caught_up(maker)
+    await settlement.settle(maker)
     await settlement.check_books(maker)
 
 

@@ -30,6 +30,7 @@ from services.settlement.domain.ledger import LedgerKind
 from services.settlement.follower import Applier, Archiver
 from services.settlement.halts import Halts
 from services.settlement.store.applying import read_progress
+from services.settlement.store.transfers import TransferRequest, add_transfer
 from tests.settlement.margin_log import MarginLog
 from tests.support import eventually
 
@@ -253,6 +254,17 @@ class Settlement:
             return archived == await self.applied_seq() == maker.seq
 
         await eventually(done, timeout_s=timeout_s)
+
+    async def settle(self, maker: LogMaker | MarginLog, *, timeout_s: float = 30.0) -> None:
+        """Let both jobs run until they have all that the maker has made, and end them."""
+        async with self.following():
+            await self.caught_up(maker, timeout_s=timeout_s)
+
+    async def ask(self, request: TransferRequest, now_ns: int) -> int:
+        """Write down that a transfer is wanted, as a call does; its id."""
+        async with self.pool.acquire() as connection, connection.transaction():
+            row = await add_transfer(connection, request, traceparent="", now_ns=now_ns)
+        return int(row["transfer_id"])
 
     async def applied_seq(self) -> int:
         async with self.pool.acquire() as connection:

@@ -35,8 +35,7 @@ async def test_a_trade_settles_as_the_core_says(
         maker.entry(sell(7, "50000", "0.5"), sell(7, "50010", "0.5", client_order_id="mine")),
         maker.entry(buy(8, "50020", "0.75"), c.CancelOrder(7, client_order_id="mine")),
     )
-    async with settlement.following():
-        await settlement.caught_up(maker)
+    await settlement.settle(maker)
     await settlement.check_books(maker)
     orders = await settlement.pool.fetch("select * from orders order by order_id")
     assert [row["status"] for row in orders] == [4, 5, 4]
@@ -57,8 +56,7 @@ async def test_an_amended_order_keeps_its_books(
         maker.entry(c.AmendOrder(7, client_order_id="mine", quantity_lots=40_000)),
         maker.entry(sell(8, "50000", "0.1")),
     )
-    async with settlement.following():
-        await settlement.caught_up(maker)
+    await settlement.settle(maker)
     await settlement.check_books(maker)
     order = await settlement.pool.fetchrow("select * from orders where order_id = 1")
     assert order is not None
@@ -79,8 +77,7 @@ async def test_a_database_that_fails_just_before_the_commit_is_waited_for(
         " for each row execute function fail_at_first()"
     )
     await wire.append(*trading(maker, 20))
-    async with settlement.following():
-        await settlement.caught_up(maker)
+    await settlement.settle(maker)
     assert await settlement.pool.fetchval("select last_value from faults") > 3
     await settlement.check_books(maker)
 
@@ -151,8 +148,7 @@ async def test_a_ledger_behind_the_trimmed_log_goes_on_from_the_archive(
     settlement: Settlement, maker: LogMaker, wire: Wire, redis: Redis
 ) -> None:
     await wire.append(*trading(maker, 30))
-    async with settlement.following():
-        await settlement.caught_up(maker)
+    await settlement.settle(maker)
     # As if the ledger had never been applied, and the log was trimmed since.
     await settlement.pool.execute(
         "set session_replication_role = replica; truncate progress, ledger_entries,"
@@ -160,8 +156,7 @@ async def test_a_ledger_behind_the_trimmed_log_goes_on_from_the_archive(
         " reset session_replication_role"
     )
     await redis.xtrim(log_key(0), minid="20-0", approximate=False)
-    async with settlement.following():
-        await settlement.caught_up(maker)
+    await settlement.settle(maker)
     await settlement.check_books(maker)
 
 
@@ -226,8 +221,7 @@ async def test_a_log_that_was_changed_behind_the_ledger_stops_it(
     settlement: Settlement, maker: LogMaker, wire: Wire, redis: Redis
 ) -> None:
     await wire.append(*trading(maker, 3))
-    async with settlement.following():
-        await settlement.caught_up(maker)
+    await settlement.settle(maker)
     await redis.delete(log_key(0))
     await Wire(redis).append(*trading(LogMaker(), 5, seed=2))
     await asyncio.wait_for(settlement.applier().run(), 60)

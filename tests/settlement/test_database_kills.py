@@ -103,8 +103,7 @@ async def test_batches_that_the_database_lost_are_applied_again_from_the_archive
             if lost:
                 break
         assert lost, "no batch was lost, so this shows nothing"
-        async with settlement.following():
-            await settlement.caught_up(maker, timeout_s=120.0)
+        await settlement.settle(maker, timeout_s=120.0)
         await settlement.check_books(maker)
     assert (await make_report(settings)).differences == 0
 

@@ -221,8 +221,7 @@ async def test_services_killed_at_random_points_apply_everything_once(
             finally:
                 process.kill()
                 await process.wait()
-    async with settlement.following():
-        await settlement.caught_up(maker, timeout_s=120.0)
+    await settlement.settle(maker, timeout_s=120.0)
     await _all_is_well(settlement, settings, maker)
 
 

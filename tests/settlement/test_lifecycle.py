@@ -40,9 +40,7 @@ class DeafEngine:
 
 async def _ask(settlement: Settlement, clock: ManualClock) -> int:
     request = TransferRequest(11, "one", Direction.DEPOSIT, USDC, 5)
-    async with settlement.pool.acquire() as connection, connection.transaction():
-        row = await store.add_transfer(connection, request, traceparent="", now_ns=clock.now_ns())
-    return int(row["transfer_id"])
+    return await settlement.ask(request, clock.now_ns())
 
 
 async def _row(settlement: Settlement, transfer_id: int) -> Any:
@@ -55,8 +53,7 @@ async def test_a_transfer_that_was_never_sent_expires_and_is_never_sent(
     settings: Settings, settlement: Settlement, maker: LogMaker, wire: Wire
 ) -> None:
     await wire.append(maker.begin(11))
-    async with settlement.following():
-        await settlement.caught_up(maker)
+    await settlement.settle(maker)
     clock = ManualClock(START_NS)
     transfer_id = await _ask(settlement, clock)
     worker = LifecycleWorker(settlement.pool, settings, clock)
@@ -101,8 +98,7 @@ async def test_a_transfer_that_was_sent_is_only_reported_and_not_at_every_look(
     settings: Settings, settlement: Settlement, maker: LogMaker, wire: Wire
 ) -> None:
     await wire.append(maker.begin(11))
-    async with settlement.following():
-        await settlement.caught_up(maker)
+    await settlement.settle(maker)
     clock = ManualClock(START_NS)
     transfer_id = await _ask(settlement, clock)
     relay = TransferWorker(
@@ -126,8 +122,7 @@ async def test_an_order_that_should_have_expired_is_reported(
     expire_ns = START_NS + _HOUR_NS
     order = buy(11, "50000", "1", time_in_force=k.TIME_IN_FORCE_GTD, expire_ns=expire_ns)
     await wire.append(maker.begin(11), maker.entry(order))
-    async with settlement.following():
-        await settlement.caught_up(maker)
+    await settlement.settle(maker)
     clock = ManualClock(expire_ns)
     worker = LifecycleWorker(settlement.pool, settings, clock)
     await worker.run_once()
@@ -143,12 +138,11 @@ async def test_a_reversal_that_was_refused_is_reported(
 ) -> None:
     """Money that its owner called back and did not get waits for somebody to look."""
     await wire.append(maker.begin(11))
-    async with settlement.following():
-        await settlement.caught_up(maker)
+    await settlement.settle(maker)
     clock = ManualClock(START_NS)
     request = TransferRequest(11, "out", Direction.WITHDRAWAL, USDC, 5, "somewhere")
+    transfer_id = await settlement.ask(request, START_NS)
     async with settlement.pool.acquire() as connection, connection.transaction():
-        row = await store.add_transfer(connection, request, traceparent="", now_ns=START_NS)
         await connection.execute(
             "update transfers set status = $1, cancelling = true", TransferStatus.HELD
         )
@@ -159,5 +153,5 @@ async def test_a_reversal_that_was_refused_is_reported(
     with structlog.testing.capture_logs() as said:
         await worker.run_once()
     assert [(line["event"], line["transfer_id"]) for line in said] == [
-        ("transfer_overdue", row["transfer_id"])
+        ("transfer_overdue", transfer_id)
     ]

@@ -123,8 +123,7 @@ async def test_positions_cfds_and_liquidations_are_kept_with_what_they_paid(
             records.append(record)
     records += _flatten(log)
     await wire.append(*records)
-    async with settlement.following():
-        await settlement.caught_up(log)
+    await settlement.settle(log)
     rows = await settlement.pool.fetch(
         "select account_id, asset_id, kind, balance from ledger_accounts where balance <> 0"
     )
@@ -160,8 +159,7 @@ async def test_a_position_and_a_cfd_read_as_a_trader_would_tell_them(
         log.close_cfd(1, 445 * 10**6, 3),
         log.liquidate(12, 121, 4),
     )
-    async with settlement.following():
-        await settlement.caught_up(log)
+    await settlement.settle(log)
     catalog = Catalog(settlement.pool)
     page: Any = {"market_id": None, "span": Span(), "before": None, "limit": 10}
     async with settlement.pool.acquire() as connection:

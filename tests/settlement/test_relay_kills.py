@@ -176,9 +176,7 @@ async def _completed(settlement: Settlement, transfer_id: int) -> bool:
 
 async def _ask(settlement: Settlement, direction: Direction, units: int, clock: ManualClock) -> int:
     request = TransferRequest(ACCOUNT, f"{direction}.{units}", direction, USDC, units)
-    async with settlement.pool.acquire() as connection, connection.transaction():
-        row = await store.add_transfer(connection, request, traceparent="", now_ns=clock.now_ns())
-    return int(row["transfer_id"])
+    return await settlement.ask(request, clock.now_ns())
 
 
 async def _until(

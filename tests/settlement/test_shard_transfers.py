@@ -21,7 +21,6 @@ from services.settlement.catalog import Catalog
 from services.settlement.domain.facts import TransferKind
 from services.settlement.engine_client import EngineClient, EngineClients
 from services.settlement.reconciliation import Reconciliation
-from services.settlement.store import transfers as store
 from services.settlement.store.transfers import (
     Direction,
     OutboxMessage,
@@ -91,11 +90,7 @@ async def test_relay_and_appliers_may_die_anywhere(
             shard=source,
             to_shard=1 - source,
         )
-        async with settlement.pool.acquire() as connection, connection.transaction():
-            row = await store.add_transfer(
-                connection, request, traceparent="", now_ns=clock.now_ns()
-            )
-        return int(row["transfer_id"])
+        return await settlement.ask(request, clock.now_ns())
 
     async def ended(wanted: TransferStatus, *ids: int) -> bool:
         waiting = await settlement.pool.fetchval(
@@ -173,11 +168,7 @@ async def test_an_engine_that_does_not_answer_keeps_no_other_shard_waiting(
             request = TransferRequest(
                 ACCOUNT, f"to-{shard}", Direction.DEPOSIT, USDC, 5, shard=shard
             )
-            async with settlement.pool.acquire() as connection, connection.transaction():
-                row = await store.add_transfer(
-                    connection, request, traceparent="", now_ns=clock.now_ns()
-                )
-            ids.append(row["transfer_id"])
+            ids.append(await settlement.ask(request, clock.now_ns()))
             if shard:
                 relays = [
                     asyncio.create_task(

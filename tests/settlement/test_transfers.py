@@ -312,15 +312,12 @@ async def test_a_withdrawal_is_paid_or_called_back_and_never_both(
 ) -> None:
     """Payout and call-back at the same moment, again and again."""
     await wire.append(maker.begin(7))
-    async with settlement.following():
-        await settlement.caught_up(maker)
+    await settlement.settle(maker)
     outcomes = set()
     for number in range(30):
         request = TransferRequest(7, f"w{number}", Direction.WITHDRAWAL, USDC, 5, "somewhere")
         async with settlement.pool.acquire() as one, settlement.pool.acquire() as other:
-            async with one.transaction():
-                row = await store.add_transfer(one, request, traceparent="", now_ns=1)
-            transfer_id = row["transfer_id"]
+            transfer_id = await settlement.ask(request, 1)
             await one.execute(
                 "update transfers set status = $1 where transfer_id = $2",
                 *(TransferStatus.HELD, transfer_id),

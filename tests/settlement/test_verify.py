@@ -15,7 +15,7 @@ from ops.findings import Report
 from ops.verify import make_report, verify
 from ops.verify_history import TABLES, compare_history
 from services.engine.domain import commands as c
-from services.settlement.store.transfers import Direction, TransferRequest, add_transfer
+from services.settlement.store.transfers import Direction, TransferRequest
 from tests.settlement.mixed_log import MixedLog, random_step
 from tests.settlement.support import (
     BTC,
@@ -36,8 +36,7 @@ async def _some_trading(settlement: Settlement, maker: LogMaker, wire: Wire) -> 
         maker.entry(buy(8, "50020", "0.75"), c.CancelOrder(7, client_order_id="mine")),
         maker.entry(buy(8, "49000", "1"), maker.transfer(8, BTC, -(10**8))),
     )
-    async with settlement.following():
-        await settlement.caught_up(maker)
+    await settlement.settle(maker)
 
 
 async def test_an_honest_system_has_zero_differences(
@@ -116,8 +115,7 @@ async def _everything(settlement: Settlement, wire: Wire) -> list[LogRecord]:
     for _ in range(120):
         records.append(log.record(*(random_step(chance) for _ in range(chance.randint(1, 5)))))
     await wire.append(*records)
-    async with settlement.following():
-        await settlement.caught_up(log)
+    await settlement.settle(log)
     for table in TABLES:
         assert await settlement.count(table.name), table.name
     return records
@@ -223,12 +221,10 @@ async def test_a_changed_transfer_is_named(
     await wire.append(maker.begin(7))
     async with settlement.following():
         await settlement.caught_up(maker)
-        async with settlement.pool.acquire() as connection:
-            await connection.execute("alter sequence transfer_ids restart")
-            for number in (1, 2):
-                request = TransferRequest(7, f"t{number}", Direction.DEPOSIT, USDC, 5)
-                async with connection.transaction():
-                    await add_transfer(connection, request, traceparent="", now_ns=START_NS)
+        await settlement.pool.execute("alter sequence transfer_ids restart")
+        for number in (1, 2):
+            request = TransferRequest(7, f"t{number}", Direction.DEPOSIT, USDC, 5)
+            await settlement.ask(request, START_NS)
         await wire.append(maker.entry(maker.transfer(7, USDC, 5, transfer_id=1)))
         await settlement.caught_up(maker)
     assert await verify(settings) == 0
