@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import time
 from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from mesh.addresses import is_within
+from mesh.addresses import is_within, networks_of
 from mesh.telemetry import TraceContext, new_trace, parse_traceparent, random_id
 
 # A proxy may send `GET http://host/path`.
@@ -52,8 +51,7 @@ class Networks:
     """A comma list of addresses or networks. Raises `ValueError` for what is neither."""
 
     def __init__(self, text: str) -> None:
-        parts = [part.strip() for part in text.split(",") if part.strip()]
-        self._networks = [str(ipaddress.ip_network(part)) for part in parts]
+        self._networks = networks_of(text)
 
     def __len__(self) -> int:
         return len(self._networks)

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import grpc
 
+LOOPBACK = ("127.0.0.0/8", "::1/128")
 FORWARDED_FOR = "x-forwarded-for"
 
 
@@ -36,6 +37,12 @@ def address_of_peer(peer: str) -> str:
     if kind not in ("ipv4", "ipv6"):
         return ""
     return rest.rpartition(":")[0].strip("[]")
+
+
+def networks_of(text: str) -> tuple[str, ...]:
+    """A comma list of addresses or networks; raises `ValueError` for what is neither."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    return tuple(str(ipaddress.ip_network(part)) for part in parts)
 
 
 def is_within(address: str, networks: Iterable[str]) -> bool:

@@ -275,8 +275,9 @@ class Settings(BaseSettings):
     )
     https_only: bool | None = Field(
         None,
-        description="Serve what came to a trusted proxy by https alone; default: in production,"
-        " unless HTTP listens on a loopback address and no proxy is named.",
+        description="Refuse plain HTTP that no trusted proxy had by https, and plain gRPC but from"
+        " here and these proxies; default: in production, unless HTTP listens on a loopback address"
+        " and no proxy is named.",
     )
     metrics_from: str = Field(
         "127.0.0.0/8,::1/128",

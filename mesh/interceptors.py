@@ -22,7 +22,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from kernel.reasons import Reason, Refused
-from mesh.addresses import client_address
+from mesh.addresses import address_of_peer, client_address, is_within
 from mesh.calls import AUTHORIZATION, REQUEST_ID, CallContext, set_call
 from mesh.identity import ANONYMOUS, Caller, current_caller, service_of_spiffe, set_caller
 from mesh.status import STATUS_DETAILS_KEY, refused_from, status_for, to_rpc_status
@@ -91,8 +91,9 @@ class Interceptors:
     """Wraps the handlers of one listener.
 
     `allowed_callers` is None on public listeners, where a token is needed; on internal ones it is
-    the services whose certificates may call. `checked_by_handler` are full names of methods whose
-    handlers check requests themselves.
+    the services whose certificates may call. `plain_from` are the networks whose calls are taken
+    without TLS; None when they all are, or all have it. `checked_by_handler` are full names of
+    methods whose handlers check requests themselves.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Interceptors:
         *,
         verifier: TokenVerifier | None,
         allowed_callers: frozenset[str] | None,
+        plain_from: tuple[str, ...] | None = None,
         streams: OpenStreams,
         slow_ms: int,
         checked_by_handler: frozenset[str] = frozenset(),
@@ -107,6 +109,7 @@ class Interceptors:
         self.rules = MessageRules()
         self._verifier = verifier
         self._allowed = allowed_callers
+        self._plain_from = plain_from
         self._streams = streams
         self._slow_seconds = slow_ms / 1000
         self._checked_by_handler = checked_by_handler
@@ -250,6 +253,12 @@ class Interceptors:
 
     async def _enter(self, method: Method, context: Context, started: float) -> float | None:
         """Set who calls and in which context; returns the seconds left, None without a deadline."""
+        if (
+            self._plain_from is not None
+            and not method.infrastructure
+            and not is_within(address_of_peer(context.peer()), self._plain_from)
+        ):
+            raise Refused(Reason.HTTPS_REQUIRED, "calls are taken over TLS alone")
         authorization = request_id = traceparent = ""
         for key, value in context.invocation_metadata() or ():
             if key == AUTHORIZATION:

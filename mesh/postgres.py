@@ -13,9 +13,17 @@ _SCHEMA = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
 async def open_pool(
-    settings: Settings, schema: str, *, server_settings: Mapping[str, str] | None = None
+    settings: Settings,
+    schema: str,
+    *,
+    server_settings: Mapping[str, str] | None = None,
+    stateless: bool = False,
 ) -> asyncpg.Pool:
     """A connection pool whose connections see `schema` first; `server_settings` come on top.
+
+    `stateless` promises that nothing is left on a connection outside of a transaction (no session
+    locks, no `set`, no `listen`). The server then is not asked to clear it after each use, which
+    costs as much as a small query. A transaction that was left open is ended in any case.
 
     Takes `postgresql://` URLs, with `?host=/folder` for a unix socket. Raises `ValueError` when no
     URL is set and `OSError` or `asyncpg.PostgresError` when the server cannot be reached.
@@ -33,6 +41,7 @@ async def open_pool(
         timeout=5.0,
         command_timeout=30.0,
         max_inactive_connection_lifetime=300.0,
+        reset=_leave if stateless else None,
         server_settings={
             "search_path": schema,
             "application_name": f"tidebook-{schema}",
@@ -45,15 +54,21 @@ async def open_pool(
     )
 
 
-async def open_pool_or_exit(settings: Settings, schema: str) -> asyncpg.Pool:
+async def open_pool_or_exit(
+    settings: Settings, schema: str, *, stateless: bool = False
+) -> asyncpg.Pool:
     """`open_pool` for the start of a service: its errors become `SystemExit` with one line."""
     try:
-        return await open_pool(settings, schema)
+        return await open_pool(settings, schema, stateless=stateless)
     except ValueError as error:
         raise SystemExit(f"{schema}: {error}") from None
     except (OSError, asyncpg.PostgresError) as error:
         why = str(error) or type(error).__name__
         raise SystemExit(f"{schema}: cannot reach PostgreSQL: {why}") from None
+
+
+async def _leave(_: object) -> None:
+    """What a connection is given back with: nothing."""
 
 
 def plain_url(url: str) -> str:

@@ -20,6 +20,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from pydantic import ValidationError
 
+from mesh.addresses import LOOPBACK, networks_of
 from mesh.aio import first_crash, stop_on_crash
 from mesh.config import Settings, load_settings, problems_of
 from mesh.identity import ALLOWED_CALLERS, CertificateAuthority
@@ -97,7 +98,7 @@ class ServiceHost:
         if verifier is not None and verifier.ended is not None:
             verifier.ended.on_end(self.streams.end_sessions)
         if public or generic:
-            interceptors = self._interceptors(verifier, None)
+            interceptors = self._interceptors(verifier, None, _plain_from(settings))
             server = self._server(
                 public,
                 interceptors,
@@ -130,11 +131,15 @@ class ServiceHost:
         )
 
     def _interceptors(
-        self, verifier: TokenVerifier | None, allowed: frozenset[str] | None
+        self,
+        verifier: TokenVerifier | None,
+        allowed: frozenset[str] | None,
+        plain_from: tuple[str, ...] | None = None,
     ) -> Interceptors:
         return Interceptors(
             verifier=verifier,
             allowed_callers=allowed,
+            plain_from=plain_from,
             streams=self.streams,
             slow_ms=self._settings.rpc_slow_ms,
             checked_by_handler=self._checked_by_handler,
@@ -289,6 +294,16 @@ def _public_credentials(settings: Settings) -> grpc.ServerCredentials | None:
     if certificate is None or key is None:
         raise SystemExit("set both TIDEBOOK_PUBLIC_TLS_CERT and TIDEBOOK_PUBLIC_TLS_KEY, or none")
     return grpc.ssl_server_credentials([(_read(key), _read(certificate))])
+
+
+def _plain_from(settings: Settings) -> tuple[str, ...] | None:
+    """Who may call a public listener that has no certificate; None for everybody."""
+    if not settings.https_required or settings.public_tls_cert is not None:
+        return None
+    try:
+        return (*LOOPBACK, *networks_of(settings.trusted_proxies))
+    except ValueError as error:
+        raise SystemExit(f"TIDEBOOK_TRUSTED_PROXIES: {error}") from None
 
 
 def _internal_credentials(settings: Settings, service: str) -> grpc.ServerCredentials:

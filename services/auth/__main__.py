@@ -49,7 +49,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 async def serve(settings: Settings, stop: asyncio.Event, clock: Clock) -> None:
     """Build everything on `clock`, and serve until `stop` is set. Raises `VaultError`."""
     vault = open_vault(settings.data_dir / "secrets" / "auth.key")
-    pool = await open_pool_or_exit(settings, "auth")
+    pool = await open_pool_or_exit(settings, "auth", stateless=True)
     redis = open_redis(settings)
     passwords = BcryptPasswords(cost=settings.bcrypt_cost)
     settlement = open_channel(settings, "settlement", caller="auth")

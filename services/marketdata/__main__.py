@@ -47,7 +47,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         redis = open_redis(settings)
     except ValueError as error:
         raise SystemExit(f"{SERVICE}: {error}") from None
-    pool = await open_pool_or_exit(settings, SERVICE)
+    pool = await open_pool_or_exit(settings, SERVICE, stateless=True)
     store = PostgresHistory(pool, settings.shard)
     spans = SpanRecorder(SERVICE, redis, settings)
     channel = open_channel(

@@ -389,6 +389,38 @@ async def test_public_listeners_speak_tls_when_they_have_a_certificate(settings:
         await host.drain()
 
 
+@pytest.mark.parametrize(
+    ("proxies", "https_only", "taken"),
+    [("127.0.0.0/8", True, True), ("10.0.0.1", True, False), ("10.0.0.1", False, True)],
+)
+async def test_public_listeners_without_a_certificate_take_calls_from_here_and_from_proxies(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    proxies: str,
+    https_only: bool,
+    taken: bool,
+) -> None:
+    # The client of this test is a machine elsewhere, unless it is a proxy.
+    monkeypatch.setattr("mesh.server.LOOPBACK", ())
+    host = await start_host(
+        settings.model_copy(update={"https_only": https_only, "trusted_proxies": proxies}),
+        new_servicer(),
+    )
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{host.public_port}") as channel:
+            call = market_pb2_grpc.MarketServiceStub(channel).GetServerTime(
+                market_pb2.GetServerTimeRequest()
+            )
+            if taken:
+                await call
+                return
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert refused_from(caught.value).reason is Reason.HTTPS_REQUIRED
+    finally:
+        await host.drain()
+
+
 async def test_verifiers_get_the_signing_keys_from_auth(settings: Settings) -> None:
     signer = TokenSigner(Ed25519PrivateKey.generate(), "k9")
 

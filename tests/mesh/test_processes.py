@@ -142,6 +142,21 @@ async def test_a_pool_sees_its_own_schema_first(postgres_url: str) -> None:
     assert found == "settlement"
 
 
+@pytest.mark.parametrize("stateless", [True, False])
+async def test_a_connection_is_cleared_after_use_unless_it_needs_none(
+    postgres_url: str, stateless: bool
+) -> None:
+    settings = load_settings(postgres_url=postgres_url, postgres_pool_max=1)
+    async with await open_pool(settings, "auth", stateless=stateless) as pool:
+        said: list[str] = []
+        async with pool.acquire() as connection:
+            connection.add_query_logger(lambda record: said.append(record.query))
+            await connection.execute("begin; create temp table left_open (n int)")
+        # Half a transaction never outlives its use.
+        assert not await pool.fetchval("select to_regclass('left_open')")
+    assert any("RESET ALL" in query for query in said) is not stateless
+
+
 async def test_stores_without_a_url_say_which_setting_is_missing() -> None:
     with pytest.raises(ValueError, match="TIDEBOOK_REDIS_URL"):
         open_redis(load_settings(redis_url=None))
