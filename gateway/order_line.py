@@ -7,7 +7,6 @@ more there is to do, the less each of it costs.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Mapping
 from contextvars import Context
@@ -17,6 +16,7 @@ import grpc
 from google.protobuf.message import Message
 from tidebook.engine.v1 import internal_pb2, internal_pb2_grpc, order_pb2
 
+from gateway.pace import MESSAGE_MAX, Pace
 from gateway.shards.channel import ShardedChannel
 from kernel.reasons import Reason, Refused
 from mesh.aio import cancel_and_wait
@@ -33,13 +33,8 @@ _KINDS: Final = {
     f"{_SERVICE}CancelOrder": ("cancel", "cancelled"),
     f"{_SERVICE}CancelAllOrders": ("cancel_all", "all_cancelled"),
 }
-# Commands of one message, and commands without an answer.
-_MESSAGE_MAX = 500
+# Commands without an answer.
 _PENDING_MAX = 20_000
-# While so many messages are with the engine, others gather, but not for longer than this: it would
-# only queue them until its log has taken what it has.
-_MESSAGES_AHEAD = 2
-_GATHER_SECONDS = 0.002
 _LOST = "the engine was lost; the command may have been done"
 _LATE = "it took too long; it may still have happened"
 
@@ -53,8 +48,7 @@ class OrderLine:
         self._queue: list[internal_pb2.SubmittedCommand] = []
         self._pending: dict[int, asyncio.Future[order_pb2.TradeResult]] = {}
         self._wake = asyncio.Event()
-        self._unanswered = 0
-        self._answered = asyncio.Event()
+        self._pace = Pace()
         self._stream: asyncio.Task[None] | None = None
 
     async def submit(
@@ -97,8 +91,7 @@ class OrderLine:
                 writer = asyncio.create_task(self._write(call))
                 try:
                     async for response in call:
-                        self._unanswered -= 1
-                        self._answered.set()
+                        self._pace.answered()
                         for result in response.results:
                             future = self._pending.get(result.request_id)
                             if future is not None and not future.done():
@@ -116,7 +109,7 @@ class OrderLine:
         finally:
             # What comes next opens a new stream; it is not this one's to lose.
             self._stream = None
-            self._unanswered = 0
+            self._pace = Pace()
             self._queue = []
             pending, self._pending = self._pending, {}
             for future in pending.values():
@@ -126,10 +119,9 @@ class OrderLine:
     async def _write(self, call: Any) -> None:
         while True:
             while self._queue:
-                if self._unanswered >= _MESSAGES_AHEAD and len(self._queue) < _MESSAGE_MAX:
-                    await self._gather()
-                commands, self._queue = self._queue[:_MESSAGE_MAX], self._queue[_MESSAGE_MAX:]
-                self._unanswered += 1
+                await self._pace.gather(len(self._queue))
+                commands, self._queue = self._queue[:MESSAGE_MAX], self._queue[MESSAGE_MAX:]
+                self._pace.sent()
                 try:
                     await call.write(internal_pb2.SubmitCommandsRequest(commands=commands))
                 except (grpc.RpcError, asyncio.InvalidStateError):
@@ -137,12 +129,6 @@ class OrderLine:
                     return
             self._wake.clear()
             await self._wake.wait()
-
-    async def _gather(self) -> None:
-        self._answered.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_GATHER_SECONDS):
-                await self._answered.wait()
 
 
 class OrderLines:

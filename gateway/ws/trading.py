@@ -17,6 +17,7 @@ from tidebook.common.v1 import error_pb2
 from tidebook.engine.v1 import order_pb2, order_pb2_grpc
 from tidebook.gateway.v1 import gateway_pb2
 
+from gateway.pace import MESSAGE_MAX, Pace
 from gateway.upstream import Metadata
 from gateway.ws.frames import error_of
 from kernel.reasons import Reason, Refused
@@ -54,7 +55,10 @@ class TradeSession:
         self._answer = answer
         self._next_id = 0
         self._pending: dict[int, _Pending] = {}
-        self._queue: asyncio.Queue[order_pb2.TradeStreamRequest] = asyncio.Queue()
+        self._queue: list[order_pb2.TradeCommand] = []
+        self._newer_token = ""
+        self._wake = asyncio.Event()
+        self._pace = Pace()
         self._stream: asyncio.Task[None] | None = None
 
     @property
@@ -72,18 +76,20 @@ class TradeSession:
         self._next_id += 1
         pending = _Pending(frame.id, kind, new_trace(), time.time_ns())
         self._pending[self._next_id] = pending
-        # One message per command: a message is what has a trace of its own.
-        request = order_pb2.TradeStreamRequest(traceparent=format_traceparent(pending.trace))
-        command = request.commands.add(request_id=self._next_id)
+        command = order_pb2.TradeCommand(
+            request_id=self._next_id, traceparent=format_traceparent(pending.trace)
+        )
         getattr(command, kind).CopyFrom(getattr(frame, kind))
-        self._queue.put_nowait(request)
+        self._queue.append(command)
+        self._wake.set()
         if self._stream is None:
             self._stream = asyncio.create_task(self._run())
 
     def renew(self, access_token: str) -> None:
         """Let an open stream go on with a newer token of the same account."""
         if self._stream is not None:
-            self._queue.put_nowait(order_pb2.TradeStreamRequest(access_token=access_token))
+            self._newer_token = access_token
+            self._wake.set()
 
     async def close(self) -> None:
         """End the stream; with `cancel_on_disconnect` the engine then cancels its orders."""
@@ -96,6 +102,7 @@ class TradeSession:
                 writer = asyncio.create_task(self._write(call))
                 try:
                     async for response in call:
+                        self._pace.answered()
                         for result in response.results:
                             self._finish(result)
                 finally:
@@ -109,17 +116,26 @@ class TradeSession:
         self._fail_pending(refused)
 
     async def _write(self, call: Any) -> None:
+        self._pace = Pace()
         first = True
         while True:
-            request = await self._queue.get()
-            if first:
-                request.cancel_on_disconnect = self.cancel_on_disconnect
-                first = False
-            try:
-                await call.write(request)
-            except (grpc.RpcError, asyncio.InvalidStateError):
-                # Whoever reads the call learns why it has ended.
-                return
+            while self._queue or self._newer_token:
+                await self._pace.gather(len(self._queue))
+                commands, self._queue = self._queue[:MESSAGE_MAX], self._queue[MESSAGE_MAX:]
+                request = order_pb2.TradeStreamRequest(
+                    commands=commands,
+                    access_token=self._newer_token,
+                    cancel_on_disconnect=first and self.cancel_on_disconnect,
+                )
+                first, self._newer_token = False, ""
+                self._pace.sent()
+                try:
+                    await call.write(request)
+                except (grpc.RpcError, asyncio.InvalidStateError):
+                    # Whoever reads the call learns why it has ended.
+                    return
+            self._wake.clear()
+            await self._wake.wait()
 
     def _finish(self, result: order_pb2.TradeResult) -> None:
         pending = self._pending.pop(result.request_id, None)
@@ -134,8 +150,7 @@ class TradeSession:
         self._send(pending, frame)
 
     def _fail_pending(self, refused: Refused) -> None:
-        while not self._queue.empty():
-            self._queue.get_nowait()
+        self._queue, self._newer_token = [], ""
         unanswered, self._pending = self._pending, {}
         error: error_pb2.Error = error_of(refused)
         for pending in unanswered.values():

@@ -18,10 +18,9 @@ from mesh.aio import cancel_and_wait
 from mesh.telemetry import new_trace, parse_traceparent
 from mesh.tokens import TokenVerifier
 from services.engine import codec
-from services.engine.domain import commands as c
 from services.engine.read_ahead import ReadAhead, check_size
 from services.engine.service import Engine
-from services.engine.writer import Item, Outcome
+from services.engine.submitting import submit_command
 
 Request = internal_pb2.SubmitCommandsRequest
 Response = internal_pb2.SubmitCommandsResponse
@@ -91,23 +90,15 @@ class SharedStream:
     ) -> asyncio.Future[Any]:
         """Queue one command; its result is written when the future is done."""
         request = submitted.command
-        request_id = result.request_id = request.request_id
-        item: Item
+        result.request_id = request.request_id
         try:
             caller = await self._verifier.verify(submitted.access_token)
             if "trade" not in caller.scopes:
                 raise Refused(
                     Reason.SCOPE_MISSING, "the token lacks the scope trade", scope="trade"
                 )
-            engine = self._engine
-            [item] = codec.trade_items([request], engine.texts, caller.account_id)
-
-            def answer(_: int, command: c.Command | None, outcome: Outcome) -> None:
-                engine.encoder.write_result(result, request_id, command, outcome)
-
-            name = f"engine.{request.WhichOneof('command') or 'nothing'}"
             trace = parse_traceparent(submitted.traceparent) or new_trace()
-            return engine.submit(name, [item], answer, trace=trace)
+            return submit_command(self._engine, request, result, caller.account_id, trace)
         except Refused as refused:
             failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             failed.set_exception(refused)

@@ -1,7 +1,8 @@
 """Streams of commands: many in flight, results in order, never more than a window unanswered.
 
 A message costs much more than an order, so one message is one submission with one future: there is
-nothing per order but decoding it, applying it and writing its result.
+nothing per order but decoding it, applying it and writing its result. Only commands that come with
+traces of their own are a submission each.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from services.engine import codec
 from services.engine.domain import commands as c
 from services.engine.read_ahead import ReadAhead, check_size
 from services.engine.service import Engine
+from services.engine.submitting import Write, submit_command
 from services.engine.writer import Outcome
 
 RequestT = TypeVar("RequestT")
@@ -86,34 +88,61 @@ class TradeSession:
         self._trace = trace
         self._first = True
         self._stream_id = 0
-        self._write = engine.encoder.write_result
+        self._write: Write = engine.encoder.write_result
 
     def submit(
         self, request: order_pb2.TradeStreamRequest
     ) -> InFlight[order_pb2.TradeStreamResponse]:
         """Queue the commands of one message."""
-        engine = self._engine
         if self._first:
             self._first = False
             if request.cancel_on_disconnect:
-                self._stream_id = engine.new_stream_id()
+                self._stream_id = self._engine.new_stream_id()
             if request.brief_results:
-                self._write = engine.encoder.write_brief
+                self._write = self._engine.encoder.write_brief
         commands = request.commands
         check_size(len(commands))
-        request_ids = [command.request_id for command in commands]
         response = order_pb2.TradeStreamResponse()
+        # A stream may live for weeks: each message is a trace of its own unless it or the stream
+        # says which.
+        trace = parse_traceparent(request.traceparent) or self._trace or new_trace()
+        if any(command.traceparent for command in commands):
+            done = self._submit_each(commands, response, trace)
+        else:
+            done = self._submit_together(commands, response, trace)
+        return InFlight(done, len(commands), response)
+
+    def _submit_together(
+        self, commands: Any, response: order_pb2.TradeStreamResponse, trace: TraceContext
+    ) -> asyncio.Future[Any]:
+        request_ids = [command.request_id for command in commands]
         add, write = response.results.add, self._write
 
         def answer(index: int, command: c.Command | None, outcome: Outcome) -> None:
             write(add(), request_ids[index], command, outcome)
 
+        engine = self._engine
         items = codec.trade_items(commands, engine.texts, self._account_id, self._stream_id)
-        # A stream may live for weeks: each message is a trace of its own unless it or the stream
-        # says which.
-        trace = parse_traceparent(request.traceparent) or self._trace or new_trace()
-        done = engine.submit("engine.trade_stream", items, answer, trace=trace)
-        return InFlight(done, len(items), response)
+        return engine.submit("engine.trade_stream", items, answer, trace=trace)
+
+    def _submit_each(
+        self, commands: Any, response: order_pb2.TradeStreamResponse, trace: TraceContext
+    ) -> asyncio.Future[Any]:
+        """For commands that are not all of one trace."""
+        return asyncio.gather(
+            *(
+                submit_command(
+                    self._engine,
+                    command,
+                    response.results.add(),
+                    self._account_id,
+                    parse_traceparent(command.traceparent) or trace,
+                    stream_id=self._stream_id,
+                    write=self._write,
+                )
+                for command in commands
+            )
+        )
 
     def end(self) -> None:
         """The stream has ended, however that happened."""

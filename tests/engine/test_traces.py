@@ -66,6 +66,38 @@ async def test_a_stream_message_is_one_span_for_all_its_orders(engine: EngineRig
     assert all(len(root) == 1 for root in traces) and traces[0] != traces[3]
 
 
+async def test_commands_of_one_message_may_have_traces_of_their_own(engine: EngineRig) -> None:
+    alice = await engine.funded(1)
+    traces = [new_trace() for _ in range(3)]
+    commands = [
+        order_pb2.TradeCommand(request_id=n, place=limit(), traceparent=format_traceparent(trace))
+        for n, trace in enumerate(traces, 1)
+    ]
+    # Refused before it is anywhere near the book: its answer keeps its place all the same.
+    commands.insert(1, order_pb2.TradeCommand(request_id=9, place=limit(price="x")))
+    call = alice.stream()
+    await call.write(order_pb2.TradeStreamRequest(cancel_on_disconnect=True, commands=commands))
+    results = (await call.read()).results
+    assert [result.request_id for result in results] == [1, 9, 2, 3]
+    assert results[1].error.field == "price"
+    redis = open_redis(engine.settings)
+    for trace, result in zip(traces, (results[0], *results[2:]), strict=True):
+
+        async def found(order_id: int = result.placed.order.order_id) -> list[RecordedSpan]:
+            return (await read_order_trace(redis, order_id))[1]
+
+        (root, *stages) = await eventually(found)
+        assert (root.name, root.trace_id) == ("engine.place", trace.trace_id)
+        assert root.parent_span_id == trace.span_id and len(stages) == 3
+    await redis.aclose()
+    call.cancel()
+
+    async def cancelled() -> None:
+        assert not await alice.open_orders()
+
+    await eventually(cancelled)
+
+
 async def test_a_stream_with_a_trace_of_its_callers_stays_in_it(engine: EngineRig) -> None:
     alice = await engine.funded(1)
     trace = new_trace()

@@ -99,6 +99,8 @@ class EngineService(
     order_ids: int = 0
     metadata: dict[str, Any] = field(default_factory=dict)
     submitted: list[internal_pb2.SubmittedCommand] = field(default_factory=list)
+    # Messages of all `TradeStream`s.
+    trade_messages: int = 0
     # How often `SubmitCommands` was opened, and whether it breaks at its next message.
     streams: int = 0
     breaks: bool = False
@@ -177,6 +179,8 @@ class EngineService(
         on_disconnect = False
         try:
             async for request in request_iterator:
+                self.trade_messages += 1
+                await asyncio.sleep(self.delay_seconds)
                 if request.access_token:
                     await renew_stream(request.access_token)
                 on_disconnect = on_disconnect or request.cancel_on_disconnect

@@ -225,6 +225,17 @@ async def test_orders_go_through_one_stream_and_are_answered_by_id(
     await eventually(lambda: world.engine.ended == ["trade stream of 7, cancel False"])
 
 
+async def test_orders_that_wait_for_a_busy_engine_go_together(world: World) -> None:
+    world.engine.delay_seconds = 0.05
+    async with connected(world, headers=world.bearer()) as client:
+        sent = [await client.send(place=ORDER) for _ in range(100)]
+        answers = [await client.receive() for _ in sent]
+    assert [int(answer["id"]) for answer in answers] == sent
+    placed = [int(answer["placed"]["order"]["orderId"]) for answer in answers]
+    assert placed == list(range(1, 101))
+    assert world.engine.trade_messages < 50
+
+
 async def test_cancel_on_disconnect_is_told_to_the_engine(world: World) -> None:
     async with connected(world, headers=world.bearer()) as client:
         assert "done" in await client.ask(cancelOnDisconnect={"enabled": True})

@@ -754,8 +754,11 @@ class TradeCommand(_message.Message):
     AMEND_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
     CANCEL_ALL_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     """Your number for it; comes back with the result."""
+    traceparent: _builtins.str
+    """In a stream: W3C trace context of this command alone; empty for its message's."""
     @_builtins.property
     def place(self) -> Global___PlaceOrderRequest:
         """Place an order."""
@@ -780,10 +783,11 @@ class TradeCommand(_message.Message):
         amend: Global___AmendOrderRequest | None = ...,
         cancel: Global___CancelOrderRequest | None = ...,
         cancel_all: Global___CancelAllOrdersRequest | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amend", b"amend", "cancel", b"cancel", "cancel_all", b"cancel_all", "command", b"command", "place", b"place"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amend", b"amend", "cancel", b"cancel", "cancel_all", b"cancel_all", "command", b"command", "place", b"place", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amend", b"amend", "cancel", b"cancel", "cancel_all", b"cancel_all", "command", b"command", "place", b"place", "request_id", b"request_id", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["place", "amend", "cancel", "cancel_all"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
