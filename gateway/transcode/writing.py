@@ -7,9 +7,9 @@ answer costs. What it says is what this says; well-known types are left to it.
 from __future__ import annotations
 
 import base64
-import keyword
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, cast
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
@@ -45,26 +45,30 @@ def _is_well_known(descriptor: Descriptor) -> bool:
 
 
 def _writer(descriptor: Descriptor) -> Write:
-    """A function of one line per field: a call for each costs more than the field does."""
+    """A function that knows of each field beforehand what to do, and asks no descriptor any more."""
     if _is_well_known(descriptor):
         return _by_library
-    # Names that Python cannot mistake for one of its own, and what they stand for.
-    known: dict[str, Any] = {}
-    lines = ["def write(message):", "    data = {}"]
-    for field in descriptor.fields:
-        name, json_name = field.name, field.json_name
-        value = f"getattr(message, {name!r})" if keyword.iskeyword(name) else f"message.{name}"
-        convert = _converter(field)
-        if convert is not None:
-            known[f"convert_{field.number}"] = convert
-            value = f"convert_{field.number}({value})"
-        line = f"data[{json_name!r}] = {value}"
-        if field.has_presence:
-            line = f"if message.HasField({name!r}): {line}"
-        lines.append(f"    {line}")
-    lines.append("    return data")
-    exec("\n".join(lines), known)
-    return cast(Write, known["write"])
+    # The last is the name of a field that can be absent, else empty.
+    fields = [
+        (field.json_name, _converter(field), field.name if field.has_presence else "")
+        for field in descriptor.fields
+    ]
+    names = [field.name for field in descriptor.fields]
+    # All values by one call; of a single name the library's getter gives no tuple.
+    values: Callable[[Any], Iterable[Any]] = (
+        attrgetter(*names)
+        if len(names) > 1
+        else lambda message: map(message.__getattribute__, names)
+    )
+
+    def write(message: Any) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        for (json_name, convert, absent), value in zip(fields, values(message), strict=True):
+            if not absent or message.HasField(absent):
+                data[json_name] = value if convert is None else convert(value)
+        return data
+
+    return write
 
 
 def _converter(field: FieldDescriptor) -> Convert | None:
