@@ -24,6 +24,8 @@ COMPILE := $(UV) pip compile pyproject.toml --group web --group core --universal
 RUN_ENV := $(or $(wildcard $(VENV)/.dev),$(VENV)/.run)
 
 ARGS ?=
+# Tests wait for their servers about a third of the time: one process more than there are cores.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) + 1)')
 # Where the engine finds its compiled core, if one could be made.
 COMPILED := env TIDEBOOK_ENGINE_CORE_DIR=$(CURDIR)/.build/core
 
@@ -38,7 +40,7 @@ run: $(RUN_ENV) web core ## start the whole exchange; Ctrl-C stops it (ARGS="--d
 
 test: dev ## every test, with real servers, in parallel (ARGS="tests/engine -k fees" for some)
 	@$(BIN)/python tools/build_web.py build
-	$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 check: check-locks check-style check-types check-imports check-gen check-proto check-web ## all checks but the tests
 

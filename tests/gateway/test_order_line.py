@@ -25,7 +25,7 @@ ORDER = {
 
 @pytest_asyncio.fixture
 async def world(start_world: Start) -> World:
-    return await start_world(rpc_timeout_ms=2000)
+    return await start_world(rpc_timeout_ms=60_000)
 
 
 @pytest_asyncio.fixture

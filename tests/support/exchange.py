@@ -26,10 +26,11 @@ SHARD_PORTS = (203, 204, 303, 304)
 _READY = re.compile(r"ready in ([0-9.]+) s")
 
 # A feed that needs no network and says the same every time, cheap password hashes, no patience
-# for attackers that the tests are not.
+# for attackers that the tests are not, and all the patience there is with a slow machine.
 DEFAULTS: Mapping[str, str] = {
     "TIDEBOOK_FEED": "synthetic:7",
     "TIDEBOOK_BCRYPT_COST": "4",
+    "TIDEBOOK_RPC_TIMEOUT_MS": "60000",
     # Tests count balances from nothing.
     "TIDEBOOK_PLAY_BALANCE": "",
     "TIDEBOOK_RATE_LIMIT_IP": "1000000/minute",
