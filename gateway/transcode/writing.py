@@ -45,7 +45,7 @@ def _is_well_known(descriptor: Descriptor) -> bool:
 
 
 def _writer(descriptor: Descriptor) -> Write:
-    """A function that knows of each field beforehand what to do, and asks no descriptor any more."""
+    """A function that knows beforehand what to do with each field, and asks no descriptor."""
     if _is_well_known(descriptor):
         return _by_library
     # The last is the name of a field that can be absent, else empty.
