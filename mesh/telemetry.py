@@ -117,11 +117,12 @@ def format_traceparent(context: TraceContext) -> str:
 # many traces at once, because nobody else is served meanwhile.
 _TRACES_PER_CALL = 100
 _APPEND = """
-local at = 3
+local at, most = 3, tonumber(ARGV[1])
 for _, key in ipairs(KEYS) do
     local rows = tonumber(ARGV[at])
-    for row = at + 1, at + rows do redis.call('rpush', key, ARGV[row]) end
-    redis.call('ltrim', key, -tonumber(ARGV[1]), -1)
+    local length
+    for row = at + 1, at + rows do length = redis.call('rpush', key, ARGV[row]) end
+    if length > most then redis.call('ltrim', key, -most, -1) end
     redis.call('expire', key, ARGV[2])
     at = at + rows + 1
 end
