@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pyotp
 import pytest
 import pytest_asyncio
 from aiosmtpd.smtp import SMTP
 from tidebook.auth.v1 import auth_pb2 as pb
 from tidebook.auth.v1 import auth_pb2_grpc
 
-from kernel.clock import SystemClock
+from kernel.clock import NS_PER_SECOND, SystemClock
 from kernel.reasons import Reason
 from mesh.aio import cancel_and_wait
 from mesh.config import Settings
@@ -95,6 +96,27 @@ def bearer(token: str) -> Sequence[tuple[str, str]]:
     return (("authorization", f"Bearer {token}"),)
 
 
+@dataclass(frozen=True)
+class SecondFactor:
+    """An authenticator app and recovery codes, in force."""
+
+    secret: str
+    # The code that proved the app: it counts no more.
+    spent_code: str
+    recovery_codes: tuple[str, ...]
+    _clock: ShiftedClock
+
+    def next_code(self) -> str:
+        """The code the app shows a minute later; each counts once."""
+        self._clock.advance(seconds=60)
+        return code_of(self.secret, self._clock)
+
+
+def code_of(secret: str, clock: ShiftedClock) -> str:
+    """The code an authenticator app shows now."""
+    return pyotp.TOTP(secret).at(clock.now_ns() // NS_PER_SECOND)
+
+
 @dataclass
 class Auth:
     """The service under test, as its users see it."""
@@ -120,6 +142,17 @@ class Auth:
         return await self.stub.SignIn(
             pb.SignInRequest(email=person.email, password=person.password, totp_code=totp_code)
         )
+
+    async def enable_totp(self, person: Person) -> SecondFactor:
+        """Put a second factor in force."""
+        begun = await self.stub.EnableTotp(
+            pb.EnableTotpRequest(password=person.password), metadata=person.bearer
+        )
+        code = code_of(begun.secret, self.clock)
+        confirmed = await self.stub.ConfirmTotp(
+            pb.ConfirmTotpRequest(code=code), metadata=person.bearer
+        )
+        return SecondFactor(begun.secret, code, tuple(confirmed.recovery_codes), self.clock)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-import pyotp
 from tidebook.auth.v1 import auth_pb2 as pb
 
 from kernel.reasons import Reason
@@ -30,12 +29,7 @@ async def kinds(auth: Auth, person: Person) -> list[str]:
 async def test_everything_that_changes_an_account_is_there_with_its_origin(auth: Auth) -> None:
     ann = await auth.sign_up()
     ann.tokens = (await auth.sign_in(ann)).tokens
-    secret = (
-        await auth.stub.EnableTotp(pb.EnableTotpRequest(password=ann.password), metadata=ann.bearer)
-    ).secret
-    await auth.stub.ConfirmTotp(
-        pb.ConfirmTotpRequest(code=pyotp.TOTP(secret).now()), metadata=ann.bearer
-    )
+    app = await auth.enable_totp(ann)
     key = await auth.stub.CreateApiKey(
         pb.CreateApiKeyRequest(name="bot", scopes=[pb.SCOPE_READ], ip_allow_list=["192.0.2.0/24"]),
         metadata=ann.bearer,
@@ -47,12 +41,8 @@ async def test_everything_that_changes_an_account_is_there_with_its_origin(auth:
     await auth.stub.RevokeApiKey(
         pb.RevokeApiKeyRequest(api_key_id=key.api_key.api_key_id), metadata=ann.bearer
     )
-    auth.clock.advance(seconds=60)
     await auth.stub.DisableTotp(
-        pb.DisableTotpRequest(
-            password=ann.password, code=pyotp.TOTP(secret).at(auth.clock.now_ns() // 10**9)
-        ),
-        metadata=ann.bearer,
+        pb.DisableTotpRequest(password=ann.password, code=app.next_code()), metadata=ann.bearer
     )
     await auth.stub.ChangePassword(
         pb.ChangePasswordRequest(current_password=ann.password, new_password="a-day-by-the-sea"),
@@ -98,30 +88,20 @@ async def locked(auth: Auth, ann: Person) -> None:
 
 
 async def locked_by_codes(auth: Auth, ann: Person) -> None:
-    code, _ = await with_second_factor(auth, ann)
+    code = (await auth.enable_totp(ann)).spent_code
     for _ in range(auth.settings.signin_max_failures):
         with refused(Reason.OTP_INVALID):
             await auth.sign_in(ann, totp_code=code)
 
 
-async def with_second_factor(auth: Auth, ann: Person) -> tuple[str, str]:
-    """Put one in force; returns the code that was spent for it, and a recovery code."""
-    begun = await auth.stub.EnableTotp(
-        pb.EnableTotpRequest(password=ann.password), metadata=ann.bearer
-    )
-    code = pyotp.TOTP(begun.secret).at(auth.clock.now_ns() // 10**9)
-    confirmed = await auth.stub.ConfirmTotp(pb.ConfirmTotpRequest(code=code), metadata=ann.bearer)
-    return code, confirmed.recovery_codes[0]
-
-
 async def wrong_code(auth: Auth, ann: Person) -> None:
-    code, _ = await with_second_factor(auth, ann)
+    code = (await auth.enable_totp(ann)).spent_code
     with refused(Reason.OTP_INVALID):
         await auth.sign_in(ann, totp_code=code)
 
 
 async def wrong_recovery_code(auth: Auth, ann: Person) -> None:
-    await with_second_factor(auth, ann)
+    await auth.enable_totp(ann)
     with refused(Reason.OTP_INVALID):
         await auth.stub.SignIn(
             pb.SignInRequest(email=ann.email, password=ann.password, recovery_code="no such code")
@@ -129,14 +109,14 @@ async def wrong_recovery_code(auth: Auth, ann: Person) -> None:
 
 
 async def recovered(auth: Auth, ann: Person) -> None:
-    _, recovery_code = await with_second_factor(auth, ann)
+    recovery_code = (await auth.enable_totp(ann)).recovery_codes[0]
     await auth.stub.SignIn(
         pb.SignInRequest(email=ann.email, password=ann.password, recovery_code=recovery_code)
     )
 
 
 async def recovery_codes_renewed(auth: Auth, ann: Person) -> None:
-    _, recovery_code = await with_second_factor(auth, ann)
+    recovery_code = (await auth.enable_totp(ann)).recovery_codes[0]
     await auth.stub.CreateRecoveryCodes(
         pb.CreateRecoveryCodesRequest(password=ann.password, recovery_code=recovery_code),
         metadata=ann.bearer,
@@ -144,7 +124,7 @@ async def recovery_codes_renewed(auth: Auth, ann: Person) -> None:
 
 
 async def wrong_code_inside(auth: Auth, ann: Person) -> None:
-    code, _ = await with_second_factor(auth, ann)
+    code = (await auth.enable_totp(ann)).spent_code
     with refused(Reason.OTP_INVALID):
         await auth.stub.DisableTotp(
             pb.DisableTotpRequest(password=ann.password, code=code), metadata=ann.bearer
@@ -152,17 +132,9 @@ async def wrong_code_inside(auth: Auth, ann: Person) -> None:
 
 
 async def second_factor_ended(auth: Auth, ann: Person) -> None:
-    begun = await auth.stub.EnableTotp(
-        pb.EnableTotpRequest(password=ann.password), metadata=ann.bearer
-    )
-    app = pyotp.TOTP(begun.secret)
-    await auth.stub.ConfirmTotp(
-        pb.ConfirmTotpRequest(code=app.at(auth.clock.now_ns() // 10**9)), metadata=ann.bearer
-    )
-    auth.clock.advance(seconds=60)
-    code = app.at(auth.clock.now_ns() // 10**9)
+    app = await auth.enable_totp(ann)
     await auth.stub.DisableTotp(
-        pb.DisableTotpRequest(password=ann.password, code=code), metadata=ann.bearer
+        pb.DisableTotpRequest(password=ann.password, code=app.next_code()), metadata=ann.bearer
     )
 
 

@@ -6,7 +6,6 @@ import asyncio
 import re
 
 import grpc
-import pyotp
 from tidebook.auth.v1 import auth_pb2 as pb
 
 from kernel.reasons import Reason
@@ -15,22 +14,6 @@ from tests.auth.conftest import PASSWORD, Auth, Person, refused
 from tests.support import eventually
 
 SHOWN = re.compile(r"([0-9a-hjkmnp-tv-z]{4}-){5}[0-9a-hjkmnp-tv-z]{4}")
-
-
-async def with_app(auth: Auth, ann: Person) -> tuple[pyotp.TOTP, list[str]]:
-    """Put a second factor in force: the app, and the recovery codes."""
-    begun = await auth.stub.EnableTotp(pb.EnableTotpRequest(password=PASSWORD), metadata=ann.bearer)
-    app = pyotp.TOTP(begun.secret)
-    confirmed = await auth.stub.ConfirmTotp(
-        pb.ConfirmTotpRequest(code=code_of(auth, app)), metadata=ann.bearer
-    )
-    return app, list(confirmed.recovery_codes)
-
-
-def code_of(auth: Auth, app: pyotp.TOTP) -> str:
-    """The code the app shows next; each counts once."""
-    auth.clock.advance(seconds=60)
-    return app.at(auth.clock.now_ns() // 1_000_000_000)
 
 
 async def recover(auth: Auth, ann: Person, recovery_code: str) -> pb.User:
@@ -48,8 +31,8 @@ async def renew(auth: Auth, ann: Person, **proof: str) -> list[str]:
 
 async def test_each_code_opens_the_account_once_however_it_is_typed(auth: Auth) -> None:
     ann, bob = await auth.sign_up(), await auth.sign_up()
-    _, codes = await with_app(auth, ann)
-    await with_app(auth, bob)
+    codes = (await auth.enable_totp(ann)).recovery_codes
+    await auth.enable_totp(bob)
     assert len(set(codes)) == 10
     assert all(SHOWN.fullmatch(code) for code in codes)
     typed = [
@@ -79,7 +62,7 @@ async def test_each_code_opens_the_account_once_however_it_is_typed(auth: Auth) 
 
 async def test_of_many_sign_ins_at_once_with_one_code_exactly_one_wins(auth: Auth) -> None:
     ann = await auth.sign_up()
-    _, codes = await with_app(auth, ann)
+    codes = (await auth.enable_totp(ann)).recovery_codes
     answers = await asyncio.gather(
         *(recover(auth, ann, codes[0]) for _ in range(8)), return_exceptions=True
     )
@@ -91,7 +74,8 @@ async def test_of_many_sign_ins_at_once_with_one_code_exactly_one_wins(auth: Aut
 
 async def test_wrong_codes_of_both_kinds_lock_both(auth: Auth) -> None:
     ann = await auth.sign_up()
-    app, codes = await with_app(auth, ann)
+    app = await auth.enable_totp(ann)
+    codes = app.recovery_codes
     for number in range(auth.settings.signin_max_failures):
         with refused(Reason.OTP_INVALID):
             if number % 2:
@@ -101,24 +85,25 @@ async def test_wrong_codes_of_both_kinds_lock_both(auth: Auth) -> None:
     with refused(Reason.ACCOUNT_LOCKED):
         await recover(auth, ann, codes[0])
     with refused(Reason.ACCOUNT_LOCKED):
-        await renew(auth, ann, code=code_of(auth, app))
+        await renew(auth, ann, code=app.next_code())
 
 
 async def test_new_codes_want_password_and_proof_and_void_the_old(auth: Auth) -> None:
     ann = await auth.sign_up()
     with refused(Reason.NOT_FOUND):
         await renew(auth, ann, code="000000")
-    app, first = await with_app(auth, ann)
+    app = await auth.enable_totp(ann)
+    first = app.recovery_codes
     with refused(Reason.BAD_CREDENTIALS):
         await auth.stub.CreateRecoveryCodes(
-            pb.CreateRecoveryCodesRequest(password="another-harbour", code=code_of(auth, app)),
+            pb.CreateRecoveryCodesRequest(password="another-harbour", code=app.next_code()),
             metadata=ann.bearer,
         )
     with refused(Reason.OTP_INVALID):
         await renew(auth, ann)
     with refused(Reason.INVALID_ARGUMENT):
-        await renew(auth, ann, code=code_of(auth, app), recovery_code=first[0])
-    second = await renew(auth, ann, code=code_of(auth, app))
+        await renew(auth, ann, code=app.next_code(), recovery_code=first[0])
+    second = await renew(auth, ann, code=app.next_code())
     third = await renew(auth, ann, recovery_code=second[0])
     assert len({*first, *second, *third}) == 30
     for code in (first[1], second[1]):
@@ -129,16 +114,16 @@ async def test_new_codes_want_password_and_proof_and_void_the_old(auth: Auth) ->
 
 async def test_who_has_lost_the_app_gets_in_and_sets_up_another(auth: Auth) -> None:
     ann = await auth.sign_up()
-    _, codes = await with_app(auth, ann)
+    codes = (await auth.enable_totp(ann)).recovery_codes
     await recover(auth, ann, codes[0])
     await auth.stub.DisableTotp(
         pb.DisableTotpRequest(password=PASSWORD, recovery_code=codes[1]), metadata=ann.bearer
     )
     user = (await auth.sign_in(ann)).user
     assert (user.totp_enabled, user.recovery_codes_left) == (False, 0)
-    app, _ = await with_app(auth, ann)
+    app = await auth.enable_totp(ann)
     with refused(Reason.OTP_INVALID):
         await recover(auth, ann, codes[2])
-    await auth.sign_in(ann, totp_code=code_of(auth, app))
+    await auth.sign_in(ann, totp_code=app.next_code())
     subjects = {mail["subject"] for mail in auth.mail.mails_to(ann.email)}
     assert "The second factor of your Tidebook account is off" in subjects

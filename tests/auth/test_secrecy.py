@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import pyotp
 import pytest
 from tidebook.auth.v1 import auth_pb2 as pb
 
@@ -75,18 +74,13 @@ async def test_no_secret_is_in_a_log_line_or_a_store(
         token = await auth.stub.ExchangeApiKey(
             pb.ExchangeApiKeyRequest(api_key_id=key.api_key.api_key_id, secret=key.secret)
         )
-        totp = await auth.stub.EnableTotp(
-            pb.EnableTotpRequest(password=PASSWORD), metadata=ann.bearer
-        )
-        confirmed = await auth.stub.ConfirmTotp(
-            pb.ConfirmTotpRequest(code=pyotp.TOTP(totp.secret).now()), metadata=ann.bearer
-        )
+        totp = await auth.enable_totp(ann)
         stored.append(await everything_stored(auth))
         await auth.stub.SignIn(
             pb.SignInRequest(
                 email=ann.email,
                 password=PASSWORD,
-                recovery_code=confirmed.recovery_codes[0],
+                recovery_code=totp.recovery_codes[0],
             )
         )
     logs = "".join(capfd.readouterr())
@@ -96,7 +90,7 @@ async def test_no_secret_is_in_a_log_line_or_a_store(
         "mistyped-harbour-1",
         key.secret,
         totp.secret,
-        *confirmed.recovery_codes,
+        *totp.recovery_codes,
         token.access_token,
         ann.tokens.access_token,
         refreshed.tokens.access_token,

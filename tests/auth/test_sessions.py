@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import jwt
-import pyotp
 import pytest
 from tidebook.auth.v1 import auth_pb2 as pb
 
@@ -24,6 +23,7 @@ from tests.auth.conftest import (
     MailServer,
     ShiftedClock,
     bearer,
+    code_of,
     refused,
     running_auth,
 )
@@ -215,10 +215,9 @@ async def test_a_second_factor_is_asked_for_and_each_of_its_codes_counts_once(au
     assert begun.otpauth_url.startswith("otpauth://totp/Tidebook")
     # Not in force before the app has proven itself.
     await auth.sign_in(ann)
-    app = pyotp.TOTP(begun.secret)
 
     def code() -> str:
-        return app.at(auth.clock.now_ns() // 1_000_000_000)
+        return code_of(begun.secret, auth.clock)
 
     await auth.stub.ConfirmTotp(pb.ConfirmTotpRequest(code=code()), metadata=ann.bearer)
     with refused(Reason.TOTP_REQUIRED):
@@ -242,10 +241,7 @@ async def test_a_second_factor_is_asked_for_and_each_of_its_codes_counts_once(au
 async def test_a_password_reset_leaves_the_second_factor_on(auth: Auth) -> None:
     """Who has the mailbox alone must not get in."""
     ann = await auth.sign_up()
-    begun = await auth.stub.EnableTotp(pb.EnableTotpRequest(password=PASSWORD), metadata=ann.bearer)
-    app = pyotp.TOTP(begun.secret)
-    code = app.at(auth.clock.now_ns() // 1_000_000_000)
-    await auth.stub.ConfirmTotp(pb.ConfirmTotpRequest(code=code), metadata=ann.bearer)
+    app = await auth.enable_totp(ann)
     await auth.stub.RequestPasswordReset(pb.RequestPasswordResetRequest(email=ann.email))
     mailed = await auth.mail.code_for(ann.email, nth=2)
     await auth.stub.ResetPassword(
@@ -254,22 +250,17 @@ async def test_a_password_reset_leaves_the_second_factor_on(auth: Auth) -> None:
     ann.password = "new-harbour-1"
     with refused(Reason.TOTP_REQUIRED):
         await auth.sign_in(ann)
-    auth.clock.advance(seconds=60)
-    await auth.sign_in(ann, totp_code=app.at(auth.clock.now_ns() // 1_000_000_000))
+    await auth.sign_in(ann, totp_code=app.next_code())
 
 
 async def test_guessing_the_second_factor_locks_it(auth: Auth) -> None:
     ann = await auth.sign_up()
-    begun = await auth.stub.EnableTotp(pb.EnableTotpRequest(password=PASSWORD), metadata=ann.bearer)
-    app = pyotp.TOTP(begun.secret)
-    code = app.at(auth.clock.now_ns() // 1_000_000_000)
-    await auth.stub.ConfirmTotp(pb.ConfirmTotpRequest(code=code), metadata=ann.bearer)
+    app = await auth.enable_totp(ann)
     for _ in range(auth.settings.signin_max_failures):
         with refused(Reason.OTP_INVALID):
-            await auth.sign_in(ann, totp_code=code)
-    auth.clock.advance(seconds=60)
+            await auth.sign_in(ann, totp_code=app.spent_code)
     with refused(Reason.ACCOUNT_LOCKED):
-        await auth.sign_in(ann, totp_code=app.at(auth.clock.now_ns() // 1_000_000_000))
+        await auth.sign_in(ann, totp_code=app.next_code())
 
 
 async def test_in_production_one_machine_cannot_ask_without_end(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -17,14 +16,8 @@ from examples.client import Endpoints, HttpApi, Person
 from kernel.reasons import Reason
 from mesh.status import refused_from
 from tests.support import Exchange, eventually
-
-
-async def reason_of_end(call: Any) -> Reason:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        while await call.read() is not grpc.aio.EOF:
-            pass
-        raise AssertionError("it ended without an error")
-    return refused_from(caught.value).reason
+from tests.support.programs import output_of
+from tests.support.streams import reason_of_end
 
 
 async def from_another_session(exchange: Exchange, http: HttpApi, person: Person) -> None:
@@ -36,17 +29,14 @@ async def from_another_session(exchange: Exchange, http: HttpApi, person: Person
 
 
 async def by_an_operator(exchange: Exchange, http: HttpApi, person: Person) -> None:
-    command = (sys.executable, "-m", "ops.cli", "sessions", "end")
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        f"--email={person.email}",
-        f"--data-dir={exchange.data_dir}",
-        env=exchange.environment,
-        stdout=asyncio.subprocess.PIPE,
+    code, said = await output_of(
+        *(sys.executable, "-m", "ops.cli", "sessions", "end"),
+        *(f"--email={person.email}", f"--data-dir={exchange.data_dir}"),
+        seconds=60.0,
+        environment=exchange.environment,
     )
-    said, _ = await process.communicate()
-    assert process.returncode == 0
-    assert f"({person.email}): ended 2 sessions" in said.decode()
+    assert code == 0, said
+    assert f"({person.email}): ended 2 sessions" in said
 
 
 @pytest.mark.parametrize("end", [from_another_session, by_an_operator])

@@ -15,16 +15,9 @@ from tidebook.engine.v1 import market_pb2, market_pb2_grpc, order_pb2, order_pb2
 from kernel.reasons import Reason, Refused
 from mesh.channel import cancelling, open_channel
 from mesh.config import load_settings
-from mesh.status import refused_from
 from tests.mesh.conftest import Mesh, new_servicer, start_host
 from tests.support import eventually, free_ports
-
-
-async def ended_with(call: Any) -> Reason:
-    with pytest.raises(grpc.RpcError) as caught:
-        while await call.read() is not grpc.aio.EOF:
-            pass
-    return refused_from(caught.value).reason
+from tests.support.streams import reason_of_end
 
 
 async def test_a_watch_is_told_to_go_elsewhere_and_cleans_up(mesh: Mesh) -> None:
@@ -33,7 +26,7 @@ async def test_a_watch_is_told_to_go_elsewhere_and_cleans_up(mesh: Mesh) -> None
     async with cancelling(call):
         await call.read()
         await mesh.host.drain()
-        assert await ended_with(call) is Reason.DRAINING
+        assert await reason_of_end(call) is Reason.DRAINING
     assert mesh.servicer.finished == ["watch of 5"]
 
 
@@ -48,7 +41,7 @@ async def test_a_watch_that_is_writing_finishes_the_message_and_then_ends(mesh: 
         # Many are in the middle of their first message now.
         await mesh.host.drain()
         for call in calls:
-            assert await ended_with(call) is Reason.DRAINING
+            assert await reason_of_end(call) is Reason.DRAINING
     finally:
         for call in calls:
             call.cancel()
@@ -64,7 +57,7 @@ async def test_a_trade_stream_answers_what_is_in_flight_first(mesh: Mesh) -> Non
         assert isinstance(await stream.read(), order_pb2.TradeStreamResponse)
         drain = asyncio.create_task(mesh.host.drain())
         assert isinstance(await stream.read(), order_pb2.TradeStreamResponse)
-        assert await ended_with(stream) is Reason.DRAINING
+        assert await reason_of_end(stream) is Reason.DRAINING
         await drain
     assert mesh.servicer.finished == ["trade stream"]
 

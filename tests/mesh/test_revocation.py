@@ -19,11 +19,11 @@ from kernel.reasons import Reason, Refused
 from mesh.aio import cancel_and_wait
 from mesh.config import Settings
 from mesh.revocation import EndedSessions, RevocationLog
-from mesh.status import refused_from
 from mesh.streams import renew_stream
 from mesh.tokens import TokenSigner, TokenVerifier
 from tests.mesh.conftest import NOW_NS, Servicer, start_host
 from tests.support import eventually
+from tests.support.streams import reason_of_end
 
 TOKEN_SECONDS = 600
 
@@ -98,14 +98,6 @@ async def refused(verifier: TokenVerifier, token: str) -> Reason:
     return caught.value.reason
 
 
-async def end_of(call: Any) -> Reason:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        while await call.read() is not grpc.aio.EOF:
-            pass
-        raise AssertionError("it ended without an error")
-    return refused_from(caught.value).reason
-
-
 async def test_an_ended_sessions_token_is_refused_and_no_other(world: World) -> None:
     token, other = world.token("s-1"), world.token("s-2")
     await world.verifier.verify(token)
@@ -157,7 +149,7 @@ async def test_a_watch_ends_with_its_session(
     await watch.read()
     await other.read()
     await world.log.add(["s-1"])
-    assert await end_of(watch) is Reason.SESSION_REVOKED
+    assert await reason_of_end(watch) is Reason.SESSION_REVOKED
     assert world.servicer.finished == ["watch of 7"]
     assert not other.done()
     other.cancel()
@@ -171,7 +163,7 @@ async def test_a_trade_stream_ends_with_its_session_after_what_is_in_flight(
     await stream.read()
     await world.log.add(["s-1"])
     assert isinstance(await stream.read(), order_pb2.TradeStreamResponse)
-    assert await end_of(stream) is Reason.SESSION_REVOKED
+    assert await reason_of_end(stream) is Reason.SESSION_REVOKED
     assert world.servicer.finished == ["trade stream"]
 
 
@@ -180,8 +172,8 @@ async def test_streams_end_when_their_token_expires(
 ) -> None:
     watch: Any = stub.WatchAccount(order_pb2.WatchAccountRequest(), metadata=world.bearer(ttl=1))
     stream: Any = stub.TradeStream(metadata=world.bearer(ttl=1))
-    assert await end_of(watch) is Reason.TOKEN_EXPIRED
-    assert await end_of(stream) is Reason.TOKEN_EXPIRED
+    assert await reason_of_end(watch) is Reason.TOKEN_EXPIRED
+    assert await reason_of_end(stream) is Reason.TOKEN_EXPIRED
 
 
 async def test_a_trade_stream_goes_on_with_a_newer_token(
@@ -191,12 +183,12 @@ async def test_a_trade_stream_goes_on_with_a_newer_token(
     left_alone: Any = stub.TradeStream(metadata=world.bearer(ttl=5))
     await renewed.write(order_pb2.TradeStreamRequest(access_token=world.token("s-2")))
     await renewed.read()
-    assert await end_of(left_alone) is Reason.TOKEN_EXPIRED
+    assert await reason_of_end(left_alone) is Reason.TOKEN_EXPIRED
     await renewed.write(order_pb2.TradeStreamRequest())
     assert isinstance(await renewed.read(), order_pb2.TradeStreamResponse)
     # It is of the newer token's session now.
     await world.log.add(["s-2"])
-    assert await end_of(renewed) is Reason.SESSION_REVOKED
+    assert await reason_of_end(renewed) is Reason.SESSION_REVOKED
 
 
 @pytest.mark.parametrize(
@@ -216,4 +208,4 @@ async def test_a_stream_is_not_renewed_by_any_token(
 ) -> None:
     stream: Any = stub.TradeStream(metadata=world.bearer())
     await stream.write(order_pb2.TradeStreamRequest(access_token=world.token(**changes)))
-    assert await end_of(stream) is reason
+    assert await reason_of_end(stream) is reason
