@@ -25,6 +25,8 @@ class FakeBackpack:
         self.asked = 0
         self.subscriptions: list[list[str]] = []
         self.pongs = 0
+        self.elsewhere = ""
+        self.led_astray = 0
         self._sockets: list[web.WebSocketResponse] = []
         self._number = 0
         self.port = 0
@@ -44,7 +46,13 @@ class FakeBackpack:
             return web.Response(status=self.refuse_with, headers=headers)
         return web.json_response(self.symbols)
 
+    async def trap(self, _: web.Request) -> web.Response:
+        self.led_astray += 1
+        return web.Response()
+
     async def socket(self, request: web.Request) -> web.WebSocketResponse:
+        if self.elsewhere:
+            raise web.HTTPFound(self.elsewhere)
         socket = web.WebSocketResponse(autoping=False)
         await socket.prepare(request)
         self._sockets.append(socket)
@@ -119,6 +127,7 @@ async def fake_backpack() -> AsyncIterator[FakeBackpack]:
     app = web.Application()
     app.router.add_get("/api/v1/markets", fake.markets)
     app.router.add_get("/ws", fake.socket)
+    app.router.add_get("/trap", fake.trap)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     try:

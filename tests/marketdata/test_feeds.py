@@ -241,6 +241,17 @@ async def test_without_any_of_our_markets_it_goes_on_asking(
         await eventually(lambda: server.subscriptions)
 
 
+async def test_a_handshake_is_not_led_elsewhere(server: FakeBackpack) -> None:
+    server.elsewhere = f"{server.rest_url}/trap"
+    feed = backpack(server)
+    async with running(feed.run(Sink())):
+        await eventually(lambda: feed.health.reconnects >= 2)
+        assert "sends elsewhere" in feed.health.detail
+        server.elsewhere = ""
+        await eventually(lambda: server.subscriptions)
+    assert server.led_astray == 0
+
+
 async def test_a_rate_limit_is_kept_for_as_long_as_it_says(server: FakeBackpack) -> None:
     server.refuse_with, server.retry_after = 429, "2"
     feed = backpack(server)

@@ -42,6 +42,10 @@ class _Lost(Exception):
         self.wait_seconds = wait_seconds
 
 
+async def _stay(_session: object, _context: object, redirect: Any) -> None:
+    raise _Lost(f"{redirect.url} sends elsewhere, which nobody asked for")
+
+
 class BackpackFeed:
     """Live prices. Connects again after every fault, with growing and jittered pauses."""
 
@@ -72,7 +76,10 @@ class BackpackFeed:
 
     async def run(self, sink: FeedSink) -> None:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
+        # A handshake follows redirects, and has no option for it as other requests have.
+        watch = aiohttp.TraceConfig()
+        watch.on_request_redirect.append(_stay)
+        async with aiohttp.ClientSession(timeout=timeout, trace_configs=[watch]) as session:
             while True:
                 try:
                     await self._connected(session, sink)
