@@ -1,4 +1,4 @@
-"""A browser for the tests of a module, and the page of the running system in it."""
+"""A browser for all tests, and a tab for the page of the running system in it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support import Exchange
 from tests.support.page import chromium, page_in
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
     async with chromium() as browser:
         yield browser

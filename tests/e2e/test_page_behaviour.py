@@ -6,8 +6,7 @@ import json
 import re
 from dataclasses import dataclass, field
 
-import pytest
-from playwright.async_api import Browser, Page, WebSocketRoute, expect
+from playwright.async_api import Page, WebSocketRoute, expect
 
 from tests.support.exchange import Exchange
 from tests.support.page import (
@@ -17,21 +16,18 @@ from tests.support.page import (
     balance,
     choose_kind,
     choose_tab,
-    get_play_money,
+    enter,
+    has_traded,
     market_order,
     order_form,
-    sign_up,
 )
 from tests.support.waiting import eventually
 
-pytestmark = [*PAGE_TESTS, pytest.mark.timeout(600)]
-# A bot's first trade in a market; it may take its time on a slow machine.
-TRADED_MS = 180_000
+pytestmark = [*PAGE_TESTS]
 
 
 async def test_the_keyboard_is_enough(page: Page, exchange: Exchange) -> None:
-    await sign_up(page, exchange)
-    await get_play_money(page, "1000")
+    await enter(page, exchange, "1000")
     await page.get_by_role("button", name="Keyboard").focus()
     await page.keyboard.press("?")
     dialog = page.get_by_role("dialog", name="Keyboard")
@@ -69,8 +65,7 @@ async def test_the_keyboard_is_enough(page: Page, exchange: Exchange) -> None:
 
 
 async def test_what_is_wrong_is_said_where_it_was_typed(page: Page, exchange: Exchange) -> None:
-    await sign_up(page, exchange)
-    await get_play_money(page, "1000")
+    await enter(page, exchange, "1000")
     form = order_form(page)
     price = form.get_by_label(re.compile("^Price"))
     quantity = form.get_by_label(re.compile("^Quantity"))
@@ -106,8 +101,7 @@ async def test_what_is_wrong_is_said_where_it_was_typed(page: Page, exchange: Ex
     await quantity.fill("0.001")
     await expect(form.get_by_role("alert")).to_have_count(0)
     # Which side is wrong is known once something was traded.
-    trades = page.get_by_role("region", name="Trades")
-    await expect(trades.get_by_role("listitem").first).to_be_visible(timeout=TRADED_MS)
+    await has_traded(page)
     await form.get_by_label("Conditional order").select_option("ORDER_TYPE_STOP_LIMIT")
     await form.get_by_label(re.compile("^Trigger price")).fill("1000")
     await buy.click()
@@ -192,13 +186,11 @@ class Wire:
 
 
 async def test_a_lost_delta_or_connection_begins_the_book_anew(
-    browser: Browser, exchange: Exchange
+    page: Page,
 ) -> None:
     wire = Wire()
-    context = await browser.new_context()
-    page = await context.new_page()
     await page.route_web_socket("**/ws", wire.connect)
-    await page.goto(exchange.http_url)
+    await page.goto("/")
     book = page.get_by_role("region", name="Order book")
     seq = book.locator("h2 small")
     await expect(book.get_by_role("listitem").nth(5)).to_be_visible()
@@ -223,7 +215,6 @@ async def test_a_lost_delta_or_connection_begins_the_book_anew(
     await expect(page.get_by_role("banner").get_by_role("status")).to_have_text("Live")
     assert wire.subscribed == 3
     await moves_on(seq.inner_text)
-    await context.close()
 
 
 async def moves_on(text: object) -> None:
@@ -240,11 +231,11 @@ async def moves_on(text: object) -> None:
 
 async def test_axe_finds_nothing_serious_anywhere(page: Page, exchange: Exchange) -> None:
     """Every view in dark, in light and on a phone, with rows in its tables and with its dialogs."""
+    await page.goto("/")
     for theme in ("dark", "light"):
         await page.emulate_media(color_scheme=theme)
         assert await accessibility_problems(page) == [], f"a visitor, {theme}"
-    await sign_up(page, exchange)
-    await get_play_money(page, "1000")
+    await enter(page, exchange, "1000")
     form = order_form(page)
     await form.get_by_label(re.compile("^Price")).fill("60000")
     await form.get_by_label(re.compile("^Quantity")).fill("0.001")

@@ -14,6 +14,7 @@ from playwright.async_api import Browser, Locator, Page, expect
 
 from tests.support.exchange import Exchange, two_shards
 from tests.support.page import (
+    CHANCE_MS,
     PAGE_TESTS,
     PASSWORD,
     accessibility_problems,
@@ -22,20 +23,17 @@ from tests.support.page import (
     choose_kind,
     choose_tab,
     code_for,
-    get_play_money,
+    enter,
     happened,
     market_order,
     order_form,
     page_in,
     sign_in,
-    sign_up,
 )
 from tests.support.waiting import eventually
 
-pytestmark = [*PAGE_TESTS, pytest.mark.xdist_group("page"), pytest.mark.timeout(600)]
+pytestmark = [*PAGE_TESTS, pytest.mark.xdist_group("page")]
 LONG_WAY = Decimal(500)
-# The made-up price goes that far, either way, within seconds; rarely it takes its time.
-MOVES_MS = 180_000
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -61,8 +59,7 @@ async def figure(page: Page, name: str) -> Decimal:
 async def test_money_is_withdrawn_called_back_and_moved_between_shards(
     page: Page, sharded: Exchange
 ) -> None:
-    await sign_up(page, sharded)
-    await get_play_money(page, "1000")
+    await enter(page, sharded, "1000")
     await page.get_by_role("link", name="Wallet").click()
     withdraw = page.get_by_role("form", name="Withdraw")
     await withdraw.get_by_label("Amount").fill("2000")
@@ -99,8 +96,7 @@ async def test_money_is_withdrawn_called_back_and_moved_between_shards(
 async def test_the_stop_or_the_take_profit_of_a_contract_fires(
     page: Page, sharded: Exchange
 ) -> None:
-    await sign_up(page, sharded)
-    await get_play_money(page, "1000")
+    await enter(page, sharded, "1000")
     await choose_kind(page, "CFD")
     form = page.get_by_role("region", name="Open a CFD")
 
@@ -115,9 +111,9 @@ async def test_the_stop_or_the_take_profit_of_a_contract_fires(
         await expect(form.get_by_role("status").or_(form.get_by_role("alert"))).to_be_visible()
         assert await form.get_by_role("status").is_visible()
 
-    await eventually(opened)
+    await eventually(opened, timeout_s=CHANCE_MS / 1000)
     by_itself = re.compile("closed by (stop loss|take profit) at")
-    await expect(happened(page)).to_contain_text(by_itself, timeout=MOVES_MS)
+    await expect(happened(page)).to_contain_text(by_itself, timeout=CHANCE_MS)
     await choose_tab(page, "CFDs")
     await expect(account(page)).to_contain_text("No open CFDs.")
     await expect(balance(page, "USDC", 2)).to_have_text("0")
@@ -132,8 +128,7 @@ async def test_the_stop_or_the_take_profit_of_a_contract_fires(
 async def test_a_position_gets_margin_and_exits_of_which_one_fires(
     page: Page, sharded: Exchange
 ) -> None:
-    await sign_up(page, sharded)
-    await get_play_money(page, "1000")
+    await enter(page, sharded, "1000")
     await choose_kind(page, "Margin")
     book = page.get_by_role("region", name="Order book")
     await expect(book.get_by_role("listitem").nth(5)).to_be_visible()
@@ -200,8 +195,8 @@ async def test_a_position_gets_margin_and_exits_of_which_one_fires(
         assert await dialog.count() == 0
 
     await open_dialog.click()
-    await eventually(near)
-    await expect(happened(page)).to_contain_text("was triggered", timeout=MOVES_MS)
+    await eventually(near, timeout_s=CHANCE_MS / 1000)
+    await expect(happened(page)).to_contain_text("was triggered", timeout=CHANCE_MS)
     await expect(account(page)).to_contain_text("No open positions.")
     await expect(tabs.get_by_role("button", name="Open orders 0")).to_be_visible()
     await expect(balance(page, "USDC", 2)).to_have_text("0")
@@ -217,8 +212,9 @@ async def recovery_codes(factor: Locator) -> list[str]:
 async def test_the_account_is_secured_and_its_sessions_end(
     browser: Browser, page: Page, sharded: Exchange
 ) -> None:
-    email = await sign_up(page, sharded)
+    email = await enter(page, sharded)
     async with page_in(browser, sharded) as elsewhere:
+        await elsewhere.goto("/")
         await sign_in(elsewhere, email)
         await expect(order_form(elsewhere)).to_be_visible()
         await page.get_by_role("link", name="Security").click()
@@ -293,7 +289,7 @@ async def test_the_account_is_secured_and_its_sessions_end(
 
 
 async def test_a_forgotten_password_is_set_anew(page: Page, sharded: Exchange) -> None:
-    email = await sign_up(page, sharded)
+    email = await enter(page, sharded)
     await page.get_by_role("button", name="Sign out").click()
     await page.get_by_role("button", name="Forgotten your password?").click()
     await page.get_by_label("E-mail").fill(email)

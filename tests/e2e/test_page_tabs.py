@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 
-from playwright.async_api import Route, expect
+from playwright.async_api import Page, Route, expect
 
 from tests.support import Exchange
-from tests.support.page import PAGE_TESTS, PATIENCE_MS, open_page, sign_up
+from tests.support.page import PAGE_TESTS, enter
 
 pytestmark = [*PAGE_TESTS]
 
 
-async def test_two_tabs_whose_access_ends_at_once_stay_signed_in(exchange: Exchange) -> None:
+async def test_two_tabs_whose_access_ends_at_once_stay_signed_in(
+    page: Page, exchange: Exchange
+) -> None:
     """Both refresh; a refresh token that two of them spent would end the session."""
     refreshes = 0
 
@@ -23,22 +25,18 @@ async def test_two_tabs_whose_access_ends_at_once_stay_signed_in(exchange: Excha
         await asyncio.sleep(1.0)
         await route.continue_()
 
-    async with open_page(exchange) as visitor:
-        assert visitor.context.browser is not None
-        tabs = await visitor.context.browser.new_context()
-        tabs.set_default_timeout(PATIENCE_MS)
-        page, other = await tabs.new_page(), await tabs.new_page()
-        await page.goto(exchange.http_url)
-        email = await sign_up(page, exchange)
-        await other.goto(exchange.http_url)
-        await expect(other.get_by_role("banner")).to_contain_text(email)
-        await tabs.route("**/v1/auth/refresh", slowly)
-        await tabs.clear_cookies(name="tidebook_access")
-        await asyncio.gather(page.reload(), other.reload())
-        for tab in (page, other):
-            await expect(tab.get_by_role("banner")).to_contain_text(email)
-        assert refreshes >= 1
-        # Not for a moment only.
-        await asyncio.gather(page.reload(), other.reload())
-        for tab in (page, other):
-            await expect(tab.get_by_role("banner")).to_contain_text(email)
+    other = await page.context.new_page()
+    # A view that is drawn quickly, four times.
+    email = await enter(page, exchange, view="/wallet")
+    await other.goto("/wallet")
+    await expect(other.get_by_role("banner")).to_contain_text(email)
+    await page.context.route("**/v1/auth/refresh", slowly)
+    await page.context.clear_cookies(name="tidebook_access")
+    await asyncio.gather(page.reload(), other.reload())
+    for tab in (page, other):
+        await expect(tab.get_by_role("banner")).to_contain_text(email)
+    assert refreshes >= 1
+    # Not for a moment only.
+    await asyncio.gather(page.reload(), other.reload())
+    for tab in (page, other):
+        await expect(tab.get_by_role("banner")).to_contain_text(email)

@@ -16,7 +16,6 @@ from tests.support.page import (
     choose_tab,
     get_play_money,
     market_order,
-    open_page,
     order_form,
     sign_up,
 )
@@ -24,39 +23,38 @@ from tests.support.page import (
 pytestmark = [*PAGE_TESTS]
 
 
-async def test_spot_margin_and_a_contract_through_a_restart(exchange: Exchange) -> None:
-    async with open_page(exchange) as page:
-        await sign_up(page, exchange)
-        await get_play_money(page, "5000")
-        await expect(balance(page, "USDC")).to_have_text("5,000")
-        book = page.get_by_role("region", name="Order book")
-        await expect(book.get_by_role("listitem").nth(5)).to_be_visible()
-        await market_order(page, "Buy BTC", "0.001")
-        await expect(balance(page, "BTC")).to_have_text("0.001")
+async def test_spot_margin_and_a_contract_through_a_restart(page: Page, exchange: Exchange) -> None:
+    await sign_up(page, exchange)
+    await get_play_money(page, "5000")
+    await expect(balance(page, "USDC")).to_have_text("5,000")
+    book = page.get_by_role("region", name="Order book")
+    await expect(book.get_by_role("listitem").nth(5)).to_be_visible()
+    await market_order(page, "Buy BTC", "0.001")
+    await expect(balance(page, "BTC")).to_have_text("0.001")
 
-        await margin_round_trip(page)
-        await contract_opened(page)
+    await margin_round_trip(page)
+    await contract_opened(page)
 
-        # The page finds the new gateway by itself, with the account and the prices.
-        await kill(exchange, "gateway")
-        badge = page.get_by_role("banner").get_by_role("status")
-        await expect(badge).to_have_text("Live")
-        before = await page.get_by_role("region", name="Market", exact=True).text_content()
-        await expect(page.get_by_role("region", name="Market", exact=True)).not_to_have_text(
-            before or ""
-        )
-        await account(page).get_by_role("button", name=re.compile("^Close CFD")).click()
-        await expect(account(page)).to_contain_text("No open CFDs.")
-        await expect(balance(page, "USDC", 2)).to_have_text("0")
-        await choose_kind(page, "Spot")
-        book = page.get_by_role("region", name="Order book")
-        await expect(book.get_by_role("listitem").nth(5)).to_be_visible()
-        seq = await book.locator("h2 small").text_content()
-        await expect(book.locator("h2 small")).not_to_have_text(seq or "")
-        sides = order_form(page).get_by_role("group", name="Side", exact=True)
-        await sides.get_by_role("button", name="Sell").click()
-        await market_order(page, "Sell BTC", "0.001")
-        await expect(balance(page, "BTC")).to_have_text("0")
+    # The page finds the new gateway by itself, with the account and the prices.
+    await kill(exchange, "gateway")
+    badge = page.get_by_role("banner").get_by_role("status")
+    await expect(badge).to_have_text("Live")
+    before = await page.get_by_role("region", name="Market", exact=True).text_content()
+    await expect(page.get_by_role("region", name="Market", exact=True)).not_to_have_text(
+        before or ""
+    )
+    await account(page).get_by_role("button", name=re.compile("^Close CFD")).click()
+    await expect(account(page)).to_contain_text("No open CFDs.")
+    await expect(balance(page, "USDC", 2)).to_have_text("0")
+    await choose_kind(page, "Spot")
+    book = page.get_by_role("region", name="Order book")
+    await expect(book.get_by_role("listitem").nth(5)).to_be_visible()
+    seq = await book.locator("h2 small").text_content()
+    await expect(book.locator("h2 small")).not_to_have_text(seq or "")
+    sides = order_form(page).get_by_role("group", name="Side", exact=True)
+    await sides.get_by_role("button", name="Sell").click()
+    await market_order(page, "Sell BTC", "0.001")
+    await expect(balance(page, "BTC")).to_have_text("0")
 
 
 async def margin_round_trip(page: Page) -> None:

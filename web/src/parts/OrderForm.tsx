@@ -77,8 +77,8 @@ export const OrderForm = memo(function OrderForm({ market, account, ticker, pric
         ),
       };
     },
-    // An order that went out is not sent again by one key too many.
-    onSuccess: () => setRest((old) => ({ ...old, quantity: "" })),
+    // An order that went out is not sent again by one key too many. What was typed meanwhile is another.
+    onSuccess: (_, sent) => setRest((old) => (isSame(old, sent) ? { ...old, quantity: "" } : old)),
   });
   // A refusal is about what was sent; once that is changed it says nothing any more.
   const corrected = () => place.isError && place.reset();
@@ -214,6 +214,9 @@ export const OrderForm = memo(function OrderForm({ market, account, ticker, pric
     </section>
   );
 });
+
+const isSame = (rest: Omit<Draft, "price">, sent: Draft): boolean =>
+  JSON.stringify({ ...rest, price: sent.price }) === JSON.stringify(sent);
 
 function TypeChoice({ type, onType }: { type: FormType; onType: (type: FormType) => void }) {
   const conditional = CONDITIONAL.includes(type);
