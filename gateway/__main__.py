@@ -25,6 +25,7 @@ from gateway.metrics import Metrics
 from gateway.openapi.document import build_document, load_comments
 from gateway.openapi.pages import openapi_pages
 from gateway.order_line import OrderLines
+from gateway.previous_sessions import PreviousSessions
 from gateway.services import ALL_SERVICES, UPSTREAM_SERVICES
 from gateway.shards.channel import ShardedChannel
 from gateway.site import Site
@@ -81,8 +82,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         trace, dev = TraceServicer(redis), DevServicer(settings, http)
         router = Router(build_routes(ALL_SERVICES))
         lines = OrderLines(channels["engine"])
+        previous = PreviousSessions(channels["auth"])
         resources.push_async_callback(lines.close)
-        api = Api(router, upstreams, LocalServices(trace, dev), callers, lines)
+        api = Api(router, upstreams, LocalServices(trace, dev), callers, lines, previous)
         door = Door(upstreams, callers, recorder)
         hub = Hub(channels["marketdata"])
         resources.push_async_callback(hub.close)

@@ -13,6 +13,7 @@ from gateway.errors import JSON, error_response, is_fault
 from gateway.exchange import Exchange
 from gateway.local import LocalServices
 from gateway.order_line import OrderLines
+from gateway.previous_sessions import PreviousSessions
 from gateway.streaming import stream_file, stream_lines, wants_csv
 from gateway.transcode import (
     HeaderRules,
@@ -61,12 +62,14 @@ class Api:
         local: LocalServices,
         callers: Callers,
         lines: OrderLines,
+        previous: PreviousSessions,
     ) -> None:
         self._router = router
         self._upstreams = upstreams
         self._local = local
         self._callers = callers
         self._lines = lines
+        self._previous = previous
         self._headers = HeaderRules(reserved=RESERVED_METADATA, forward=frozenset({"user-agent"}))
         self.streams_open = 0
 
@@ -118,6 +121,9 @@ class Api:
             response = _json(route.encode(answer), headers)
             if tokens is not None:
                 sessions.set_cookies(response, exchange, tokens)
+                previous = sessions.previous_token(exchange, answer)
+                if previous:
+                    await self._previous.end(previous, self._metadata(exchange, ""))
         except Exception as error:
             response = self._failed(error, exchange)
         if sessions.ends_session(rpc_path):

@@ -102,6 +102,20 @@ def take_tokens(message: Message) -> auth_pb2.Tokens | None:
     return tokens
 
 
+def previous_token(exchange: Exchange, answer: Message) -> str:
+    """The refresh token of the session that a browser had when `answer` opened another one, or "".
+    Without its CSRF token it may be a neighbour under the same domain who signs somebody in.
+    """
+    opened = isinstance(answer, auth_pb2.SignInResponse | auth_pb2.VerifyOtpResponse)
+    token = _cookie(exchange, REFRESH_COOKIE) if opened else ""
+    if token:
+        try:
+            check_csrf(exchange)
+        except Refused:
+            return ""
+    return token
+
+
 def set_cookies(response: web.StreamResponse, exchange: Exchange, tokens: auth_pb2.Tokens) -> None:
     """Keep a session's tokens in the browser, for as long as they are good."""
     now = time.time()

@@ -35,6 +35,7 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
     def __init__(self) -> None:
         self.signer = TokenSigner(Ed25519PrivateKey.generate(), "test")
         self.refreshes = 0
+        self.signed_out = 0
         self.metadata: dict[str, Any] = {}
 
     def token(
@@ -75,6 +76,7 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
 
     async def SignOut(self, request: auth_pb2.SignOutRequest, context: Any) -> Any:
         require("read")
+        self.signed_out += 1
         return auth_pb2.SignOutResponse()
 
     async def GetMe(self, request: auth_pb2.GetMeRequest, context: Any) -> Any:

@@ -131,6 +131,26 @@ async def test_over_https_only_the_cookies_of_this_very_host_count(start_world: 
     assert all(morsel["secure"] and morsel["max-age"] == "0" for morsel in cleared.values())
 
 
+async def test_a_new_session_of_a_browser_ends_the_one_of_before(
+    world: World, http: aiohttp.ClientSession
+) -> None:
+    cookies = await signed_in(http)
+    headers = WANTS_COOKIES | cookie_header(cookies)
+    csrf = {"X-CSRF-Token": cookies["tidebook_csrf"]}
+    wrong = {"email": "a@example.org", "password": "wrong"}
+    for body, more, ended in (
+        (wrong, csrf, 0),
+        # A neighbour under the same domain cannot end it by signing its visitor in.
+        (SIGN_IN, {}, 0),
+        (SIGN_IN, csrf, 1),
+        # It has ended already; the new one is opened all the same.
+        (SIGN_IN, csrf, 1),
+    ):
+        async with http.post("/v1/auth/signin", json=body, headers=headers | more) as answer:
+            assert answer.status == (401 if body is wrong else 200)
+        assert world.auth.signed_out == ended
+
+
 async def test_a_cookie_call_that_changes_something_needs_the_csrf_token(
     http: aiohttp.ClientSession,
 ) -> None:
