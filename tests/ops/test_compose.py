@@ -12,7 +12,8 @@ import yaml
 from mesh.config import ENV_PREFIX, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-_VARIABLE = re.compile(r"\$\{([A-Z_]+):-([^}]*)\}")
+# The innermost ones; one may be the default of another.
+_VARIABLE = re.compile(r"\$\{([A-Z_]+):-([^{}]*)\}")
 Json = dict[str, Any]
 
 
@@ -23,7 +24,8 @@ def interpolated(value: Any, environment: dict[str, str]) -> Any:
     if isinstance(value, list):
         return [interpolated(item, environment) for item in value]
     if isinstance(value, str):
-        return _VARIABLE.sub(lambda found: environment.get(found[1]) or found[2], value)
+        inside = _VARIABLE.sub(lambda found: environment.get(found[1]) or found[2], value)
+        return inside if inside == value else interpolated(inside, environment)
     return value
 
 
@@ -86,6 +88,21 @@ def test_bots_and_mailbox_run_where_they_belong(
         assert settings.mode == mode, name
         assert settings.faucet_enabled is (mode != "production")
         assert settings.https_required is (mode == "production")
+
+
+def test_production_has_no_password_that_everybody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    for environment, password in (
+        # The image of PostgreSQL refuses to start with an empty one.
+        ({}, ""),
+        ({"POSTGRES_PASSWORD": "chosen"}, "chosen"),
+        ({"COMPOSE_PROFILES": "demo"}, "demo"),
+    ):
+        services = composed("docker-compose.yml", "docker-compose.shards.yml", **environment)
+        assert services["postgres"]["environment"]["POSTGRES_PASSWORD"] == password
+        for name in ("auth", "engine", "engine-1"):
+            settings = settings_of(services[name], monkeypatch)
+            assert settings.postgres_url == f"postgresql://tidebook:{password}@postgres/tidebook"
+            assert settings.https_required is ("COMPOSE_PROFILES" not in environment)
 
 
 def test_production_mails_through_a_server_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
