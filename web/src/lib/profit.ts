@@ -1,7 +1,7 @@
 /** Profit at a price, by the exchange's own formulas (docs/margin.md, docs/cfd.md), for live display. */
 import type { CfdJson, PositionJson } from "../gen/tidebook/engine/v1/position_pb";
 import type { PriceJson } from "../gen/tidebook/marketdata/v1/marketdata_pb";
-import { absolute, compare, divide, isNegative, multiply, negate, subtract } from "./decimal";
+import { absolute, compare, cut, decimalsOf, divide, isNegative, multiply, negate, pretty, subtract } from "./decimal";
 import { isBuy } from "./names";
 
 /** Decimals of what is worked out here; the exchange's quote assets have no more. */
@@ -13,6 +13,11 @@ export function positionProfit(position: PositionJson, mark: string): string {
   const worth = multiply(absolute(quantity), mark);
   const paid = absolute(entryNotional);
   return isNegative(quantity) ? subtract(paid, worth) : subtract(worth, paid);
+}
+
+/** The price at which the exchange ends it, to the tick, in words. */
+export function liquidationText(price: string | undefined, tick: string | undefined): string {
+  return price ? pretty(cut(price, decimalsOf(tick)), tick) : "none";
 }
 
 export function entryPrice({ quantity = "0", entryNotional = "0" }: PositionJson, decimals: number): string {

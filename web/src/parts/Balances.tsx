@@ -1,7 +1,7 @@
 import { memo } from "react";
 import type { Account } from "../lib/account";
 import { add } from "../lib/decimal";
-import { Amount, Table } from "./Basics";
+import { AmountCell, Table } from "./Basics";
 
 /** What the account has; `brief` leaves out the totals, for a narrow place. */
 export const Balances = memo(function Balances({ account, brief = false }: { account: Account; brief?: boolean }) {
@@ -19,17 +19,9 @@ export const Balances = memo(function Balances({ account, brief = false }: { acc
           {rows.map(({ asset = "", free = "0", held = "0" }) => (
             <tr key={asset}>
               <td>{asset}</td>
-              <td className="number">
-                <Amount amount={free} />
-              </td>
-              <td className="number">
-                <Amount amount={held} />
-              </td>
-              {!brief && (
-                <td className="number">
-                  <Amount amount={add(free, held)} />
-                </td>
-              )}
+              <AmountCell amount={free} />
+              <AmountCell amount={held} />
+              {!brief && <AmountCell amount={add(free, held)} />}
             </tr>
           ))}
         </Table>

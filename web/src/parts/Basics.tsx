@@ -1,6 +1,6 @@
 /** Small pieces that every part uses. */
 import { type CSSProperties, type MouseEvent, type ReactNode, useCallback, useEffect, useId, useRef } from "react";
-import { isNegative, isZero, pretty, typed } from "../lib/decimal";
+import { basisPoints, cut, isNegative, isZero, percentOfBps, pretty, typed } from "../lib/decimal";
 import { isBuy } from "../lib/names";
 import { useKey } from "../lib/page";
 import type { SideJson } from "../gen/tidebook/engine/v1/types_pb";
@@ -118,6 +118,18 @@ export function Profit({ amount, step, unit = "" }: { amount: string | undefined
   );
 }
 
+/** A profit, and below it how much that is of the margin. */
+export function Return({ profit, margin, unit }: { profit: string; margin: string; unit: string | undefined }) {
+  return (
+    <>
+      <Profit amount={cut(profit, 2)} step="0.01" unit={unit} />
+      <div>
+        <small>{percentOfBps(basisPoints(profit, margin))}</small>
+      </div>
+    </>
+  );
+}
+
 /** An amount in full, with what is beyond cents set smaller, so that the money is read first. */
 export function Amount({ amount = "0" }: { amount: string | undefined }) {
   const [whole = "0", fraction = ""] = pretty(amount || "0").split(".");
@@ -128,6 +140,15 @@ export function Amount({ amount = "0" }: { amount: string | undefined }) {
       {whole}.{fraction.slice(0, cents)}
       {fraction.length > cents && <span className="fine">{fraction.slice(cents)}</span>}
     </>
+  );
+}
+
+/** A cell of a table with an amount. */
+export function AmountCell({ amount }: { amount: string | undefined }) {
+  return (
+    <td className="number">
+      <Amount amount={amount} />
+    </td>
   );
 }
 

@@ -18,7 +18,7 @@ import { useKey, useSettled } from "../lib/page";
 import { wholeNumber } from "../lib/screen";
 import { Choice, DecimalField } from "./Basics";
 import { LeverageChoice } from "./Leverage";
-import { Problem, refusalOf } from "./Problem";
+import { corrected, Problem, refusalOf } from "./Problem";
 
 interface Props {
   market: MarketJson;
@@ -49,11 +49,6 @@ export function CfdForm({ market, account, price }: Props) {
     // A contract that is open is not opened again by one key too many.
     onSuccess: () => setMargin(""),
   });
-  // A refusal is about what was sent; once that is changed it says nothing any more.
-  const corrected = (change: (text: string) => void) => (text: string) => {
-    if (open.isError) open.reset();
-    change(text);
-  };
   const onSubmit = (event: FormEvent) => {
     event.preventDefault();
     open.mutate();
@@ -102,7 +97,7 @@ export function CfdForm({ market, account, price }: Props) {
           shortcut="q"
           value={margin}
           problem={wrongAt("margin")}
-          onChange={corrected(setMargin)}
+          onChange={corrected(open, setMargin)}
         />
         <div className="switch shares" role="group" aria-label="Part of what is available">
           {["0.25", "0.5", "0.75", "1"].map((part) => (
@@ -118,7 +113,7 @@ export function CfdForm({ market, account, price }: Props) {
           suffix={quote}
           value={stopLoss}
           problem={wrongAt("stop_loss")}
-          onChange={corrected(setStopLoss)}
+          onChange={corrected(open, setStopLoss)}
         />
         <DecimalField
           label="Take profit"
@@ -126,7 +121,7 @@ export function CfdForm({ market, account, price }: Props) {
           suffix={quote}
           value={takeProfit}
           problem={wrongAt("take_profit")}
-          onChange={corrected(setTakeProfit)}
+          onChange={corrected(open, setTakeProfit)}
         />
         <dl>
           <dt>Available</dt>

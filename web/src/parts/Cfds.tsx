@@ -1,15 +1,16 @@
 import { useMutation } from "@tanstack/react-query";
-import { type FormEvent, useState } from "react";
+import { useState } from "react";
 import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
 import type { CfdJson } from "../gen/tidebook/engine/v1/position_pb";
 import type { PriceJson } from "../gen/tidebook/marketdata/v1/marketdata_pb";
 import { patch, post } from "../lib/api";
-import { basisPoints, cut, decimalsOf, percentOfBps, pretty } from "../lib/decimal";
+import { pretty } from "../lib/decimal";
 import type { ByMarket } from "../lib/hooks";
 import { marketTitle } from "../lib/names";
 import { stepProblem } from "../lib/order";
-import { cfdExit, cfdProfit } from "../lib/profit";
-import { DecimalField, Dialog, Profit, SideName, Table } from "./Basics";
+import { cfdExit, cfdProfit, liquidationText } from "../lib/profit";
+import { DecimalField, Return, SideName, Table } from "./Basics";
+import { EditDialog } from "./EditDialog";
 import { Problem, refusalOf } from "./Problem";
 
 interface Props {
@@ -45,14 +46,9 @@ export function Cfds({ cfds, byName, prices }: Props) {
                 {pretty(cfd.entryPrice, tick)}
                 <div>{pretty(exit, tick)}</div>
               </td>
+              <td className="number">{liquidationText(cfd.liquidationPrice, tick)}</td>
               <td className="number">
-                {cfd.liquidationPrice ? pretty(cut(cfd.liquidationPrice, decimalsOf(tick)), tick) : "none"}
-              </td>
-              <td className="number">
-                <Profit amount={cut(profit, 2)} step="0.01" unit={byName[market]?.quoteAsset} />
-                <div>
-                  <small>{percentOfBps(basisPoints(profit, margin))}</small>
-                </div>
+                <Return profit={profit} margin={margin} unit={byName[market]?.quoteAsset} />
               </td>
               <td>
                 <button
@@ -95,32 +91,28 @@ function Triggers({ cfd, tick, onClose }: { cfd: CfdJson; tick: string; onClose:
   });
   const wrong = [stepProblem(stopLoss, tick), stepProblem(takeProfit, tick)] as const;
   return (
-    <Dialog title={`CFD ${cfd.cfdId}: where it closes by itself`} onClose={onClose}>
-      <form
-        onSubmit={(event: FormEvent) => {
-          event.preventDefault();
-          save.mutate();
-        }}
-      >
-        <DecimalField
-          label="Stop loss"
-          hint="empty for none"
-          value={stopLoss}
-          problem={wrong[0] || refusalOf(save.error, "stop_loss")}
-          onChange={setStopLoss}
-        />
-        <DecimalField
-          label="Take profit"
-          hint="empty for none"
-          value={takeProfit}
-          problem={wrong[1] || refusalOf(save.error, "take_profit")}
-          onChange={setTakeProfit}
-        />
-        <Problem error={save.error} elsewhere={["stop_loss", "take_profit"]} />
-        <button type="submit" className="primary" disabled={save.isPending || wrong.some((text) => text !== "")}>
-          Save
-        </button>
-      </form>
-    </Dialog>
+    <EditDialog
+      title={`CFD ${cfd.cfdId}: where it closes by itself`}
+      send={save}
+      fields={["stop_loss", "take_profit"]}
+      button="Save"
+      good={wrong.every((text) => text === "")}
+      onClose={onClose}
+    >
+      <DecimalField
+        label="Stop loss"
+        hint="empty for none"
+        value={stopLoss}
+        problem={wrong[0] || refusalOf(save.error, "stop_loss")}
+        onChange={setStopLoss}
+      />
+      <DecimalField
+        label="Take profit"
+        hint="empty for none"
+        value={takeProfit}
+        problem={wrong[1] || refusalOf(save.error, "take_profit")}
+        onChange={setTakeProfit}
+      />
+    </EditDialog>
   );
 }

@@ -1,13 +1,14 @@
 import { useMutation } from "@tanstack/react-query";
-import { type FormEvent, memo, useState } from "react";
+import { memo, useState } from "react";
 import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
 import type { OrderJson } from "../gen/tidebook/engine/v1/order_pb";
 import { patch, remove } from "../lib/api";
 import { percentOfBps, pretty } from "../lib/decimal";
 import { clock, marketTitle, ORDER_TYPES } from "../lib/names";
 import { stepProblem } from "../lib/order";
-import { DecimalField, Dialog, SideName, Table } from "./Basics";
-import { Problem, refusalOf } from "./Problem";
+import { DecimalField, SideName, Table } from "./Basics";
+import { EditDialog } from "./EditDialog";
+import { corrected, Problem, refusalOf } from "./Problem";
 import { Trace } from "./Trace";
 
 interface Props {
@@ -103,10 +104,6 @@ function Amend({ order, market, onClose }: AmendProps) {
       }),
     onSuccess: onClose,
   });
-  const onSubmit = (event: FormEvent) => {
-    event.preventDefault();
-    amend.mutate();
-  };
   const tick = market?.tickSize ?? "1";
   const fields = [
     { name: "price", label: "New price", value: price, set: setPrice, step: tick, shown: Boolean(order.price) },
@@ -131,30 +128,27 @@ function Amend({ order, market, onClose }: AmendProps) {
   ].filter(({ shown }) => shown);
   const good = fields.every(({ value, step }) => stepProblem(value, step) === "");
   return (
-    <Dialog title={`Amend order ${order.orderId}`} onClose={onClose}>
-      <form onSubmit={onSubmit}>
-        {fields.map(({ name, label, value, set, step }) => (
-          <DecimalField
-            key={name}
-            label={label}
-            hint={name === "quantity" ? "what is filled included" : `steps of ${step}`}
-            suffix={name === "quantity" ? market?.baseAsset : market?.quoteAsset}
-            required
-            value={value}
-            problem={stepProblem(value, step) || refusalOf(amend.error, name)}
-            onChange={(text) => {
-              // A refusal is about what was sent; once that is changed it says nothing any more.
-              if (amend.isError) amend.reset();
-              set(text);
-            }}
-          />
-        ))}
-        <p className="hint">A smaller quantity keeps its place in the queue; a new price or a larger one goes to the back.</p>
-        <Problem error={amend.error} elsewhere={fields.map(({ name }) => name)} />
-        <button type="submit" className="primary" disabled={amend.isPending || !good}>
-          Change the order
-        </button>
-      </form>
-    </Dialog>
+    <EditDialog
+      title={`Amend order ${order.orderId}`}
+      send={amend}
+      fields={fields.map(({ name }) => name)}
+      button="Change the order"
+      good={good}
+      onClose={onClose}
+    >
+      {fields.map(({ name, label, value, set, step }) => (
+        <DecimalField
+          key={name}
+          label={label}
+          hint={name === "quantity" ? "what is filled included" : `steps of ${step}`}
+          suffix={name === "quantity" ? market?.baseAsset : market?.quoteAsset}
+          required
+          value={value}
+          problem={stepProblem(value, step) || refusalOf(amend.error, name)}
+          onChange={corrected(amend, set)}
+        />
+      ))}
+      <p className="hint">A smaller quantity keeps its place in the queue; a new price or a larger one goes to the back.</p>
+    </EditDialog>
   );
 }

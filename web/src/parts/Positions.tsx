@@ -1,19 +1,20 @@
 import { useMutation } from "@tanstack/react-query";
-import { type FormEvent, type ReactNode, useState } from "react";
+import { type ReactNode, useState } from "react";
 import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
 import type { PositionJson } from "../gen/tidebook/engine/v1/position_pb";
 import type { TickerJson } from "../gen/tidebook/marketdata/v1/marketdata_pb";
 import type { OrderJson } from "../gen/tidebook/engine/v1/order_pb";
 import { patch, post, remove } from "../lib/api";
-import { absolute, basisPoints, cut, decimalsOf, isNegative, percentOfBps, pretty } from "../lib/decimal";
+import { absolute, cut, decimalsOf, isNegative, pretty } from "../lib/decimal";
 import { exitsOf, type Exits as ExitOrders, planExits, refusedExit } from "../lib/exits";
 import type { ByMarket } from "../lib/hooks";
 import { useOnce } from "../lib/once";
 import { numberProblem, stepProblem, withIds } from "../lib/order";
 import { marketTitle } from "../lib/names";
-import { entryPrice, positionProfit } from "../lib/profit";
-import { DecimalField, Dialog, Profit, SideName, Table } from "./Basics";
-import { Problem, refusalOf } from "./Problem";
+import { entryPrice, liquidationText, positionProfit } from "../lib/profit";
+import { DecimalField, Profit, Return, SideName, Table } from "./Basics";
+import { EditDialog } from "./EditDialog";
+import { corrected, Problem, refusalOf } from "./Problem";
 
 interface Props {
   positions: readonly PositionJson[];
@@ -56,15 +57,10 @@ export function Positions({ positions, orders, byName, tickers }: Props) {
                 {pretty(entryPrice(position, decimalsOf(tick)), tick)}
                 <div>{pretty(mark, tick)}</div>
               </td>
-              <td className="number">
-                {position.liquidationPrice ? pretty(cut(position.liquidationPrice, decimalsOf(tick)), tick) : "none"}
-              </td>
+              <td className="number">{liquidationText(position.liquidationPrice, tick)}</td>
               <td className="number">{pretty(cut(margin, 2), "0.01")}</td>
               <td className="number">
-                <Profit amount={cut(profit, 2)} step="0.01" unit={byName[market]?.quoteAsset} />
-                <div>
-                  <small>{percentOfBps(basisPoints(profit, margin))}</small>
-                </div>
+                <Return profit={profit} margin={margin} unit={byName[market]?.quoteAsset} />
               </td>
               <td>
                 <button
@@ -143,27 +139,23 @@ function AddMargin({ position, onClose }: EditProps) {
   });
   const wrong = numberProblem(amount);
   return (
-    <Dialog title={`${marketTitle(position.market)}: add margin`} onClose={onClose}>
-      <form
-        onSubmit={(event: FormEvent) => {
-          event.preventDefault();
-          send.mutate();
-        }}
-      >
-        <p className="hint">More margin moves the liquidation price away.</p>
-        <DecimalField
-          label="Amount"
-          value={amount}
-          onChange={setAmount}
-          required
-          problem={wrong || refusalOf(send.error, "amount")}
-        />
-        <Problem error={send.error} elsewhere={["amount"]} />
-        <button type="submit" className="primary" disabled={send.isPending || wrong !== ""}>
-          Add
-        </button>
-      </form>
-    </Dialog>
+    <EditDialog
+      title={`${marketTitle(position.market)}: add margin`}
+      send={send}
+      fields={["amount"]}
+      button="Add"
+      good={wrong === ""}
+      onClose={onClose}
+    >
+      <p className="hint">More margin moves the liquidation price away.</p>
+      <DecimalField
+        label="Amount"
+        value={amount}
+        onChange={setAmount}
+        required
+        problem={wrong || refusalOf(send.error, "amount")}
+      />
+    </EditDialog>
   );
 }
 
@@ -177,27 +169,23 @@ function ClosePart({ position, market, onClose }: EditProps & { market: MarketJs
   });
   const wrong = stepProblem(quantity, market?.lotSize ?? "1");
   return (
-    <Dialog title={`${marketTitle(position.market)}: close at market`} onClose={onClose}>
-      <form
-        onSubmit={(event: FormEvent) => {
-          event.preventDefault();
-          send.mutate();
-        }}
-      >
-        <DecimalField
-          label="Quantity"
-          suffix={market?.baseAsset}
-          value={quantity}
-          onChange={setQuantity}
-          required
-          problem={wrong || refusalOf(send.error, "quantity")}
-        />
-        <Problem error={send.error} elsewhere={["quantity"]} />
-        <button type="submit" className="primary" disabled={send.isPending || wrong !== ""}>
-          Close it
-        </button>
-      </form>
-    </Dialog>
+    <EditDialog
+      title={`${marketTitle(position.market)}: close at market`}
+      send={send}
+      fields={["quantity"]}
+      button="Close it"
+      good={wrong === ""}
+      onClose={onClose}
+    >
+      <DecimalField
+        label="Quantity"
+        suffix={market?.baseAsset}
+        value={quantity}
+        onChange={setQuantity}
+        required
+        problem={wrong || refusalOf(send.error, "quantity")}
+      />
+    </EditDialog>
   );
 }
 
@@ -233,52 +221,43 @@ function Exits({ position, market, mark, have, onClose }: ExitsProps) {
     },
     onSuccess: onClose,
   });
-  // A refusal is about what was sent; once that is changed it says nothing any more.
-  const corrected = (change: (text: string) => void) => (text: string) => {
-    if (save.isError) save.reset();
-    change(text);
-  };
   const tick = market?.tickSize ?? "1";
   const wrong = [stepProblem(stop, tick), stepProblem(profit, tick)] as const;
   return (
-    <Dialog title={`${marketTitle(position.market)}: stop loss and take profit`} onClose={onClose}>
-      <form
-        onSubmit={(event: FormEvent) => {
-          event.preventDefault();
-          save.mutate();
-        }}
-      >
-        <p className="hint">
-          Orders that close the whole position when the mark price is there. With both, one cancels the other.
-        </p>
-        <dl>
-          <dt>Entry price</dt>
-          <dd className="number">{pretty(entryPrice(position, decimalsOf(tick)), tick)}</dd>
-          <dt>Mark price</dt>
-          <dd className="number">{pretty(mark, tick)}</dd>
-        </dl>
-        <DecimalField
-          label="Stop loss at"
-          hint={wouldBring(position, stop, wrong[0], market)}
-          suffix={market?.quoteAsset}
-          value={stop}
-          problem={wrong[0] || refusalOf(save.error, "stop_loss")}
-          onChange={corrected(setStop)}
-        />
-        <DecimalField
-          label="Take profit at"
-          hint={wouldBring(position, profit, wrong[1], market)}
-          suffix={market?.quoteAsset}
-          value={profit}
-          problem={wrong[1] || refusalOf(save.error, "take_profit")}
-          onChange={corrected(setProfit)}
-        />
-        <Problem error={save.error} elsewhere={["stop_loss", "take_profit"]} />
-        <button type="submit" className="primary" disabled={save.isPending || wrong.some((text) => text !== "")}>
-          Save
-        </button>
-      </form>
-    </Dialog>
+    <EditDialog
+      title={`${marketTitle(position.market)}: stop loss and take profit`}
+      send={save}
+      fields={["stop_loss", "take_profit"]}
+      button="Save"
+      good={wrong.every((text) => text === "")}
+      onClose={onClose}
+    >
+      <p className="hint">
+        Orders that close the whole position when the mark price is there. With both, one cancels the other.
+      </p>
+      <dl>
+        <dt>Entry price</dt>
+        <dd className="number">{pretty(entryPrice(position, decimalsOf(tick)), tick)}</dd>
+        <dt>Mark price</dt>
+        <dd className="number">{pretty(mark, tick)}</dd>
+      </dl>
+      <DecimalField
+        label="Stop loss at"
+        hint={wouldBring(position, stop, wrong[0], market)}
+        suffix={market?.quoteAsset}
+        value={stop}
+        problem={wrong[0] || refusalOf(save.error, "stop_loss")}
+        onChange={corrected(save, setStop)}
+      />
+      <DecimalField
+        label="Take profit at"
+        hint={wouldBring(position, profit, wrong[1], market)}
+        suffix={market?.quoteAsset}
+        value={profit}
+        problem={wrong[1] || refusalOf(save.error, "take_profit")}
+        onChange={corrected(save, setProfit)}
+      />
+    </EditDialog>
   );
 }
 

@@ -22,6 +22,14 @@ export function refusalOf(error: Error | null, field: string): ReactNode {
   return error !== null && fieldOf(error) === field ? <Words error={error} /> : null;
 }
 
+/** A refusal is about what was sent; once that is changed it says nothing any more. */
+export function corrected(sent: { isError: boolean; reset: () => void }, change: (text: string) => void) {
+  return (text: string) => {
+    if (sent.isError) sent.reset();
+    change(text);
+  };
+}
+
 function Words({ error }: { error: Error }) {
   const reason = error instanceof ApiError && error.reason;
   return (

@@ -1,7 +1,7 @@
 import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
 import type { Account } from "../lib/account";
 import { wholeNumber } from "../lib/screen";
-import { Amount, Table } from "./Basics";
+import { AmountCell, Table } from "./Basics";
 
 /** The shards that have markets. */
 export function shardsOf(markets: readonly MarketJson[]): number[] {
@@ -54,12 +54,8 @@ export function ShardBalances({ account, markets }: { account: Account; markets:
           <tr key={`${shard} ${asset}`}>
             <td>{shardName(shard, markets)}</td>
             <td>{asset}</td>
-            <td className="number">
-              <Amount amount={free} />
-            </td>
-            <td className="number">
-              <Amount amount={held} />
-            </td>
+            <AmountCell amount={free} />
+            <AmountCell amount={held} />
           </tr>
         ))}
       </Table>
