@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import aiohttp
 import grpc
+import pyotp
 from tidebook.auth.v1 import auth_pb2, auth_pb2_grpc
 
 from examples.client import Endpoints, HttpApi
@@ -60,6 +61,15 @@ async def test_no_service_logs_a_secret_of_a_whole_visit(exchange: Exchange) -> 
         secrets.add(key["secret"])
         totp = await http.call("POST", "/v1/auth/totp", {"password": PASSWORD}, token=token)
         secrets.add(totp["secret"])
+        confirmed = await http.call(
+            "POST",
+            "/v1/auth/totp:confirm",
+            {"code": pyotp.TOTP(totp["secret"]).now()},
+            token=token,
+        )
+        secrets |= set(confirmed["recoveryCodes"])
+        recovered = credentials | {"recoveryCode": confirmed["recoveryCodes"][0]}
+        await http.call("POST", "/v1/auth/signin", recovered)
         stub = auth_pb2_grpc.AuthServiceStub(door)
         request = auth_pb2.ExchangeApiKeyRequest(
             api_key_id=key["apiKey"]["apiKeyId"], secret=key["secret"]
