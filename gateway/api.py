@@ -80,7 +80,7 @@ class Api:
             match = self._router.match(exchange.method, exchange.path)
             route = match.route
             rpc_path = route.rpc_path
-            exchange.name = f"{route.http_method} {route.template.text}"
+            exchange.name = route.name
             authorization = sessions.authorization_of(exchange, rpc_path)
             caller, limit_headers = await self._callers.admit(
                 rpc_path, exchange.client_ip, authorization

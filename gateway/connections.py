@@ -202,6 +202,12 @@ class Connection(web.RequestHandler):
             self._server.refused(self, error.http_status, error.message)
             self._end_body(error)
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        # It is asked for after every body. Where nothing was paused there is nothing to go on with,
+        # and to parse nothing costs as much as to parse a head.
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     @property
     def _receives_body(self) -> bool:
         return self._request is not None and not self._request.content.is_eof()

@@ -23,8 +23,15 @@ MAX_QUERY_PARAMETERS = 1000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """One HTTP method and path template of one RPC."""
+    """One HTTP method and path template of one RPC.
 
+    `service` is the full name of its gRPC service, `rpc_path` is `/package.Service/Method`, and
+    `name` what logs and metrics call the route: `POST /v1/orders`.
+    """
+
+    name: str
+    service: str
+    rpc_path: str
     descriptor: MethodDescriptor
     http_method: str
     template: Template
@@ -34,16 +41,6 @@ class Route:
     variables: dict[tuple[str, ...], fields.FieldPath]
     request_type: type[Message]
     response_type: type[Message]
-
-    @property
-    def service(self) -> str:
-        """Full name of the gRPC service."""
-        return str(self.descriptor.containing_service.full_name)
-
-    @property
-    def rpc_path(self) -> str:
-        """`/package.Service/Method`."""
-        return f"/{self.service}/{self.descriptor.name}"
 
     @property
     def server_streaming(self) -> bool:
@@ -163,7 +160,11 @@ def _route(method: MethodDescriptor, rule: http_pb2.HttpRule) -> Route:
         response_body = method.output_type.fields_by_name.get(rule.response_body)
         if response_body is None:
             raise ValueError(f"{where}: {method.output_type.full_name} has no such response_body")
+    service = str(method.containing_service.full_name)
     return Route(
+        name=f"{http_method} {text}",
+        service=service,
+        rpc_path=f"/{service}/{method.name}",
         descriptor=method,
         http_method=http_method,
         template=template,

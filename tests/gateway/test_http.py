@@ -127,6 +127,20 @@ async def test_what_is_not_there_has_the_same_error_body(
         assert answer.status == 501
 
 
+async def test_the_largest_body_is_read_whole_and_the_connection_goes_on(world: World) -> None:
+    """Far more than is read ahead: reading stops and goes on meanwhile."""
+    pad = " " * ((1 << 20) - len('{"nothing":1}'))
+    connector = aiohttp.TCPConnector(limit=1)
+    async with aiohttp.ClientSession(world.url, connector=connector) as http:
+        for _ in range(3):
+            body = '{"nothing":1' + pad + "}"
+            async with http.post("/v1/orders", data=body, headers=world.bearer()) as answer:
+                assert answer.status == 400
+                assert (await answer.json())["details"][1]["fieldViolations"][0][
+                    "field"
+                ] == "nothing"
+
+
 async def test_a_body_over_one_mebibyte_is_too_large(
     world: World, http: aiohttp.ClientSession
 ) -> None:
