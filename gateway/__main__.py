@@ -74,11 +74,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             readers = Networks(settings.metrics_from)
         except ValueError as error:
             raise SystemExit(f"gateway: {error}") from None
-        if settings.https_required and not settings.trusted_proxies.strip():
-            raise SystemExit(
-                "gateway: plain HTTP is refused and no proxy is named that speaks https, so nobody"
-                " could reach it: set TIDEBOOK_TRUSTED_PROXIES, or TIDEBOOK_HTTPS_ONLY=false"
-            )
+        if settings.why_unreachable:
+            raise SystemExit(f"gateway: {settings.why_unreachable}")
         trace, dev = TraceServicer(redis), DevServicer(settings, http)
         router = Router(build_routes(ALL_SERVICES))
         lines = OrderLines(channels["engine"])

@@ -377,6 +377,16 @@ class Settings(BaseSettings):
         return self.mode == "production" and not stays_here
 
     @property
+    def why_unreachable(self) -> str:
+        """Why the gateway could have no clients with these settings; empty when it can."""
+        if self.https_required and not self.trusted_proxies.strip():
+            return (
+                "plain HTTP is refused and no proxy is named that speaks https, so nobody could"
+                " reach the gateway: set TIDEBOOK_TRUSTED_PROXIES, or TIDEBOOK_HTTPS_ONLY=false"
+            )
+        return ""
+
+    @property
     def auth_rate_limit(self) -> str:
         """`rate_limit_auth`, or its default in this mode."""
         default = "20/minute" if self.mode == "production" else "2000/minute"

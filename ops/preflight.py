@@ -81,6 +81,12 @@ def check_ports(wanted: list[Listener]) -> None:
                 raise OpsError(f"{where} cannot be opened: {_plain(error)}") from None
 
 
+def check_reachable(settings: Settings) -> None:
+    """Raise `OpsError` for settings that leave the gateway without clients."""
+    if settings.why_unreachable:
+        raise OpsError(settings.why_unreachable)
+
+
 def prepare_data_dir(data_dir: Path) -> None:
     """Make the data directory and prove that it can be written; raises `OpsError`."""
     try:

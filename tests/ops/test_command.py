@@ -38,6 +38,14 @@ def test_a_port_in_use_is_one_clear_line(short_dir: Path) -> None:
     assert "TIDEBOOK_HTTP_PORT" in done.stdout
 
 
+def test_production_that_nobody_could_reach_is_one_clear_line(short_dir: Path) -> None:
+    settings = {"TIDEBOOK_MODE": "production", "TIDEBOOK_HTTP_HOST": "0.0.0.0"}
+    done = tidebook("up", "--data-dir", str(short_dir), **settings)
+    assert done.returncode == 1
+    assert done.stdout.count("\n") == 1
+    assert "set TIDEBOOK_TRUSTED_PROXIES, or TIDEBOOK_HTTPS_ONLY=false" in done.stdout
+
+
 def test_a_data_directory_that_is_a_file_is_one_clear_line(short_dir: Path) -> None:
     file = short_dir / "file"
     file.write_text("not a folder")
