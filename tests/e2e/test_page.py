@@ -8,6 +8,7 @@ from playwright.async_api import Page, expect
 
 from tests.support.exchange import Exchange
 from tests.support.page import (
+    CHANCE_MS,
     PAGE_TESTS,
     account,
     balance,
@@ -90,7 +91,7 @@ async def test_a_market_order_fills_and_is_in_the_history(page: Page, exchange: 
 
 async def test_every_kind_of_order_that_waits_can_be_placed(page: Page, exchange: Exchange) -> None:
     await enter(page, exchange, "5000")
-    await has_traded(page)
+    await has_traded(page, exchange)
     form = order_form(page)
     kinds = {
         "ORDER_TYPE_STOP_LIMIT": {"Trigger price": "69000", "Price": "69000"},
@@ -189,7 +190,8 @@ async def test_a_visitor_sees_book_depth_and_trades_of_the_bots_move(page: Page)
     await expect(book.get_by_role("listitem").nth(5)).to_be_visible()
     seq = await book.locator("h2 small").text_content()
     await expect(book.locator("h2 small")).not_to_have_text(seq or "")
-    await has_traded(page)
+    trades = page.get_by_role("region", name="Trades").get_by_role("listitem")
+    await expect(trades.first).to_be_visible(timeout=CHANCE_MS)
     await book.get_by_label("Group prices by").select_option("10")
     prices = await book.get_by_role("list", name="Bids").get_by_role("button").all_inner_texts()
     assert prices

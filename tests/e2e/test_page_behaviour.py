@@ -101,7 +101,7 @@ async def test_what_is_wrong_is_said_where_it_was_typed(page: Page, exchange: Ex
     await quantity.fill("0.001")
     await expect(form.get_by_role("alert")).to_have_count(0)
     # Which side is wrong is known once something was traded.
-    await has_traded(page)
+    await has_traded(page, exchange)
     await form.get_by_label("Conditional order").select_option("ORDER_TYPE_STOP_LIMIT")
     await form.get_by_label(re.compile("^Trigger price")).fill("1000")
     await buy.click()

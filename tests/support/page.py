@@ -8,10 +8,11 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
-from playwright.async_api import Browser, Locator, Page, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright, expect
 
 from tests.support.exchange import Exchange
 from tests.support.waiting import eventually
@@ -92,29 +93,56 @@ async def sign_up(page: Page, exchange: Exchange) -> str:
 
 async def enter(page: Page, exchange: Exchange, money: str = "", *, view: str = "/") -> str:
     """Open an account with so much USDC without the forms, then the page for it; its address."""
-    email = _new_address()
-    await _post(page, "/v1/auth/signup", email=email, password=PASSWORD)
-    code = await code_for(exchange, email)
-    await _post(page, "/v1/auth/verify-otp", email=email, code=code)
-    if money:
-        await _post(page, "/v1/deposits", asset="USDC", amount=money, requestId=uuid.uuid4().hex)
+    email = await _open_account(page.context, exchange, money)
     await page.goto(view)
     await expect(page.get_by_role("banner")).to_contain_text(email)
     return email
+
+
+async def has_traded(page: Page, exchange: Exchange) -> None:
+    """See to it that BTC/USDC has traded: before, no order can follow its last price."""
+    trades = page.get_by_role("region", name="Trades")
+    await expect(trades).to_have_attribute("aria-busy", "false")
+    if not await trades.get_by_role("listitem").count():
+        assert page.context.browser is not None
+        somebody = await page.context.browser.new_context(base_url=exchange.http_url)
+        await _open_account(somebody, exchange, "100")
+
+        async def bought() -> bool:
+            order = {"market": "BTC_USDC", "side": "SIDE_BUY", "type": "ORDER_TYPE_MARKET"}
+            answer = await _post(somebody, "/v1/orders", **order, quantity="0.0001")
+            return bool(answer.get("fills"))
+
+        await eventually(bought, timeout_s=CHANCE_MS / 1000, interval_s=0.2)
+        await somebody.close()
+    await expect(trades.get_by_role("listitem").first).to_be_visible()
 
 
 def _new_address() -> str:
     return f"page-{uuid.uuid4().hex[:12]}@example.com"
 
 
-async def _post(page: Page, path: str, **body: str) -> None:
-    """Call the gateway with the page's cookies, as the page does."""
+async def _open_account(context: BrowserContext, exchange: Exchange, money: str) -> str:
+    email = _new_address()
+    await _post(context, "/v1/auth/signup", email=email, password=PASSWORD)
+    code = await code_for(exchange, email)
+    await _post(context, "/v1/auth/verify-otp", email=email, code=code)
+    if money:
+        request = uuid.uuid4().hex
+        await _post(context, "/v1/deposits", asset="USDC", amount=money, requestId=request)
+    return email
+
+
+async def _post(context: BrowserContext, path: str, **body: str) -> dict[str, Any]:
+    """Call the gateway with the cookies of a tab, as the page does."""
     headers = {"X-Tidebook-Session": "cookie"}
-    for cookie in await page.context.cookies():
+    for cookie in await context.cookies():
         if cookie["name"].endswith("tidebook_csrf"):
             headers["X-CSRF-Token"] = cookie["value"]
-    answer = await page.request.post(path, data=body, headers=headers)
-    assert answer.ok, await answer.text()
+    response = await context.request.post(path, data=body, headers=headers)
+    assert response.ok, await response.text()
+    answer: dict[str, Any] = await response.json()
+    return answer
 
 
 async def get_play_money(page: Page, amount: str) -> None:
@@ -129,12 +157,6 @@ async def get_play_money(page: Page, amount: str) -> None:
 
 def order_form(page: Page) -> Locator:
     return page.get_by_role("region", name="Place an order")
-
-
-async def has_traded(page: Page) -> None:
-    """Wait until something was traded in the market: before, no order can follow its last price."""
-    trades = page.get_by_role("region", name="Trades").get_by_role("listitem")
-    await expect(trades.first).to_be_visible(timeout=CHANCE_MS)
 
 
 def account(page: Page) -> Locator:

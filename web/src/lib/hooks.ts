@@ -157,11 +157,11 @@ export function useBook(market: string): Book | null {
   return book;
 }
 
-/** The market's latest trades, newest first. */
-export function useTrades(market: string): readonly TradeJson[] {
+/** The market's latest trades, newest first; null until they are known. */
+export function useTrades(market: string): readonly TradeJson[] | null {
   const socket = useSocket();
   const connected = useConnection() === "open";
-  const [trades, setTrades] = useState<readonly TradeJson[]>([]);
+  const [trades, setTrades] = useState<readonly TradeJson[] | null>(null);
   useEffect(() => {
     let current: readonly TradeJson[] = [];
     const changed = paced(() => setTrades(current));
@@ -170,7 +170,7 @@ export function useTrades(market: string): readonly TradeJson[] {
       current = [...known.values()].sort(newestFirst).slice(0, TRADES_SHOWN);
       changed();
     };
-    setTrades((old) => (old[0]?.market === market ? old : []));
+    setTrades((old) => (old?.[0]?.market === market ? old : null));
     const stop = socket.subscribe({ channel: "CHANNEL_TRADES", markets: [market] }, (frame) => {
       const news = frame.trades?.trades?.filter((trade) => trade.market === market);
       if (news?.length) take(news);
@@ -179,7 +179,7 @@ export function useTrades(market: string): readonly TradeJson[] {
     get<ListTradesResponseJson>(`/v1/marketdata/${market}/trades?pageSize=${TRADES_SHOWN}`).then(
       (page) => !stopped && take(page.trades ?? []),
       // Without the past the live trades still come; the status line shows that something is wrong.
-      () => undefined,
+      () => !stopped && changed(),
     );
     return () => {
       stopped = true;

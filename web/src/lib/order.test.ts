@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { BLANK, isComplete, problemsOf, share, toOco, toOrder } from "./order";
+import { BLANK, isComplete, problemsOf, share, spendsQuote, toOco, toOrder } from "./order";
 
 const market = {
   market: "BTC_USDC",
@@ -66,5 +66,18 @@ describe("an order from the form", () => {
     const margin = { ...market, kind: "MARKET_KIND_MARGIN" as const };
     // 1000 / (100 x (1/10 + 0.002))
     expect(share("1000", "100", limit, margin, "", "10")).toBe("98.03921");
+  });
+
+  it("leaves room for the protection of what trades at market, where that is", () => {
+    // 1000 / (200 x 1.05 x 1.002): the trigger counts, not the book of now.
+    const stop = { ...limit, type: "ORDER_TYPE_STOP_MARKET" as const, trigger: "200" };
+    expect(share("1000", "100", stop, market, "100", "1")).toBe("4.75239");
+    // 1000 / (100 x 1.02 x 1.05 x 1.002)
+    const trailing = { ...limit, type: "ORDER_TYPE_TRAILING_STOP" as const, trailingPercent: "2" };
+    expect(share("1000", "100", trailing, market, "100", "1")).toBe("9.31843");
+    const all = { ...limit, type: "ORDER_TYPE_MARKET" as const };
+    expect(spendsQuote(all, { ...market, kind: "MARKET_KIND_SPOT" })).toBe(true);
+    expect(spendsQuote({ ...all, side: "SIDE_SELL" }, { ...market, kind: "MARKET_KIND_SPOT" })).toBe(false);
+    expect(share("1000", "100", { ...all, byQuote: true }, market, "100", "1")).toBe("1000");
   });
 });

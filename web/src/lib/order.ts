@@ -180,6 +180,18 @@ export function stepProblem(text: string, step: string): string {
   return numberProblem(text) || (text && !isMultiple(text, step) ? `It must be a multiple of ${step}.` : "");
 }
 
+/** Where the order is held at: its own price, where it is triggered, or the best of the book. */
+function expectedPrice(draft: Draft, near: string): string {
+  if (hasPrice(draft.type) && parse(draft.price)) return draft.price;
+  if (hasTrigger(draft.type) && parse(draft.trigger)) return draft.trigger;
+  if (!isTrailing(draft.type) || !parse(draft.trailingPercent) || !parse(near)) return near;
+  return multiply(near, add("1", divide(draft.trailingPercent, "100", 18)));
+}
+
+/** A market buy is best said in the asset that it spends: then all of it can be spent, wherever it trades. */
+export const spendsQuote = (draft: Draft, market: MarketJson): boolean =>
+  draft.type === "ORDER_TYPE_MARKET" && isBuy(draft.side) && market.kind === "MARKET_KIND_SPOT";
+
 /** A part of what is free, as a quantity of whole lots that leaves room for the worst fee. */
 export function share(free: string, percent: string, draft: Draft, market: MarketJson, near: string, leverage: string): string {
   const part = divide(multiply(free, percent), "100", 18);
@@ -187,13 +199,15 @@ export function share(free: string, percent: string, draft: Draft, market: Marke
   if (byQuote && isBuy(draft.side)) return floorTo(part, "0.01");
   const margin = market.kind === "MARKET_KIND_MARGIN";
   if (!margin && !isBuy(draft.side)) return floorTo(part, market.lotSize ?? "1");
-  const price = hasPrice(draft.type) && parse(draft.price) ? draft.price : near;
+  const price = expectedPrice(draft, near);
   if (!parse(price) || isZero(price)) return "";
   // A market buy is held at its protection price, which is somewhat above the best.
   const rate = (market.takerFeeBps ?? 0) > (market.makerFeeBps ?? 0) ? market.takerFeeBps : market.makerFeeBps;
   const slack = hasPrice(draft.type) ? "0" : MARKET_SLACK;
   const fee = divide(`${rate ?? 0}`, "10000", 18);
-  const perUnit = margin ? add(divide("1", leverage, 18), add(fee, slack)) : add("1", add(fee, slack));
+  // The fee is held on the protection price, too.
+  const worst = add(add(fee, slack), multiply(fee, slack));
+  const perUnit = add(margin ? divide("1", leverage, 18) : "1", worst);
   const quantity = floorTo(divide(part, multiply(price, perUnit), 18), market.lotSize ?? "1");
   return compare(quantity, "0") > 0 ? quantity : "0";
 }

@@ -199,12 +199,18 @@ export function Dialog({ title, onClose, children, wide = false }: DialogProps) 
 /** With fewer columns than this a table stays one on a phone. */
 const CARDS_FROM = 5;
 
+interface TableProps {
+  label: string;
+  head: readonly string[];
+  children: ReactNode;
+  cards?: boolean;
+}
+
 /**
  * A table; on a narrow screen one of many columns has a card for each row, whose cells name their columns, and
  * others scroll sideways. What scrolls takes the focus.
  */
-export function Table({ label, head, children }: { label: string; head: readonly string[]; children: ReactNode }) {
-  const cards = head.length >= CARDS_FROM;
+export function Table({ label, head, children, cards = head.length >= CARDS_FROM }: TableProps) {
   const names = head.map((name, at) => [`--head-${at + 1}`, JSON.stringify(/^!/.test(name) ? "" : name.replace(">", ""))]);
   return (
     <div className="scroll" role="region" aria-label={label} tabIndex={0}>

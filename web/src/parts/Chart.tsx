@@ -138,7 +138,10 @@ function Canvas({ market, dark, interval, source }: Props & Pick<Required<Candle
     });
   }, [dark, interval, decimals]);
 
+  const loading = useRef(true);
   const onLive = useCallback((candle: CandleJson) => {
+    // Alone, without the past that is on its way, it would fill the screen for a moment.
+    if (loading.current) return;
     const bar = drawn(candle, (paint.current ??= colours()));
     const at = candle.openTime ?? "";
     // Only the newest may change; an older one is in the next page from the server.
@@ -150,6 +153,9 @@ function Canvas({ market, dark, interval, source }: Props & Pick<Required<Candle
     setLive(candle);
   }, []);
   const { data, error, isPending } = useCandles({ market: market.market ?? "", interval, source }, onLive);
+  useEffect(() => {
+    loading.current = isPending;
+  }, [isPending]);
 
   useEffect(() => {
     if (data === undefined || series.current === null) return;

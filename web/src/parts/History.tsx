@@ -146,15 +146,18 @@ const LIQUIDATIONS = kind<LiquidationJson>("liquidations", {
   ),
 });
 
+// As the balances beside the order form call them.
+const BALANCES: Record<string, string> = { free: "available", held: "in use" };
+
 const LEDGER = kind<LedgerEntryJson>("entries", {
   path: "/v1/ledger",
   exported: "HISTORY_KIND_LEDGER",
-  head: ["Time", "Kind", "Part", "Asset", ">Amount", ">Balance after", ">Order"],
+  head: ["Time", "Kind", "Balance", "Asset", ">Amount", ">Balance after", ">Order"],
   row: (entry) => (
     <tr key={entry.entryId}>
       <td>{dateTime(entry.time)}</td>
       <td>{words(entry.kind, "")}</td>
-      <td>{entry.ledgerAccount}</td>
+      <td>{BALANCES[entry.ledgerAccount ?? ""] ?? entry.ledgerAccount}</td>
       <td>{entry.asset}</td>
       <td className="number">
         <Profit amount={entry.amount} />

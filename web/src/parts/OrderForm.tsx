@@ -5,7 +5,7 @@ import type { PlaceOcoResponseJson, PlaceOrderResponseJson } from "../gen/tidebo
 import type { TickerJson } from "../gen/tidebook/marketdata/v1/marketdata_pb";
 import { type Account, freeOn } from "../lib/account";
 import { post } from "../lib/api";
-import { absolute, pretty } from "../lib/decimal";
+import { absolute, decimalsOf, divide, isZero, pretty } from "../lib/decimal";
 import { isBuy, kindOf, marketTitle, ORDER_TYPES, words } from "../lib/names";
 import {
   BLANK,
@@ -17,6 +17,7 @@ import {
   isTrailing,
   problemsOf,
   share,
+  spendsQuote,
   toOco,
   toOrder,
   withIds,
@@ -178,7 +179,10 @@ export const OrderForm = memo(function OrderForm({ market, account, ticker, pric
             <button
               type="button"
               key={percent}
-              onClick={() => set({ quantity: share(free, percent, draft, market, near, leverage) })}
+              onClick={() => {
+                const change = { byQuote: draft.byQuote || spendsQuote(draft, market) };
+                set({ ...change, quantity: share(free, percent, { ...draft, ...change }, market, near, leverage) });
+              }}
             >
               {percent}%
             </button>
@@ -202,7 +206,7 @@ export const OrderForm = memo(function OrderForm({ market, account, ticker, pric
         {isComplete(draft) && problems.length === 0 && <OrderPreview draft={draft} market={market} leverage={leverage} />}
         {hidden && <p className="problem">More options: {hidden.text}</p>}
         <Problem error={place.error} elsewhere={FIELDS} />
-        {place.data && !place.error && <Result placed={place.data} />}
+        {place.data && !place.error && <Result placed={place.data} market={market} />}
         <button
           type="submit"
           className={`primary ${buy ? "buy" : "sell"}`}
@@ -241,7 +245,7 @@ function TypeChoice({ type, onType }: { type: FormType; onType: (type: FormType)
   );
 }
 
-function Result({ placed }: { placed: Placed }) {
+function Result({ placed, market }: { placed: Placed; market: MarketJson }) {
   if ("pair" in placed) {
     return (
       <p className="done" role="status">
@@ -250,10 +254,12 @@ function Result({ placed }: { placed: Placed }) {
     );
   }
   const { order, fills = [] } = placed.order;
+  const filled = order?.filledQuantity ?? "0";
+  const average = isZero(filled) ? "" : divide(order?.filledNotional ?? "0", filled, decimalsOf(market.tickSize));
   return (
     <p className="done" role="status">
       Order {order?.orderId} is {words(order?.status, "ORDER_STATUS_")}
-      {fills.length > 0 && `: ${pretty(order?.filledQuantity)} filled in ${fills.length} ${fills.length === 1 ? "trade" : "trades"}`}.
+      {fills.length > 0 && `: ${pretty(filled)} ${market.baseAsset} at ${pretty(average, market.tickSize)} on average`}.
     </p>
   );
 }

@@ -129,6 +129,8 @@ function Reconciliation() {
       </p>
       <Table
         label="Books by asset"
+        // Its figures are to be compared down the columns.
+        cards={false}
         head={["Asset", ">Clients", ">Fees", ">Insurance", ">House", ">Positions", ">Deposits", ">Withdrawals", ">Difference"]}
       >
         {(data.assets ?? []).map((asset) => (

@@ -7,16 +7,16 @@ import { clock } from "../lib/names";
 export const TradesPanel = memo(function TradesPanel({ market }: { market: MarketJson }) {
   const trades = useTrades(market.market ?? "");
   return (
-    <section className="panel trades" aria-label="Trades" tabIndex={0}>
+    <section className="panel trades" aria-label="Trades" aria-busy={trades === null} tabIndex={0}>
       <h2>Trades</h2>
       <div className="rows head">
         <span>Price</span>
         <span>Size</span>
         <span>Time</span>
       </div>
-      {trades.length === 0 && <p className="notice">No trades yet.</p>}
+      {!trades?.length && <p className="notice">{trades === null ? "Loading…" : "No trades yet."}</p>}
       <ol>
-        {trades.map((trade) => (
+        {trades?.map((trade) => (
           <li key={trade.tradeId} className="rows">
             <span className={`number ${trade.takerSide === "SIDE_BUY" ? "up" : "down"}`}>
               {pretty(trade.price, market.tickSize)}
