@@ -16,15 +16,24 @@ from tidebook.engine.v1 import log_pb2
 from kernel.shards import ids_before
 from ops.audit_positions import At, PositionTrail
 from services.engine import logcodec
+from services.engine.domain import commands as c
 from services.engine.domain import constants as k
 from services.engine.domain import events as e
 from services.engine.domain.exchange import Exchange
 
+# What an order asks for that no account placed: it ends a position, or what the fund carries.
+_ENGINES_OWN = c.PlaceOrder(
+    type=k.ORDER_TYPE_LIMIT, time_in_force=k.TIME_IN_FORCE_IOC, reduce_only=True
+)
+
 
 @dataclass(slots=True)
 class OrderOutcome:
-    """What became of an order, by the events of the replay: columns of `orders`."""
+    """What became of an order, by the events of the replay: columns of `orders`; and what was asked
+    for.
+    """
 
+    request: c.PlaceOrder
     account_id: int
     market_id: int
     side: int
@@ -105,13 +114,14 @@ class Audit:
             logcodec.add_events(again, events)
             if list(again.events) != list(logged.events):
                 yield f"entry {seq}: command {logged.command_seq} replays to other events"
+            asked = _asked(command)
             for index, event in enumerate(events, start=events_before):
                 at = At(seq, index, entry.time_ns)
-                yield from self._follow(at, event)
+                yield from self._follow(at, event, asked)
                 self.positions.follow(at, event)
             events_before += len(events)
 
-    def _follow(self, at: At, event: e.Event) -> Iterator[str]:
+    def _follow(self, at: At, event: e.Event, asked: Iterator[c.PlaceOrder]) -> Iterator[str]:
         seq = at.log_seq
         if isinstance(event, e.OrderPlaced):
             expected = ids_before(self.shard) + len(self.orders) + 1
@@ -119,6 +129,7 @@ class Audit:
                 yield f"entry {seq}: order id {event.order_id} in place of {expected}"
             waits = event.trigger_price_ticks > 0
             self.orders[event.order_id] = OrderOutcome(
+                next(asked, _ENGINES_OWN),
                 event.account_id,
                 event.market_id,
                 event.side,
@@ -208,3 +219,12 @@ class Audit:
             have, came = inside.get(asset_id, 0), external.get(asset_id, 0)
             if have != came:
                 yield f"asset {asset_id}: the core has {have} units, but {came} came in"
+
+
+def _asked(command: c.Command) -> Iterator[c.PlaceOrder]:
+    """The orders that a command asks for; they are placed first, in this order."""
+    if isinstance(command, c.PlaceOrder):
+        yield command
+    elif isinstance(command, c.PlaceOco):
+        yield command.first
+        yield command.second

@@ -15,7 +15,13 @@ from services.settlement.store.database import Connection
 Key = TypeVar("Key", bound=Hashable)
 Row = TypeVar("Row")
 _ROWS_AT_ONCE = 1000
-_ORDER = tuple(field.name for field in fields(OrderOutcome))
+_OUTCOME = tuple(field.name for field in fields(OrderOutcome) if field.name != "request")
+_REQUEST = (
+    *("client_order_id", "type", "time_in_force", "quote_amount_units", "post_only"),
+    *("reduce_only", "display_quantity_lots", "trigger_source", "self_trade_prevention"),
+    *("expire_ns", "trailing_bps"),
+)
+_order_values = attrgetter(*_OUTCOME, *(f"request.{name}" for name in _REQUEST))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,7 @@ class Table:
         return f"{self.noun} ({by})"
 
 
-_ORDERS = Table("orders", "order", ("order_id",), _ORDER)
+_ORDERS = Table("orders", "order", ("order_id",), (*_OUTCOME, *_REQUEST))
 _FILLS = Table("fills", "fill", ("market_id", "trade_id", "maker"), FillOutcome._fields)
 _OPEN_POSITIONS = Table(
     "open_positions", "open position", ("account_id", "market_id"), OpenPosition._fields
@@ -76,7 +82,7 @@ async def compare_history(report: Report, connection: Connection, shard: int, au
         await _compare(check, rows, table, expected, values_of)
 
     orders = report.check("order history = replay")
-    await compare(orders, _ORDERS, audit.orders, attrgetter(*_ORDER))
+    await compare(orders, _ORDERS, audit.orders, _order_values)
     await compare(report.check("fill history = replay"), _FILLS, audit.fills)
     positions = report.check("position history = replay")
     await compare(positions, _OPEN_POSITIONS, trail.open_positions)
