@@ -37,6 +37,7 @@ from bench.support.workload import (
     command_of,
     open_exchange,
 )
+from mesh.garbage import collect_rarely
 from services.engine import compiled
 from services.engine.domain.constants import SIDE_BUY
 from tests.engine_core.naive import NaiveBook, NaiveOrder
@@ -115,8 +116,7 @@ RUNS: dict[str, Callable[[Rows], Result]] = {
 def _settle() -> None:
     """As the engine does: what lives long is not looked through again and again."""
     gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    collect_rarely()
 
 
 def run_one(name: str, path: str) -> None:

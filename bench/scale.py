@@ -21,6 +21,7 @@ from pathlib import Path
 
 from bench.support.report import emit, say
 from bench.support.workload import MARKET_ID, START_NS, open_exchange
+from mesh.garbage import collect_rarely
 from services.engine import compiled
 from services.engine.domain.commands import CancelOrder, Command, PlaceOrder, Transfer
 from services.engine.domain.constants import (
@@ -61,8 +62,7 @@ def measure(orders: int, operations: int) -> dict[str, object]:
     taken = _resident_bytes() - before
     assert exchange.open_order_count() == orders
     commands = _near_the_mid(operations, orders)
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    collect_rarely()
     began = time.process_time()
     for command in commands:
         exchange.apply(command, START_NS)

@@ -35,6 +35,7 @@ from bench.support.report import emit, say
 from bench.support.workload import ACCOUNTS, build_rows, command_of
 from kernel.markets import DEFAULT_ASSETS, default_markets
 from mesh.config import Settings
+from mesh.garbage import collect_rarely
 from mesh.log import LogReader, LogWriter
 from mesh.redis import open_redis
 from ops.embedded import EmbeddedPostgres, EmbeddedValkey
@@ -43,7 +44,6 @@ from services.engine import logcodec
 from services.engine.domain.commands import Command, Transfer
 from services.engine.domain.configuration import configuration
 from services.engine.domain.exchange import Exchange
-from services.settlement.__main__ import collect_rarely
 from services.settlement.store.sessions import open_store
 from tests.builders import make_settings
 from tests.settlement.support import Settlement

@@ -42,11 +42,11 @@ from tidebook.settlement.v1 import history_pb2, history_pb2_grpc
 
 from bench.support.history_rows import BIG, MARKETS, SMALL, YEAR_NS, fill_up
 from bench.support.report import emit, milliseconds, say
+from mesh.garbage import collect_rarely
 from mesh.server import ServiceHost
 from mesh.tokens import TokenSigner, TokenVerifier
 from ops.embedded import EmbeddedPostgres
 from ops.migrate import migrate
-from services.settlement.__main__ import collect_rarely
 from services.settlement.catalog import Catalog
 from services.settlement.servicer_history import HistoryServicer
 from services.settlement.store.sessions import open_store

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 
 import aiohttp
 import grpc
@@ -40,6 +39,7 @@ from gateway.ws.hub import Hub
 from mesh.aio import cancel_and_wait, supervise
 from mesh.channel import open_channel
 from mesh.config import SHARDED_SERVICES, Settings
+from mesh.garbage import collect_rarely
 from mesh.interceptors import is_public
 from mesh.redis import open_redis
 from mesh.revocation import EndedSessions
@@ -131,10 +131,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         runner, port = await listen(server, settings)
         resources.push_async_callback(runner.cleanup)
         resources.push_async_callback(sockets.drain)
-        # What is loaded by now stays, and what a request makes ends with it: looking through all of
-        # it every 700 new objects, as the defaults would, costs a tenth of the requests.
-        gc.freeze()
-        gc.set_threshold(20_000, 20, 50)
+        # What a request makes ends with it: with the defaults, looking through it costs a tenth of
+        # the requests.
+        collect_rarely(20_000)
         log.info("gateway_listens", http_port=port, grpc_port=host.public_port)
         await stop.wait()
         # What was opened last is closed first: WebSockets, HTTP, the door, then what they stand on.

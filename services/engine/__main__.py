@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 
 import structlog
 from tidebook.engine.v1 import internal_pb2_grpc, market_pb2_grpc, order_pb2_grpc, position_pb2_grpc
@@ -12,6 +11,7 @@ from kernel.clock import SystemClock
 from mesh.aio import cancel_and_wait, supervise
 from mesh.channel import open_channel
 from mesh.config import ENGINE_READS, Settings
+from mesh.garbage import collect_rarely
 from mesh.redis import open_redis
 from mesh.revocation import EndedSessions
 from mesh.server import ServiceHost, run_service
@@ -90,8 +90,7 @@ async def _recover(engine: Engine, host: ServiceHost) -> None:
     await engine.recover()
     # Orders live long and make no cycles: looking through all of them every 700 new objects, as the
     # defaults would, costs an eighth of the throughput.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    collect_rarely()
     await host.set_serving(True, ENGINE_READS)
     await engine.lead()
     await host.set_serving(True)

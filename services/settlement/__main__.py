@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Coroutine
 from typing import Any
 
@@ -15,6 +14,7 @@ from kernel.clock import SystemClock
 from mesh.aio import Backoff, cancel_and_wait, supervise
 from mesh.channel import open_channel
 from mesh.config import LEDGER_PART, Settings
+from mesh.garbage import collect_rarely
 from mesh.redis import open_redis
 from mesh.revocation import EndedSessions
 from mesh.server import ServiceHost, run_service
@@ -37,6 +37,7 @@ log = structlog.get_logger()
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set, then finish the batch under way and close."""
+    # What a batch makes dies with it.
     collect_rarely()
     pool = await _pool(_with_connections(settings), stop)
     if pool is None:
@@ -128,14 +129,6 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         await asyncio.gather(*(channel.close() for channel in channels.values()))
         await redis.aclose()
         await pool.close()
-
-
-def collect_rarely() -> None:
-    """What a batch makes dies with it and has no cycles: looking through it every 700 new objects,
-    as the defaults would, costs half as much as making it.
-    """
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 def _with_connections(settings: Settings) -> Settings:
