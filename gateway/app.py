@@ -182,7 +182,9 @@ class Health:
 
     async def metrics(self, exchange: Exchange) -> web.Response:
         """Prometheus text; how busy we are, and with what, is not everybody's business."""
-        if exchange.client_ip not in self._readers:
+        # A proxy that does not say for whom it asks may ask for anybody.
+        nameless = exchange.https and "X-Forwarded-For" not in exchange.request.headers
+        if nameless or exchange.client_ip not in self._readers:
             raise TranscodeError(NOT_FOUND, "there is nothing here", reason="NOT_FOUND")
         return web.Response(
             body=(await self._metrics.render()).encode(),

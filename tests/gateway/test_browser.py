@@ -296,6 +296,10 @@ async def test_metrics_are_for_who_is_listed(start_world: Start) -> None:
             async with http.get("/metrics", headers={"X-Forwarded-For": client}) as answer:
                 assert answer.status == status, client
                 assert ("tidebook_http" in await answer.text()) is (status == 200)
+        async with http.get("/metrics", headers={"X-Forwarded-Proto": "https"}) as answer:
+            assert answer.status == 404, "a proxy that does not say for whom"
+        async with http.get("/metrics") as answer:
+            assert answer.status == 200
     elsewhere = await start_world(metrics_from="10.0.0.0/8", trusted_proxies="127.0.0.1")
     async with aiohttp.ClientSession(elsewhere.url) as http:
         for client, status in (("10.9.8.7", 200), ("127.0.0.2", 404)):
