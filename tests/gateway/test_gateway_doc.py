@@ -26,5 +26,6 @@ def test_every_setting_that_is_named_is_there() -> None:
 
 
 def test_every_rule_of_the_transcoder_is_named() -> None:
-    source = (ROOT / "tests" / "gateway" / "test_transcode.py").read_text()
-    assert {name for name in re.findall(r"def (test_\w+)\(", source) if name not in DOC} == set()
+    sources = [path.read_text() for path in (ROOT / "tests/gateway").glob("test_transcode*.py")]
+    rules = {name for text in sources for name in re.findall(r"def (test_\w+)\(", text)}
+    assert {name for name in rules if name not in DOC} == set()
