@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from redis.asyncio import Redis
-from tidebook.engine.v1 import market_pb2, market_pb2_grpc, order_pb2, order_pb2_grpc
+from tidebook.engine.v1 import market_pb2, market_pb2_grpc, order_pb2, order_pb2_grpc, types_pb2
 
 from kernel.clock import ManualClock
 from kernel.reasons import Reason, Refused
@@ -23,10 +23,19 @@ from mesh.config import Settings, load_settings
 from mesh.identity import current_caller, require
 from mesh.redis import open_redis
 from mesh.server import ServiceHost
+from mesh.status import refused_from
 from mesh.tokens import TokenSigner, TokenVerifier
 from tests.support import free_ports
 
 NOW_NS = 1_700_000_000 * 10**9
+VALID_ORDER = order_pb2.PlaceOrderRequest(
+    market="BTC_USDC",
+    side=types_pb2.SIDE_BUY,
+    type=types_pb2.ORDER_TYPE_LIMIT,
+    price="100.00",
+    quantity="1",
+    client_order_id="a",
+)
 
 
 @dataclass
@@ -165,3 +174,10 @@ async def redis(valkey_url: str) -> AsyncIterator[Redis]:
     client = open_redis(load_settings(redis_url=valkey_url))
     yield client
     await client.aclose()
+
+
+async def refusal(call: Any) -> Refused:
+    """Why a call was refused."""
+    with pytest.raises(grpc.RpcError) as caught:
+        await call
+    return refused_from(caught.value)
