@@ -17,6 +17,7 @@ from tests.support.page import (
     choose_kind,
     choose_tab,
     enter,
+    happened,
     has_traded,
     market_order,
     order_form,
@@ -227,6 +228,49 @@ async def moves_on(text: object) -> None:
             assert await text() not in (before, "")
 
         await eventually(changed)
+
+
+async def test_a_liquidation_is_told_with_its_price_and_amount(
+    page: Page, exchange: Exchange
+) -> None:
+    seqs: list[str] = []
+    wires: list[WebSocketRoute] = []
+
+    async def connect(page_side: WebSocketRoute) -> None:
+        def from_server(message: str | bytes) -> None:
+            if account := json.loads(message).get("account"):
+                seqs.append(account.get("seq", "0"))
+            page_side.send(message)
+
+        wires.append(page_side)
+        page_side.connect_to_server().on_message(from_server)
+
+    await page.route_web_socket("**/ws", connect)
+    await enter(page, exchange, "10", view="/wallet")
+    await expect(page.get_by_role("region", name="Balances by asset")).to_contain_text("10")
+    # What the engine's tests see it send.
+    receipt = {
+        "market": "BTC_USDC_MARGIN",
+        "quantity": "0.002",
+        "markPrice": "59000.5",
+        "margin": "12",
+        "returned": "0.25",
+    }
+    news = {
+        "seq": str(int(seqs[-1]) + 1),
+        "prevSeq": seqs[-1],
+        "positions": [{"market": "BTC_USDC_MARGIN", "quantity": "0", "realisedPnl": "-11.75"}],
+        "liquidations": [receipt],
+    }
+    wires[-1].send(json.dumps({"account": news}))
+    told = happened(page)
+    await expect(told).to_contain_text(
+        "BTC/USDC Margin: your long position of 0.002 was liquidated at a mark price of 59,000.5."
+        " Of its margin of 12, 0.25 came back."
+    )
+    await expect(told).not_to_contain_text("closed")
+    await told.get_by_role("button", name="Dismiss").click()
+    await expect(told).to_have_text("")
 
 
 async def test_axe_finds_nothing_serious_anywhere(page: Page, exchange: Exchange) -> None:
