@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from mesh.shards import ShardMap, by_shard
 
 ENV_PREFIX = "TIDEBOOK_"
+_AMOUNT = re.compile(r"([A-Z0-9]{1,16})\s*=\s*([0-9]{1,20}(?:\.[0-9]{1,18})?)", re.ASCII)
 INTERNAL_PORT_OFFSET = 100
 SHARD_PORT_OFFSET = 200
 FOLLOWER_PORT_OFFSET = 10
@@ -341,6 +342,14 @@ class Settings(BaseSettings):
         ShardMap.parse(text)
         return text
 
+    @field_validator(
+        "play_balance", "faucet_max_per_deposit", "faucet_max_per_day", "withdrawal_max_per_day"
+    )
+    @classmethod
+    def _check_amounts(cls, text: str) -> str:
+        _amounts(text)
+        return text
+
     @property
     def shard_map(self) -> ShardMap:
         """The shards, and where bots find them."""
@@ -536,6 +545,13 @@ def _public_address(internal: str) -> str:
 
 
 def _amounts(text: str) -> dict[str, str]:
-    """`"USDC=5,BTC=0.1"` -> `{"USDC": "5", "BTC": "0.1"}`."""
-    pairs = (part.split("=", 1) for part in text.split(",") if part.strip())
-    return {asset.strip(): amount.strip() for asset, amount in pairs}
+    """`"USDC=5,BTC=0.1"` -> `{"USDC": "5", "BTC": "0.1"}`; raises `ValueError`."""
+    amounts: dict[str, str] = {}
+    for part in (part.strip() for part in text.split(",") if part.strip()):
+        found = _AMOUNT.fullmatch(part)
+        if found is None:
+            raise ValueError(f"{part!r} is not like USDC=5000")
+        if found[1] in amounts:
+            raise ValueError(f"{found[1]} is given twice")
+        amounts[found[1]] = found[2]
+    return amounts

@@ -95,6 +95,17 @@ def test_production_takes_plain_http_from_its_own_machine_alone(
     assert load_settings(**settings).https_required is required
 
 
+@pytest.mark.parametrize(
+    "text", ["USDC:5000", "USDC", "USDC=", "USDC=5e3", "USDC=-1", "usdc=1", "USDC=1,USDC=2"]
+)
+def test_amounts_that_cannot_be_read_are_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("TIDEBOOK_PLAY_BALANCE", text)
+    with pytest.raises(ValidationError, match="play_balance"):
+        load_settings()
+
+
 def test_faucet_limits_are_decimal_strings() -> None:
     settings = load_settings(faucet_max_per_deposit="USDC=10.5, BTC=0.1")
     assert settings.faucet_limits()[0] == {"USDC": "10.5", "BTC": "0.1"}

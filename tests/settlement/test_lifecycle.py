@@ -15,6 +15,7 @@ from kernel.reasons import Reason, Refused
 from mesh.config import Settings
 from services.engine.domain import constants as k
 from services.settlement.catalog import Catalog
+from services.settlement.domain.facts import TransferKind
 from services.settlement.lifecycle import LifecycleWorker
 from services.settlement.store import transfers as store
 from services.settlement.store.transfers import (
@@ -147,11 +148,15 @@ async def test_a_reversal_that_was_refused_is_reported(
             "update transfers set status = $1, cancelling = true", TransferStatus.HELD
         )
         assert await store.reverse_called_back(connection, START_NS) == 1
-        await connection.execute("update outbox set done_ns = $1", START_NS)
+        await connection.execute(
+            "update outbox set done_ns = $1, attempts = case kind when $2 then 3 else 1 end",
+            START_NS,
+            TransferKind.WITHDRAWAL_CANCELLED,
+        )
     clock.advance(_HOUR_NS)
     worker = LifecycleWorker(settlement.pool, settings, clock)
     with structlog.testing.capture_logs() as said:
         await worker.run_once()
-    assert [(line["event"], line["transfer_id"]) for line in said] == [
-        ("transfer_overdue", transfer_id)
+    assert [(line["event"], line["transfer_id"], line["attempts"]) for line in said] == [
+        ("transfer_overdue", transfer_id, 3)
     ]

@@ -39,15 +39,17 @@ async def transfers(
 ) -> list[asyncpg.Record]:
     """Transfers that wait for the log, or for their payout or reversal, for longer than that."""
     asked = (
-        "select t.transfer_id, t.account_id, t.status, t.cancelling, o.attempts, o.last_error"
-        " from transfers t join outbox o using (transfer_id)"
+        "select t.transfer_id, t.account_id, t.status, t.cancelling, o.attempts, o.last_error,"
+        " o.engine_transfer_id from transfers t join outbox o using (transfer_id)"
     )
     # Statuses are written out, because a partial index is of no use to a plan without them.
+    # One that was called back has a message for each way, and waits for the later one.
     return await connection.fetch(
+        "select distinct on (transfer_id) * from ("
         f"{asked} where o.done_ns = 0 and t.status = {TransferStatus.PENDING:d}"
-        f"  and t.updated_ns < $1 union {asked} where t.status = {TransferStatus.HELD:d}"
+        f"  and t.updated_ns < $1 union all {asked} where t.status = {TransferStatus.HELD:d}"
         f"  and t.updated_ns < case when t.cancelling then $1 else $2 end"
-        f" order by transfer_id limit {_MOST}",
+        f") found order by transfer_id, engine_transfer_id desc limit {_MOST}",
         changed_before_ns,
         held_before_ns,
     )
