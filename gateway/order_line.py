@@ -178,11 +178,8 @@ class OrderLines:
         has been told that it took too long. Raises `Refused`.
         """
         require("trade")
+        self._rules.check(message)
         kind, answered = _KINDS[rpc_path]
-        # The engine takes no order that breaks the rules, so most need not be held to them twice.
-        lazily = kind == "place"
-        if not lazily:
-            self._rules.check(message)
         command = _command(kind, message)
         if kind == "place":
             _limit(command.place, time.time_ns() + int(seconds * 1e9))
@@ -191,9 +188,6 @@ class OrderLines:
         )
         result = await line.submit(submitted, seconds)
         if result.HasField("error"):
-            if lazily:
-                # They say of every field what is wrong with it.
-                self._rules.check(message)
             error = result.error
             raise Refused(
                 Reason(error.reason), error.message, field=error.field, **dict(error.details)

@@ -129,7 +129,7 @@ class TradeSession:
         self, commands: Any, response: order_pb2.TradeStreamResponse, trace: TraceContext
     ) -> asyncio.Future[Any]:
         """For commands that are not all of one trace."""
-        return asyncio.gather(
+        done = asyncio.gather(
             *(
                 submit_command(
                     self._engine,
@@ -143,6 +143,9 @@ class TradeSession:
                 for command in commands
             )
         )
+        # When the engine fails, only the first message of a stream is still waited for.
+        done.add_done_callback(_noticed)
+        return done
 
     def end(self) -> None:
         """The stream has ended, however that happened."""
@@ -167,3 +170,8 @@ async def trade(
                 yield response
     finally:
         session.end()
+
+
+def _noticed(done: asyncio.Future[Any]) -> None:
+    if not done.cancelled():
+        done.exception()

@@ -199,7 +199,7 @@ def test_no_order_that_breaks_the_rules_of_its_proto_is_taken(odd: dict[str, Any
         place_command(request, texts(), 1)
     except Refused:
         return
-    # The gateway relies on it, and looks at the rules only when an order was refused.
+    # Streams and batches are not held to the rules before they come here.
     RULES.check(request)
 
 

@@ -164,8 +164,6 @@ class EngineService(
         return result
 
     def _place(self, request: order_pb2.PlaceOrderRequest) -> order_pb2.PlaceOrderResponse:
-        if not request.market.isupper():
-            raise Refused(Reason.MARKET_NOT_FOUND, "no such market", field="market")
         if request.price == "0.001":
             raise Refused(Reason.PRICE_NOT_ON_TICK, "wrong tick", field="price", tick_size="0.01")
         self.placed.append(request)
