@@ -135,13 +135,27 @@ class TokenVerifier:
         Raises `Refused`: `TOKEN_EXPIRED`, `TOKEN_INVALID`, `SESSION_REVOKED`, or `UNAVAILABLE` when
         the keys cannot be fetched.
         """
-        now = self._clock.now_ns() // NS_PER_SECOND
-        known = self._verified.get(token)
-        if known is None:
+        caller = self.verified(token)
+        if caller is None:
+            now = self._clock.now_ns() // NS_PER_SECOND
             if self.ended is not None:
                 await self.ended.read_once()
             known = self._check(token, await self._key(token), now)
             self._remember(token, known)
+            caller = self._still_good(token, known, now)
+        return caller
+
+    def verified(self, token: str) -> Caller | None:
+        """The caller of a token that was verified before, without waiting; None for any other.
+
+        Raises `Refused`: `TOKEN_EXPIRED`, `SESSION_REVOKED`.
+        """
+        known = self._verified.get(token)
+        if known is None:
+            return None
+        return self._still_good(token, known, self._clock.now_ns() // NS_PER_SECOND)
+
+    def _still_good(self, token: str, known: tuple[int, Caller], now: int) -> Caller:
         expires, caller = known
         if expires <= now:
             self._verified.pop(token, None)

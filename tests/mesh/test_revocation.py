@@ -107,6 +107,9 @@ async def test_an_ended_sessions_token_is_refused_and_no_other(world: World) -> 
         assert await refused(world.verifier, token) is Reason.SESSION_REVOKED
 
     await eventually(told)
+    with pytest.raises(Refused) as caught:
+        world.verifier.verified(token)
+    assert caught.value.reason is Reason.SESSION_REVOKED
     await world.verifier.verify(other)
     # A newer token of the same session helps nobody.
     assert await refused(world.verifier, world.token("s-1", ttl=60)) is Reason.SESSION_REVOKED

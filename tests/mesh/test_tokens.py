@@ -83,6 +83,19 @@ async def test_a_token_ends_at_its_expiry_known_or_not() -> None:
     assert await refused(auth.verifier(), token) is Reason.TOKEN_EXPIRED
 
 
+async def test_without_waiting_only_a_token_that_was_verified_before_has_a_caller() -> None:
+    auth = Auth()
+    verifier, token = auth.verifier(), auth.token()
+    assert verifier.verified(token) is None
+    caller = await verifier.verify(token)
+    assert verifier.verified(token) == caller
+    assert verifier.verified(auth.token(session_id="another")) is None
+    auth.clock.advance(60 * 10**9)
+    with pytest.raises(Refused) as caught:
+        verifier.verified(token)
+    assert caught.value.reason is Reason.TOKEN_EXPIRED
+
+
 @pytest.mark.parametrize(
     "changes",
     [
