@@ -160,7 +160,7 @@ async def position_to_proto(catalog: Catalog, row: asyncpg.Record) -> position_p
 
 
 async def cfd_to_proto(catalog: Catalog, row: asyncpg.Record) -> position_pb2.Cfd:
-    """A row of `closed_cfds`."""
+    """A row of `reading.list_cfds`."""
     market = await catalog.market(row["market_id"])
     quote = market.quote
     return position_pb2.Cfd(
@@ -181,7 +181,7 @@ async def cfd_to_proto(catalog: Catalog, row: asyncpg.Record) -> position_pb2.Cf
         close_reason=types_pb2.CfdCloseReason.ValueType(row["close_reason"]),
         realised_pnl=quote.format(row["pnl_units"]),
         fees=quote.format(row["fees_units"]),
-        returned=quote.format(row["returned_units"]),
+        returned=quote.format(row["returned_units" if row["left_units"] is None else "left_units"]),
     )
 
 

@@ -123,9 +123,10 @@ async def test_a_refusal_is_shown_with_its_reason(page: Page, exchange: Exchange
     form = order_form(page)
     await form.get_by_label(re.compile("^Price")).fill("60000.00")
     await form.get_by_label(re.compile("^Quantity")).fill("10")
-    await expect(form.get_by_label("Preview")).to_contain_text("Would be refused")
+    why = "More than you have available, fees included."
+    await expect(form.get_by_label("Preview")).to_contain_text(f"Would be refused: {why}")
     await form.get_by_role("button", name="Buy BTC").click()
-    await expect(form.get_by_role("alert")).to_contain_text("INSUFFICIENT_BALANCE")
+    await expect(form.get_by_role("alert")).to_contain_text(f"{why} INSUFFICIENT_BALANCE")
 
 
 async def test_a_session_survives_a_reload_and_ends_with_sign_out(

@@ -218,6 +218,22 @@ async def test_a_lost_delta_or_connection_begins_the_book_anew(
     await moves_on(seq.inner_text)
 
 
+async def test_a_market_that_nobody_quotes_says_so(page: Page) -> None:
+    async def emptied(page_side: WebSocketRoute) -> None:
+        def from_server(message: str | bytes) -> None:
+            frame = json.loads(message)
+            for book in frame.get("book", {}).get("books", []):
+                book["bids"] = book["asks"] = []
+            page_side.send(json.dumps(frame))
+
+        page_side.connect_to_server().on_message(from_server)
+
+    await page.route_web_socket("**/ws", emptied)
+    await page.goto("/")
+    book = page.get_by_role("region", name="Order book")
+    await expect(book).to_contain_text("Nobody quotes in this market now. A limit order can wait")
+
+
 async def moves_on(text: object) -> None:
     """A text of the page changes twice."""
     assert callable(text)

@@ -95,7 +95,8 @@ async def _trading(rig: EngineRig) -> tuple[Client, Client, CfdClient, position_
         await feed.say("235.73", "235.74")
         closed = await dan.close(kept.cfd_id)
         await dan.open("long", "500", 50)
-        await feed.say("200", "200.02")
+        # Something of the margin is left, and goes to the insurance fund.
+        await feed.say("231.5", "231.52")
         assert await dan.cfds() == []
     return ann, bob, dan, closed
 
@@ -137,6 +138,9 @@ async def test_margin_and_cfds_are_told_alike_everywhere_and_add_up(rig: EngineR
         kept.liquidation_price = closed_cfd.liquidation_price
         assert kept == closed_cfd
         assert lost.close_reason == types_pb2.CFD_CLOSE_REASON_LIQUIDATION
+        (receipt,) = of_dan
+        assert Decimal(lost.margin) > -Decimal(lost.realised_pnl) and lost.returned == "0"
+        assert Decimal(receipt.fund_change) == Decimal(lost.margin) + Decimal(lost.realised_pnl)
 
         for one, reader in readers.items():
             free, held = (await one.trader.balances())["USDC"]

@@ -184,7 +184,10 @@ async def list_cfds(
     before: Sequence[int] | None,
     limit: int,
 ) -> list[Row]:
-    """Closed CFDs of the account, newest first; `before` is (closed_ns, cfd_id, shard)."""
+    """Closed CFDs of the account, newest first; `before` is (closed_ns, cfd_id, shard).
+
+    `left_units` is what the owner got of a liquidated one, null for others.
+    """
     return await _closed(
         connection,
         "closed_cfds",
@@ -194,6 +197,11 @@ async def list_cfds(
         span=span,
         before=before,
         limit=limit,
+        columns="page.*, receipt.left_units",
+        join="left join lateral (select l.returned_units as left_units from liquidations l"
+        " where l.account_id = page.account_id and l.time_ns = page.closed_ns"
+        " and l.time_ns {window} and l.shard = page.shard and l.cfd_id = page.cfd_id)"
+        " receipt on true",
     )
 
 
@@ -229,6 +237,8 @@ async def _closed(
     span: Span,
     before: Sequence[int] | None,
     limit: int,
+    columns: str = "*",
+    join: str = "",
 ) -> list[Row]:
     conditions = Conditions()
     conditions.of_account(account_id, market_id)
@@ -240,6 +250,8 @@ async def _closed(
         span=span,
         before=before,
         limit=limit,
+        columns=columns,
+        join=join,
     )
 
 

@@ -1,6 +1,7 @@
 /** HTTP calls to the gateway. The session lives in httpOnly cookies; the page never sees a token. */
+import { explained } from "./reasons";
 
-/** A refusal as the gateway words it. */
+/** A refusal, in words for a person. */
 export class ApiError extends Error {
   constructor(
     message: string,
@@ -88,12 +89,9 @@ function toError(status: number, text: string): ApiError {
     // A proxy's own error page: the status says all there is.
   }
   const info = body.details?.find((detail) => detail["@type"]?.endsWith("google.rpc.ErrorInfo"));
-  return new ApiError(
-    body.message ?? `The exchange answered ${status}.`,
-    status,
-    info?.reason ?? "",
-    info?.metadata?.field ?? "",
-  );
+  const { reason = "", metadata = {} } = info ?? {};
+  const message = body.message ?? `The exchange answered ${status}.`;
+  return new ApiError(explained(reason, message, metadata), status, reason, metadata.field ?? "");
 }
 
 export const get = <T>(path: string) => call<T>("GET", path);

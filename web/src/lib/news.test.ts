@@ -23,7 +23,7 @@ describe("what a person is told", () => {
   it("is why an order ended by itself, and not that the owner ended it", () => {
     const ended = { ...waiting, status: "ORDER_STATUS_CANCELLED" as const };
     expect(happened(known, { orders: [{ ...ended, closeReason: "REASON_INSUFFICIENT_MARGIN" }] })).toEqual([
-      "Stop market 7 in BTC/USDC ended: insufficient margin.",
+      "Stop market 7 in BTC/USDC ended: what was available did not carry the margin.",
     ]);
     expect(happened(known, { orders: [{ ...ended, closeReason: "REASON_CANCELLED_BY_USER" }] })).toEqual([]);
   });
@@ -69,7 +69,17 @@ describe("what a person is told", () => {
 
   it("is that a contract was liquidated, once", () => {
     const news = {
-      liquidations: [{ market: "SOL_USDC_CFD", cfdId: "3", markPrice: "90.3" }],
+      liquidations: [
+        {
+          market: "SOL_USDC_CFD",
+          cfdId: "3",
+          side: "SIDE_BUY" as const,
+          entryNotional: "1000",
+          margin: "100",
+          markPrice: "90.3",
+          returned: "0",
+        },
+      ],
       cfds: [
         {
           cfdId: "3",
@@ -83,7 +93,9 @@ describe("what a person is told", () => {
         },
       ],
     };
-    expect(liquidated(news)).toEqual(["SOL/USDC CFD 3, long for 1,000, was liquidated at 90.3, profit -97."]);
+    expect(liquidated(news)).toEqual([
+      "SOL/USDC CFD 3, long for 1,000, was liquidated at 90.3. Of its margin of 100, 0 came back.",
+    ]);
     expect(happened(undefined, news)).toEqual([]);
   });
 

@@ -1,8 +1,10 @@
 /** What happened to an account while its owner looked elsewhere, in a sentence each. Pure. */
 import type { FillJson, OrderJson, WatchAccountResponseJson } from "../gen/tidebook/engine/v1/order_pb";
 import type { CfdJson, LiquidationJson, PositionJson } from "../gen/tidebook/engine/v1/position_pb";
+import type { SideJson } from "../gen/tidebook/engine/v1/types_pb";
 import { absolute, isNegative, isZero, pretty } from "./decimal";
 import { isBuy, marketTitle, ORDER_TYPES, words } from "./names";
+import { ending } from "./reasons";
 
 // Whoever ends an order knows it already.
 const BY_THE_OWNER = new Set(["REASON_UNSPECIFIED", "REASON_CANCELLED_BY_USER", "REASON_OCO_CANCELLED", ""]);
@@ -28,35 +30,33 @@ export function happened(known: ReadonlyMap<string, OrderJson> | undefined, news
 /** What was liquidated, a sentence each: at which price, how much, and what is left of it. */
 export function liquidated(news: WatchAccountResponseJson): string[] {
   if (news.snapshot) return [];
-  return [
-    ...(news.liquidations ?? []).filter(ofMargin).map(ofLiquidation),
-    ...(news.cfds ?? []).filter(({ closeReason }) => closeReason === LIQUIDATED).map(ofLiquidatedCfd),
-  ];
+  return (news.liquidations ?? []).map(ofLiquidation);
 }
 
 const LIQUIDATED = "CFD_CLOSE_REASON_LIQUIDATION";
 
-/** Receipts are of positions and of CFDs; these say themselves how they closed. */
+/** Receipts are of positions and of CFDs. */
 const ofMargin = ({ cfdId = "0" }: LiquidationJson): boolean => cfdId === "0";
+
+export const liquidatedSide = (receipt: LiquidationJson): SideJson | undefined =>
+  ofMargin(receipt) ? (isNegative(receipt.quantity) ? "SIDE_SELL" : "SIDE_BUY") : receipt.side;
+
+/** What a position had of the base asset, and what a CFD was for in the quote asset. */
+export const liquidatedSize = (receipt: LiquidationJson): string | undefined =>
+  ofMargin(receipt) ? absolute(receipt.quantity ?? "0") : receipt.entryNotional;
 
 function liquidatedIn(news: WatchAccountResponseJson, market: string | undefined): boolean {
   return (news.liquidations ?? []).some((receipt) => ofMargin(receipt) && receipt.market === market);
 }
 
-function ofLiquidation({ market, quantity = "0", markPrice, returned, margin }: LiquidationJson): string {
-  const side = isNegative(quantity) ? "short" : "long";
-  return (
-    `${marketTitle(market)}: your ${side} position of ${pretty(absolute(quantity))} was liquidated at a mark price of ` +
-    `${pretty(markPrice)}. Of its margin of ${pretty(margin)}, ${pretty(returned || "0")} came back.`
-  );
-}
-
-function ofLiquidatedCfd({ market, cfdId, side, notional, exitPrice, realisedPnl }: CfdJson): string {
-  const way = isBuy(side) ? "long" : "short";
-  return (
-    `${marketTitle(market)} ${cfdId}, ${way} for ${pretty(notional)}, was liquidated at ${pretty(exitPrice)}, ` +
-    `profit ${signed(realisedPnl)}.`
-  );
+function ofLiquidation(receipt: LiquidationJson): string {
+  const { market, cfdId, markPrice, returned, margin } = receipt;
+  const side = isBuy(liquidatedSide(receipt)) ? "long" : "short";
+  const size = pretty(liquidatedSize(receipt));
+  const what = ofMargin(receipt)
+    ? `${marketTitle(market)}: your ${side} position of ${size} was liquidated at a mark price of`
+    : `${marketTitle(market)} ${cfdId}, ${side} for ${size}, was liquidated at`;
+  return `${what} ${pretty(markPrice)}. Of its margin of ${pretty(margin)}, ${pretty(returned || "0")} came back.`;
 }
 
 function nameOf(order: OrderJson): string {
@@ -69,7 +69,7 @@ function ofOrder(before: OrderJson | undefined, order: OrderJson): string[] {
   if (fired) return [`${nameOf(order)} was triggered.`];
   const reason = order.closeReason ?? "";
   if (!ENDED.has(order.status ?? "") || BY_THE_OWNER.has(reason)) return [];
-  return [`${nameOf(order)} ended: ${words(reason, "REASON_")}.`];
+  return [`${nameOf(order)} ended: ${ending(reason)}.`];
 }
 
 function ofFills(order: OrderJson, fills: readonly FillJson[]): string[] {

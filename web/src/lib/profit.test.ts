@@ -20,6 +20,10 @@ describe("profit", () => {
     expect(cfdExit({ ...short, side: "SIDE_BUY" }, price)).toBe("10");
     expect(cfdExit({ ...short, exitPrice: "9" }, undefined)).toBe("9");
   });
+  it("of a CFD follows the index of a feed that has no quotes", () => {
+    expect(cfdExit({ ...short, exitPrice: "9" }, { price: "10.5" })).toBe("10.5");
+    expect(cfdExit({ ...short, side: "SIDE_BUY", exitPrice: "9" }, { price: "10.5", bid: "" })).toBe("10.5");
+  });
   it("of a position on either side", () => {
     const long = { quantity: "2", entryNotional: "100" };
     expect(positionProfit(long, "60")).toBe("20");

@@ -25,10 +25,13 @@ export function entryPrice({ quantity = "0", entryNotional = "0" }: PositionJson
   return compare(size, "0") === 0 ? "0" : divide(absolute(entryNotional), size, decimals);
 }
 
-/** A long CFD closes at the feed's bid, a short one at its ask; empty while the feed has none. */
+/** What the house pays, and what it asks: of a feed that only knows trades both are its index. Empty without one. */
+export const bidOf = (price: PriceJson | undefined): string => price?.bid || price?.price || "";
+export const askOf = (price: PriceJson | undefined): string => price?.ask || price?.price || "";
+
+/** A long CFD closes at the bid, a short one at the ask; at what the exchange last said while there is none. */
 export function cfdExit(cfd: CfdJson, price: PriceJson | undefined): string {
-  const live = isBuy(cfd.side) ? price?.bid : price?.ask;
-  return live || cfd.exitPrice || "";
+  return (isBuy(cfd.side) ? bidOf(price) : askOf(price)) || cfd.exitPrice || "";
 }
 
 /** floor(side x notional x (exit - entry) / entry), but never more lost than the margin. */

@@ -75,13 +75,18 @@ function Ladder({ book, market, orders, onPrice, step }: Props & { book: Book; s
       </div>
       <Side rows={[...asks].reverse()} side="ask" {...shared} />
       <p className="spread">
-        {bestBid && bestAsk
-          ? `Spread ${pretty(subtract(bestAsk, bestBid), market.tickSize)}`
-          : "One side of the book is empty"}
+        {bestBid && bestAsk ? `Spread ${pretty(subtract(bestAsk, bestBid), market.tickSize)}` : missing(bestBid, bestAsk)}
       </p>
       <Side rows={bids} side="bid" {...shared} />
     </>
   );
+}
+
+/** What an empty side means for who wants to trade. */
+function missing(bestBid: string | undefined, bestAsk: string | undefined): string {
+  if (bestBid) return "Nobody sells here now: a market buy finds nothing.";
+  if (bestAsk) return "Nobody buys here now: a market sale finds nothing.";
+  return "Nobody quotes in this market now. A limit order can wait here until somebody does.";
 }
 
 interface SideProps {

@@ -15,10 +15,11 @@ import { isBuy, marketTitle } from "../lib/names";
 import { useOnce } from "../lib/once";
 import { numberProblem, stepProblem } from "../lib/order";
 import { useKey, useSettled } from "../lib/page";
+import { askOf, bidOf } from "../lib/profit";
 import { wholeNumber } from "../lib/screen";
 import { Choice, DecimalField } from "./Basics";
 import { LeverageChoice } from "./Leverage";
-import { corrected, Problem, refusalOf } from "./Problem";
+import { corrected, Problem, refusalOf, WouldBeRefused } from "./Problem";
 
 interface Props {
   market: MarketJson;
@@ -72,7 +73,7 @@ export function CfdForm({ market, account, price }: Props) {
           <Choice
             name={
               <>
-                Long <small>{pretty(price?.ask, tick)}</small>
+                Long <small>{pretty(askOf(price), tick)}</small>
               </>
             }
             tone="buy"
@@ -82,7 +83,7 @@ export function CfdForm({ market, account, price }: Props) {
           <Choice
             name={
               <>
-                Short <small>{pretty(price?.bid, tick)}</small>
+                Short <small>{pretty(bidOf(price), tick)}</small>
               </>
             }
             tone="sell"
@@ -185,7 +186,7 @@ function Preview({ wish, market }: { wish: OpenCfdRequestJson; market: MarketJso
           </dd>
         </>
       )}
-      {data.error && <dd className="hint wide">Would be refused: {data.error.message}</dd>}
+      {data.error && <WouldBeRefused error={data.error} />}
     </dl>
   );
 }

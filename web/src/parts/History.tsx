@@ -7,6 +7,8 @@ import type { LedgerEntryJson } from "../gen/tidebook/settlement/v1/ledger_pb";
 import { get, getStream } from "../lib/api";
 import { absolute, divide, isNegative, isZero, pretty } from "../lib/decimal";
 import { dateTime, marketTitle, ORDER_TYPES, words } from "../lib/names";
+import { liquidatedSide, liquidatedSize } from "../lib/news";
+import { ending } from "../lib/reasons";
 import { Placeholder, Profit, SideName, Table, Tabs } from "./Basics";
 import { Problem } from "./Problem";
 import { Trace } from "./Trace";
@@ -28,6 +30,8 @@ function average(notional: string | undefined, quantity: string | undefined): st
   return notional && quantity && !isZero(quantity) ? divide(absolute(notional), absolute(quantity), 5) : "";
 }
 
+const orderNumber = (id = "0"): string => (id === "0" ? "–" : id);
+
 const ORDERS = kind<OrderJson>("orders", {
   path: "/v1/history/orders",
   exported: "HISTORY_KIND_ORDERS",
@@ -47,7 +51,7 @@ const ORDERS = kind<OrderJson>("orders", {
       </td>
       <td className="number">{pretty(order.fees || "0")}</td>
       <td>
-        {words(order.status, "ORDER_STATUS_")} <small>{words(order.closeReason, "REASON_").replace("unspecified", "")}</small>
+        {words(order.status, "ORDER_STATUS_")} <small>{ending(order.closeReason)}</small>
       </td>
       <td className="actions">
         <button type="button" className="quiet" aria-label={`Trace order ${order.orderId}`} onClick={() => trace(order.orderId ?? "")}>
@@ -131,17 +135,23 @@ const CFDS = kind<CfdJson>("cfds", {
 const LIQUIDATIONS = kind<LiquidationJson>("liquidations", {
   path: "/v1/history/liquidations",
   exported: "HISTORY_KIND_LIQUIDATIONS",
-  head: ["Time", "Market", ">Quantity", ">Margin", ">Mark", ">Bankruptcy price", ">Returned", ">Fund change"],
+  head: ["Time", "Market", "Side", ">Size", ">Margin", ">Mark", ">Bankruptcy price", ">Returned", ">Insurance fund", ">Order"],
   row: (receipt) => (
     <tr key={receipt.liquidationId}>
       <td>{dateTime(receipt.time)}</td>
       <td>{marketTitle(receipt.market)}</td>
-      <td className="number">{pretty(receipt.quantity)}</td>
+      <td>
+        <SideName side={liquidatedSide(receipt)} long />
+      </td>
+      <td className="number">{pretty(liquidatedSize(receipt))}</td>
       <td className="number">{pretty(receipt.margin)}</td>
       <td className="number">{pretty(receipt.markPrice)}</td>
       <td className="number">{pretty(receipt.bankruptcyPrice)}</td>
       <td className="number">{pretty(receipt.returned || "0")}</td>
-      <td className="number">{pretty(receipt.fundChange || "0")}</td>
+      <td className="number">
+        <Profit amount={receipt.fundChange || "0"} />
+      </td>
+      <td className="number">{orderNumber(receipt.orderId)}</td>
     </tr>
   ),
 });
@@ -156,14 +166,14 @@ const LEDGER = kind<LedgerEntryJson>("entries", {
   row: (entry) => (
     <tr key={entry.entryId}>
       <td>{dateTime(entry.time)}</td>
-      <td>{words(entry.kind, "")}</td>
+      <td>{words(entry.kind, "").replace("cfd", "CFD")}</td>
       <td>{BALANCES[entry.ledgerAccount ?? ""] ?? entry.ledgerAccount}</td>
       <td>{entry.asset}</td>
       <td className="number">
         <Profit amount={entry.amount} />
       </td>
       <td className="number">{pretty(entry.balanceAfter)}</td>
-      <td className="number">{entry.orderId === "0" ? "–" : entry.orderId}</td>
+      <td className="number">{orderNumber(entry.orderId)}</td>
     </tr>
   ),
 });

@@ -2,6 +2,7 @@ import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
 import type { PriceJson, TickerJson } from "../gen/tidebook/marketdata/v1/marketdata_pb";
 import { compare, cut, percentOfBps, pretty } from "../lib/decimal";
 import { kindOf, marketTitle, toneOf, words } from "../lib/names";
+import { askOf, bidOf } from "../lib/profit";
 
 interface Props {
   market: MarketJson;
@@ -25,8 +26,8 @@ export function MarketBar({ market, price, ticker }: Props) {
       <strong className={`price number ${tone}`}>{pretty(shown, tick)}</strong>
       <dl>
         {kind !== "cfd" && <Figure name="24 h change" text={percentOfBps(bps)} tone={toneOf(bps)} />}
-        {kind === "cfd" && <Figure name="Sell at (bid)" text={pretty(price?.bid, tick)} tone="down" />}
-        {kind === "cfd" && <Figure name="Buy at (ask)" text={pretty(price?.ask, tick)} tone="up" />}
+        {kind === "cfd" && <Figure name="Sell at (bid)" text={pretty(bidOf(price), tick)} tone="down" />}
+        {kind === "cfd" && <Figure name="Buy at (ask)" text={pretty(askOf(price), tick)} tone="up" />}
         {kind !== "cfd" && <Figure name="24 h high" text={pretty(ticker?.high, tick)} />}
         {kind !== "cfd" && <Figure name="24 h low" text={pretty(ticker?.low, tick)} />}
         {kind !== "cfd" && (

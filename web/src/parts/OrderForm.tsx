@@ -24,6 +24,7 @@ import {
 } from "../lib/order";
 import { useOnce } from "../lib/once";
 import { useKey } from "../lib/page";
+import { ending } from "../lib/reasons";
 import { Choice, DecimalField } from "./Basics";
 import { Leverage, useLeverage } from "./Leverage";
 import { OrderOptions } from "./OrderOptions";
@@ -256,9 +257,11 @@ function Result({ placed, market }: { placed: Placed; market: MarketJson }) {
   const { order, fills = [] } = placed.order;
   const filled = order?.filledQuantity ?? "0";
   const average = isZero(filled) ? "" : divide(order?.filledNotional ?? "0", filled, decimalsOf(market.tickSize));
+  const because = ending(order?.closeReason);
   return (
     <p className="done" role="status">
       Order {order?.orderId} is {words(order?.status, "ORDER_STATUS_")}
+      {because && ` (${because})`}
       {fills.length > 0 && `: ${pretty(filled)} ${market.baseAsset} at ${pretty(average, market.tickSize)} on average`}.
     </p>
   );

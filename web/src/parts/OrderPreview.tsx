@@ -5,7 +5,7 @@ import { post } from "../lib/api";
 import { cut, decimalsOf, divide, isZero, percentOfBps, pretty } from "../lib/decimal";
 import { type Draft, toOrder } from "../lib/order";
 import { useSettled } from "../lib/page";
-import { Problem } from "./Problem";
+import { Problem, WouldBeRefused } from "./Problem";
 
 interface Props {
   draft: Draft;
@@ -54,7 +54,7 @@ export function OrderPreview({ draft, market, leverage }: Props) {
         />
       )}
       <Line name="Maker / taker fee" text={[market.makerFeeBps, market.takerFeeBps].map((bps) => percentOfBps(bps ?? 0, false)).join(" / ")} />
-      {data.error && <dd className="hint wide">Would be refused: {data.error.message}</dd>}
+      {data.error && <WouldBeRefused error={data.error} />}
     </dl>
   );
 }

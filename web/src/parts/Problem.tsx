@@ -1,5 +1,7 @@
 import type { ReactNode } from "react";
+import type { ErrorJson } from "../gen/tidebook/common/v1/error_pb";
 import { ApiError } from "../lib/api";
+import { explained } from "../lib/reasons";
 
 interface Props {
   error: Error | null;
@@ -7,7 +9,7 @@ interface Props {
   elsewhere?: readonly string[];
 }
 
-/** What went wrong, in the exchange's own words, with the reason that documentation explains. */
+/** What went wrong, with the reason that documentation explains. */
 export function Problem({ error, elsewhere = [] }: Props) {
   if (error === null || elsewhere.includes(fieldOf(error))) return null;
   return (
@@ -20,6 +22,11 @@ export function Problem({ error, elsewhere = [] }: Props) {
 /** A refusal that is about `field`, for the place next to it; null when there is none. */
 export function refusalOf(error: Error | null, field: string): ReactNode {
   return error !== null && fieldOf(error) === field ? <Words error={error} /> : null;
+}
+
+/** In a preview: why it would not be done, as things are now. */
+export function WouldBeRefused({ error: { reason, message = "", details } }: { error: ErrorJson }) {
+  return <dd className="hint wide">Would be refused: {explained(reason ?? "", message, details)}</dd>;
 }
 
 /** A refusal is about what was sent; once that is changed it says nothing any more. */

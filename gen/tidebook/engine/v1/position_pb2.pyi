@@ -173,7 +173,7 @@ class Cfd(_message.Message):
     fees: _builtins.str
     """Fees of opening and closing."""
     returned: _builtins.str
-    """In history: margin and profit given back when it closed."""
+    """In history: margin and profit given back when it closed, less what a liquidation costs."""
     @_builtins.property
     def open_time(self) -> _timestamp_pb2.Timestamp:
         """When it opened."""

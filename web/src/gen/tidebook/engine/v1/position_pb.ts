@@ -416,7 +416,7 @@ export type Cfd = Message<"tidebook.engine.v1.Cfd"> & {
   fees: string;
 
   /**
-   * In history: margin and profit given back when it closed.
+   * In history: margin and profit given back when it closed, less what a liquidation costs.
    *
    * @generated from field: string returned = 21;
    */
@@ -556,7 +556,7 @@ export type CfdJson = {
   fees?: string;
 
   /**
-   * In history: margin and profit given back when it closed.
+   * In history: margin and profit given back when it closed, less what a liquidation costs.
    *
    * @generated from field: string returned = 21;
    */
