@@ -24,7 +24,7 @@ from services.engine.domain import constants as k
 from services.engine.domain import position_commands as pc
 from services.engine.domain.exchange import Exchange
 from services.engine.domain.views import OrderView
-from services.engine.writer import Item
+from services.engine.submission import Item
 
 _CLIENT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,36}", re.ASCII)
 _CACHE_MAX = 50_000
@@ -366,27 +366,35 @@ class LateAmend:
         )
 
 
+def trade_item(
+    request: order_pb2.TradeCommand, texts: MarketTexts, account_id: int, stream_id: int = 0
+) -> Item:
+    """`TradeCommand` -> command; one that cannot be understood is its refusal."""
+    try:
+        kind = request.WhichOneof("command")
+        if kind == "place":
+            return place_command(request.place, texts, account_id, stream_id)
+        if kind == "cancel":
+            return cancel_command(request.cancel, account_id)
+        if kind == "amend":
+            return LateAmend(request.amend, texts, account_id)
+        if kind == "cancel_all":
+            return cancel_all_command(request.cancel_all, texts, account_id)
+    except Refused as refused:
+        return refused
+    return _invalid("command", "is missing")
+
+
 def trade_items(
     requests: Any, texts: MarketTexts, account_id: int, stream_id: int = 0
 ) -> list[Item]:
-    """`TradeCommand`s -> one item each; a command that cannot be understood is its refusal."""
-    items: list[Item] = []
-    for request in requests:
-        try:
-            kind = request.WhichOneof("command")
-            if kind == "place":
-                items.append(place_command(request.place, texts, account_id, stream_id))
-            elif kind == "cancel":
-                items.append(cancel_command(request.cancel, account_id))
-            elif kind == "amend":
-                items.append(LateAmend(request.amend, texts, account_id))
-            elif kind == "cancel_all":
-                items.append(cancel_all_command(request.cancel_all, texts, account_id))
-            else:
-                items.append(_invalid("command", "is missing"))
-        except Refused as refused:
-            items.append(refused)
-    return items
+    """`TradeCommand`s -> one item each."""
+    return [trade_item(request, texts, account_id, stream_id) for request in requests]
+
+
+def span_name(request: order_pb2.TradeCommand) -> str:
+    """The name of a command's own span."""
+    return f"engine.{request.WhichOneof('command') or 'nothing'}"
 
 
 def write_error(error: error_pb2.Error, refused: Refused) -> None:

@@ -1,7 +1,7 @@
 """What the engine knows -> public messages: orders, fills, balances, markets and answers.
 
 An answer is made from a command's events and the read model right after it, as
-`writer.Submission` says.
+`submission.Submission` says.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from services.engine.domain import position_commands as pc
 from services.engine.domain import position_events as pe
 from services.engine.domain.bands import price_band
 from services.engine.projection import Balance, OrderState, Projection
-from services.engine.writer import Outcome
+from services.engine.submission import Outcome
 
 _KINDS = {
     "SPOT": types_pb2.MARKET_KIND_SPOT,

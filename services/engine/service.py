@@ -39,8 +39,16 @@ from services.engine.recovery import Recovered, Replayer
 from services.engine.snapshot import Snapshotter
 from services.engine.snapshots import SnapshotStore
 from services.engine.spans import Tracer
+from services.engine.submission import (
+    UNTRACED,
+    CommandSpan,
+    Item,
+    Outcome,
+    Submission,
+    span_below,
+)
 from services.engine.watch import AccountFeeds
-from services.engine.writer import Committed, Item, Outcome, Submission, Writer, WriterLimits
+from services.engine.writer import Committed, Writer, WriterLimits
 
 T = TypeVar("T")
 _TICK_SECONDS = 1.0
@@ -163,7 +171,7 @@ class Engine:
         who is fenced stops, so nobody reads from a leader that is none.
         """
         if self._writer is not None:
-            await self._writer.submit(_tick(self.clock.now_ns()))
+            await self._writer.submit(_untraced([c.Tick()], self.clock.now_ns()))
 
     async def _write(self) -> None:
         """Become the log's writer at the end of what was read, and take commands."""
@@ -261,18 +269,20 @@ class Engine:
         *,
         trace: TraceContext | None = None,
     ) -> asyncio.Future[list[T]]:
-        """Queue the commands of one request; see `Writer.submit`. Without a `trace` they are part
-        of the current call's.
+        """Queue the commands of one request as one span; see `Writer.submit`. Without a `trace`
+        they are part of the current call's.
         """
-        return self.writer.submit(
-            Submission(
-                name,
-                items,
-                answer,
-                received_ns=self.clock.now_ns(),
-                trace=trace or current_trace() or new_trace(),
-            )
-        )
+        span = span_below(name, trace or current_trace() or new_trace())
+        return self.submit_traced(items, [span] * len(items), answer)
+
+    def submit_traced(
+        self,
+        items: list[Item],
+        spans: Sequence[CommandSpan],
+        answer: Callable[[int, c.Command | None, Outcome], T],
+    ) -> asyncio.Future[list[T]]:
+        """Queue the commands of one message, each with its span; see `Writer.submit`."""
+        return self.writer.submit(Submission(items, spans, answer, received_ns=self.clock.now_ns()))
 
     async def do(
         self,
@@ -297,14 +307,7 @@ class Engine:
     async def set_prices(self, prices: tuple[c.PriceUpdate, ...]) -> None:
         """Write external prices into the log, outside of any trace; raises `Refused`."""
         command = c.SetPrices(prices=prices)
-        submission = Submission(
-            "engine.set_prices",
-            [command],
-            _outcome,
-            received_ns=self.clock.now_ns(),
-            trace=None,
-        )
-        [outcome] = await self.writer.submit(submission)
+        [outcome] = await self.writer.submit(_untraced([command], self.clock.now_ns()))
         if isinstance(outcome, Refused):
             raise outcome
         accepted(outcome)
@@ -399,10 +402,7 @@ class Engine:
             c.CancelAll(account_id, stream_id=stream_id, reason=Reason.CANCELLED_ON_DISCONNECT)
             for account_id, stream_id in sorted(orphans)
         )
-        submission = Submission(
-            "engine.take_over", items, _outcome, received_ns=self.clock.now_ns(), trace=None
-        )
-        for outcome in await writer.submit(submission):
+        for outcome in await writer.submit(_untraced(items, self.clock.now_ns())):
             if isinstance(outcome, Refused):
                 raise outcome
             accepted(outcome)
@@ -444,11 +444,12 @@ class Engine:
             due_ns = self._exchange.next_due_ns()
             now_ns = self.clock.now_ns()
             if due_ns and due_ns <= now_ns and writer.refusal() is None:
-                await writer.submit(_tick(now_ns))
+                await writer.submit(_untraced([c.Tick()], now_ns))
 
 
-def _tick(now_ns: int) -> Submission[Outcome]:
-    return Submission("engine.tick", [c.Tick()], _outcome, received_ns=now_ns, trace=None)
+def _untraced(items: list[Item], now_ns: int) -> Submission[Outcome]:
+    """Work of the engine itself."""
+    return Submission(items, [UNTRACED] * len(items), _outcome, received_ns=now_ns)
 
 
 def _outcome(_: int, __: c.Command | None, outcome: Outcome) -> Outcome:

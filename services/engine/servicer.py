@@ -18,8 +18,8 @@ from services.engine.domain import commands as c
 from services.engine.encode import preview
 from services.engine.encode_positions import write_position
 from services.engine.service import Engine
+from services.engine.submission import Outcome
 from services.engine.trade_stream import trade
-from services.engine.writer import Outcome
 
 Context = grpc.aio.ServicerContext[Any, Any]
 BATCH_MAX = 200

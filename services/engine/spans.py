@@ -1,20 +1,26 @@
 """The engine's part of each order's trace, recorded after the answers have gone out.
 
-A submission is one span (`engine.place_order`, received to acknowledged) with its stages below it:
-waiting, matching, the append. The log names the same span, so consumers hang theirs under it.
+Each trace's commands of a submission are one span (`engine.place_order`, received to acknowledged)
+with its stages below it: waiting, matching, the append. The log names the same span, so consumers
+hang theirs under it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import structlog
 
-from mesh.telemetry import SpanRecorder, Stage
+from kernel.reasons import Refused
+from mesh.telemetry import SpanRecorder, Stage, TraceContext
 from services.engine.domain import events as e
-from services.engine.writer import Committed, Submission
+from services.engine.submission import UNTRACED, CommandSpan, Outcome, Submission
+from services.engine.writer import Committed
 
 log = structlog.get_logger()
 # Batches that may wait to be recorded; a trace is worth less than an order.
@@ -47,22 +53,33 @@ class Tracer:
                 await asyncio.sleep(0)
 
     def _record(self, batch: Committed, submission: Submission[Any]) -> None:
-        span, caller = submission.span, submission.trace
-        if span is None or caller is None:
-            return
+        commands = zip(submission.spans, submission.outcomes, strict=True)
+        for span, group in groupby(commands, key=itemgetter(0)):
+            if span is not UNTRACED:
+                self._record_span(batch, submission, span, [outcome for _, outcome in group])
+
+    def _record_span(
+        self,
+        batch: Committed,
+        submission: Submission[Any],
+        span: CommandSpan,
+        outcomes: Sequence[Outcome],
+    ) -> None:
         placed = [
-            events[0] for events in submission.outcomes if isinstance(events[0], e.OrderPlaced)
+            first
+            for outcome in outcomes
+            if not isinstance(outcome, Refused) and isinstance(first := outcome[0], e.OrderPlaced)
         ]
         for order in placed:
             self._recorder.link_order(order.order_id, order.account_id, span.trace_id)
-        what = {"seq": batch.seq, "commands": len(submission.items), "accepted": len(placed)}
+        what = {"seq": batch.seq, "commands": len(outcomes), "accepted": len(placed)}
         if placed:
             what["first_order_id"] = placed[0].order_id
-        log.debug("commands_durable", name=submission.name, trace_id=span.trace_id.hex(), **what)
+        log.debug("commands_durable", name=span.name, trace_id=span.trace_id.hex(), **what)
         self._recorder.record(
-            submission.name,
-            span,
-            caller.span_id,
+            span.name,
+            TraceContext(span.trace_id, span.span_id),
+            span.parent_span_id,
             submission.received_ns,
             batch.acked_ns,
             (

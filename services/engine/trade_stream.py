@@ -1,8 +1,7 @@
 """Streams of commands: many in flight, results in order, never more than a window unanswered.
 
 A message costs much more than an order, so one message is one submission with one future: there is
-nothing per order but decoding it, applying it and writing its result. Only commands that come with
-traces of their own are a submission each.
+nothing per order but decoding it, applying it and writing its result.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -23,11 +22,11 @@ from services.engine import codec
 from services.engine.domain import commands as c
 from services.engine.read_ahead import ReadAhead, check_size
 from services.engine.service import Engine
-from services.engine.submitting import Write, submit_command
-from services.engine.writer import Outcome
+from services.engine.submission import CommandSpan, Outcome, span_below
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
+Write = Callable[[order_pb2.TradeResult, int, c.Command | None, Outcome], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +102,6 @@ class TradeSession:
         commands = request.commands
         check_size(len(commands))
         response = order_pb2.TradeStreamResponse()
-        # A stream may live for weeks: each message is a trace of its own unless it or the stream
-        # says which.
-        trace = parse_traceparent(request.traceparent) or self._trace or new_trace()
-        if any(command.traceparent for command in commands):
-            done = self._submit_each(commands, response, trace)
-        else:
-            done = self._submit_together(commands, response, trace)
-        return InFlight(done, len(commands), response)
-
-    def _submit_together(
-        self, commands: Any, response: order_pb2.TradeStreamResponse, trace: TraceContext
-    ) -> asyncio.Future[Any]:
         request_ids = [command.request_id for command in commands]
         add, write = response.results.add, self._write
 
@@ -123,29 +110,11 @@ class TradeSession:
 
         engine = self._engine
         items = codec.trade_items(commands, engine.texts, self._account_id, self._stream_id)
-        return engine.submit("engine.trade_stream", items, answer, trace=trace)
-
-    def _submit_each(
-        self, commands: Any, response: order_pb2.TradeStreamResponse, trace: TraceContext
-    ) -> asyncio.Future[Any]:
-        """For commands that are not all of one trace."""
-        done = asyncio.gather(
-            *(
-                submit_command(
-                    self._engine,
-                    command,
-                    response.results.add(),
-                    self._account_id,
-                    parse_traceparent(command.traceparent) or trace,
-                    stream_id=self._stream_id,
-                    write=self._write,
-                )
-                for command in commands
-            )
-        )
-        # When the engine fails, only the first message of a stream is still waited for.
-        done.add_done_callback(_noticed)
-        return done
+        # A stream may live for weeks: each message is a trace of its own unless it or the stream
+        # says which.
+        trace = parse_traceparent(request.traceparent) or self._trace or new_trace()
+        done = engine.submit_traced(items, _spans(commands, trace), answer)
+        return InFlight(done, len(commands), response)
 
     def end(self) -> None:
         """The stream has ended, however that happened."""
@@ -172,6 +141,12 @@ async def trade(
         session.end()
 
 
-def _noticed(done: asyncio.Future[Any]) -> None:
-    if not done.cancelled():
-        done.exception()
+def _spans(commands: Any, trace: TraceContext) -> Sequence[CommandSpan]:
+    """One for the message, or one for each command when any comes with a trace of its own."""
+    traceparents = [command.traceparent for command in commands]
+    if not any(traceparents):
+        return [span_below("engine.trade_stream", trace)] * len(traceparents)
+    return [
+        span_below(codec.span_name(command), parse_traceparent(traceparent) or trace)
+        for command, traceparent in zip(commands, traceparents, strict=True)
+    ]

@@ -12,7 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 from tidebook.engine.v1 import log_pb2
@@ -20,17 +20,14 @@ from tidebook.engine.v1 import log_pb2
 from kernel.clock import Clock
 from kernel.reasons import Reason, Refused
 from mesh.log import Fenced, LogRecord
-from mesh.telemetry import TraceContext
 from services.engine import logcodec
 from services.engine.domain import commands as c
-from services.engine.domain import events as e
 from services.engine.domain import position_commands as pc
 from services.engine.domain.exchange import Exchange
 from services.engine.projection import Change, Projection
+from services.engine.submission import Submission
 
 T = TypeVar("T")
-# What a command came to: its events, or why it was not even applied.
-Outcome = Sequence[e.Event] | Refused
 # What still passes when new orders do not: it takes orders away, or stops a market.
 # Prices among them: stops and liquidations hang on them, also while nothing new is taken.
 _REDUCING = (
@@ -43,88 +40,10 @@ _REDUCING = (
     pc.CloseCfd,
 )
 
+# In place of what was not begun when its sender left.
+_ABANDONED = Refused(Reason.DEADLINE_PASSED, "nobody waits for it any more")
+
 log = structlog.get_logger()
-
-
-class Late(Protocol):
-    """A command that can only be decoded when its turn comes: it names an order, whose market says
-    what its numbers mean, and the order may still be in the queue before it.
-    """
-
-    def resolve(self, exchange: Exchange) -> c.Command | Refused:
-        """The command against the state right before it is applied."""
-        ...
-
-
-Item = c.Command | Late | Refused
-
-
-class Submission(Generic[T]):
-    """Commands of one request, applied in order within one log entry and answered together.
-
-    `answer(index, command, outcome)` is called for each item right after the read model has
-    followed it, so it sees the state that its command left. An item that is `Refused` already only
-    keeps its place. `trace` is the caller's span, None for work of the engine itself; the
-    submission is a span below it, under which its commands are logged.
-    """
-
-    __slots__ = (
-        "answer",
-        "answers",
-        "failure",
-        "future",
-        "items",
-        "name",
-        "outcomes",
-        "received_ns",
-        "span",
-        "trace",
-    )
-
-    def __init__(
-        self,
-        name: str,
-        items: list[Item],
-        answer: Callable[[int, c.Command | None, Outcome], T],
-        *,
-        received_ns: int,
-        trace: TraceContext | None,
-    ) -> None:
-        self.name = name
-        self.items = items
-        self.answer = answer
-        self.received_ns = received_ns
-        self.trace = trace
-        self.span = trace.child() if trace is not None else None
-        # Events of each command that was applied.
-        self.outcomes: list[Sequence[e.Event]] = []
-        self.answers: list[T] = []
-        self.failure: Exception | None = None
-        self.future: asyncio.Future[list[T]] = asyncio.get_running_loop().create_future()
-
-    def note(self, index: int, command: c.Command | None, outcome: Outcome) -> None:
-        """Work out the answer to one item."""
-        try:
-            self.answers.append(self.answer(index, command, outcome))
-        except Exception as error:
-            # It is in the log whether or not it can be told, and the others want their answers.
-            log.error("answer_failed", submission=self.name, exc_info=error)
-            self.failure = error
-
-    def resolve(self) -> None:
-        """Let the caller have the answers."""
-        # A caller that is gone has cancelled its future.
-        if self.future.done():
-            return
-        if self.failure is not None:
-            self.future.set_exception(self.failure)
-        else:
-            self.future.set_result(self.answers)
-
-    @property
-    def reducing(self) -> bool:
-        """Whether it only takes away or stops, and adds nothing."""
-        return all(isinstance(item, _REDUCING) for item in self.items)
 
 
 class Log(Protocol):
@@ -295,9 +214,9 @@ class Writer:
                 break
             self._queue.popleft()
             self._queued -= len(submission.items)
-            # Its caller is gone and nothing was promised: an order that nobody waits for any more
+            # Its sender is gone and nothing was promised: an order that nobody waits for any more
             # must not trade. A cancel does what its sender last wanted.
-            if submission.future.cancelled() and not submission.reducing:
+            if submission.future.cancelled() and not _refuse(submission, _ABANDONED, passing=True):
                 continue
             batch.append(submission)
         return batch
@@ -344,28 +263,22 @@ class Writer:
         exchange, add = self._exchange, commands.add
         for submission in batch:
             items, outcomes = submission.items, submission.outcomes
-            span = submission.span
-            trace_id, span_id = (span.trace_id, span.span_id) if span is not None else (b"", b"")
-            for index, item in enumerate(items):
-                if isinstance(item, c.Command):
-                    command = item
-                elif isinstance(item, Refused):
+            received_ns = submission.received_ns
+            for index, (item, span) in enumerate(zip(items, submission.spans, strict=True)):
+                if not isinstance(item, c.Command | Refused):
+                    items[index] = item = item.resolve(exchange)
+                if isinstance(item, Refused):
+                    outcomes.append(item)
                     continue
-                else:
-                    resolved = item.resolve(exchange)
-                    items[index] = resolved
-                    if isinstance(resolved, Refused):
-                        continue
-                    command = resolved
-                events = exchange.apply(command, time_ns)
+                events = exchange.apply(item, time_ns)
                 outcomes.append(events)
                 add(
-                    command,
+                    item,
                     events,
                     exchange.last_command_seq,
-                    submission.received_ns,
-                    trace_id,
-                    span_id,
+                    received_ns,
+                    span.trace_id,
+                    span.span_id,
                 )
 
     def _follow(
@@ -375,14 +288,14 @@ class Writer:
         projection = self._projection
         projection.begin_entry(record.seq, time_ns)
         for submission in batch:
-            outcomes = iter(submission.outcomes)
-            for index, item in enumerate(submission.items):
-                if isinstance(item, c.Command):
-                    events = next(outcomes)
-                    projection.apply(item, events)
-                    submission.note(index, item, events)
-                elif isinstance(item, Refused):
-                    submission.note(index, None, item)
+            for index, outcome in enumerate(submission.outcomes):
+                if isinstance(outcome, Refused):
+                    submission.note(index, None, outcome)
+                    continue
+                command = submission.items[index]
+                assert isinstance(command, c.Command), "what has events was applied"
+                projection.apply(command, outcome)
+                submission.note(index, command, outcome)
         return projection.end_entry(record.hash)
 
     def _append_is_slow(self) -> bool:

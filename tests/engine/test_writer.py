@@ -19,7 +19,7 @@ from services.engine.domain import commands as c
 from services.engine.domain import constants as k
 from services.engine.domain import events as e
 from services.engine.service import Engine
-from services.engine.writer import Outcome
+from services.engine.submission import Outcome
 
 ACCOUNT = 7
 
