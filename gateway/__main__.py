@@ -18,6 +18,7 @@ from gateway.callers import Callers
 from gateway.connections import ConnectionLimits, Server
 from gateway.door import Door
 from gateway.exchange import Networks, ProxyRules
+from gateway.express.lane import Express
 from gateway.limits import RateLimiter
 from gateway.local import DevServicer, LocalServices, TraceServicer
 from gateway.metrics import Metrics
@@ -25,6 +26,7 @@ from gateway.openapi.document import build_document, load_comments
 from gateway.openapi.pages import openapi_pages
 from gateway.order_line import OrderLines
 from gateway.previous_sessions import PreviousSessions
+from gateway.requests import Requests
 from gateway.services import ALL_SERVICES, UPSTREAM_SERVICES
 from gateway.shards.channel import ShardedChannel
 from gateway.site import Site
@@ -96,21 +98,29 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         sockets.describe(metrics)
         health = Health(upstreams, metrics, readers)
         document = build_document(router.routes, ALL_SERVICES, load_comments(), is_public=is_public)
+        requests = Requests(metrics, recorder)
+        express = Express(router, callers, lines, requests, upstreams.max_seconds)
         app = App(
             api=api,
             site=Site(settings.web_dir),
             origins=origins,
             proxies=proxies,
             https_required=settings.https_required,
-            metrics=metrics,
-            recorder=recorder,
+            requests=requests,
+            express=express,
             pages=health.pages() | openapi_pages(document) | {"/ws": sockets.handle},
         )
-        server = Server(app, ConnectionLimits.of(settings, room), metrics, proxies.is_trusted)
+        limits = ConnectionLimits.of(settings, room)
+        server = Server(app, limits, metrics, proxies.is_trusted, express)
         gauge = metrics.gauge
         gauge("tidebook_http_connections", "Connections, WebSockets among them", server.__len__)
         gauge("tidebook_http_connections_max", "Connections it takes", lambda: room)
-        gauge("tidebook_http_requests_open", "Requests under way", lambda: app.requests_open)
+        gauge("tidebook_http_requests_open", "Requests under way", lambda: requests.open)
+        metrics.counter(
+            "tidebook_http_express_total",
+            "Requests answered by the express lane",
+            lambda: express.served,
+        )
         gauge("tidebook_http_streams_open", "Streams over HTTP", lambda: api.streams_open)
         gauge("tidebook_ws_topics", "Shared streams of the WebSockets", lambda: len(hub))
         gauge("tidebook_door_calls_open", "Calls in the door", lambda: door.calls_open)

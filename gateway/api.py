@@ -97,6 +97,7 @@ class Api:
                 return _json(route.encode(await self._local.call(route, message)))
             line = self._lines.line_for(rpc_path, message)
             if line is not None:
+                exchange.by_line = True
                 set_caller(caller)
                 seconds = self._upstreams.max_seconds
                 answer = await self._lines.call(

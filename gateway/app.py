@@ -13,10 +13,12 @@ from aiohttp import web
 
 from gateway import metrics as metrics_module
 from gateway.api import Api
-from gateway.connections import Server
+from gateway.connections import Connection, Server
 from gateway.errors import error_response, is_fault
 from gateway.exchange import Exchange, Networks, ProxyRules, begin
+from gateway.express.lane import Express
 from gateway.metrics import Metrics
+from gateway.requests import Requests
 from gateway.site import Site
 from gateway.transcode import TranscodeError
 from gateway.transcode.errors import NOT_FOUND, UNIMPLEMENTED
@@ -24,7 +26,7 @@ from gateway.upstream import Upstreams, can_serve
 from gateway.web_security import Origins, secure
 from kernel.reasons import Reason, Refused
 from mesh.config import Settings
-from mesh.telemetry import SpanRecorder, format_traceparent, set_trace
+from mesh.telemetry import format_traceparent, set_trace
 
 # Paths that belong to RPCs; what is not found there is an error body and never the page.
 _API_PREFIXES = ("/v1/", "/dev/")
@@ -48,8 +50,8 @@ class App:
         origins: Origins,
         proxies: ProxyRules,
         https_required: bool,
-        metrics: Metrics,
-        recorder: SpanRecorder,
+        requests: Requests,
+        express: Express,
         pages: dict[str, Handler],
     ) -> None:
         self._api = api
@@ -57,10 +59,9 @@ class App:
         self._origins = origins
         self._proxies = proxies
         self._https_required = https_required
-        self._metrics = metrics
-        self._recorder = recorder
+        self._requests = requests
+        self._express = express
         self._pages = pages
-        self.requests_open = 0
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Serve one request."""
@@ -70,7 +71,7 @@ class App:
         exchange.headers["X-Request-Id"] = exchange.request_id
         exchange.headers["traceparent"] = format_traceparent(exchange.trace)
         self._origins.add_headers(exchange)
-        self.requests_open += 1
+        self._requests.begin()
         status = 499
         try:
             response = await self._respond(exchange)
@@ -81,8 +82,18 @@ class App:
                     headers.setdefault(name, value)
             return response
         finally:
-            self.requests_open -= 1
-            self._finished(exchange, status)
+            self._requests.finish(
+                exchange.name,
+                status,
+                exchange.request_id,
+                exchange.trace,
+                exchange.parent_span_id,
+                exchange.start_ns,
+                exchange.started,
+            )
+            connection = request.protocol
+            assert isinstance(connection, Connection)
+            self._express.learn(connection.lane, exchange, status)
 
     async def _respond(self, exchange: Exchange) -> web.StreamResponse:
         if self._https_required and not exchange.https and exchange.path not in HEALTH_PATHS:
@@ -123,24 +134,6 @@ class App:
         query = f"?{exchange.query}" if exchange.query else ""
         location = f"https://{host['name']}/{exchange.path.lstrip('/')}{query}"
         return web.Response(status=308, headers={"Location": location})
-
-    def _finished(self, exchange: Exchange, status: int) -> None:
-        seconds = time.monotonic() - exchange.started
-        # Paths that mean nothing share one name, or anybody could fill the metrics.
-        name = exchange.name or "none"
-        self._metrics.observe(name, status, seconds)
-        if " " not in name:
-            return
-        self._recorder.record(
-            f"gateway {name}",
-            exchange.trace,
-            exchange.parent_span_id,
-            exchange.start_ns,
-            exchange.start_ns + int(seconds * 1e9),
-            status=status,
-            request_id=exchange.request_id,
-        )
-        log.debug("request", route=name, status=status, ms=round(seconds * 1000, 1))
 
 
 class Health:

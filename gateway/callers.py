@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from gateway.limits import Limit, RateLimiter
+from gateway.limits import Limit, RateLimiter, Spent
 from gateway.metrics import Metrics
 from kernel.reasons import Reason, Refused
 from mesh.config import Settings
@@ -54,6 +54,24 @@ class Callers:
         if not authorization:
             raise Refused(Reason.UNAUTHENTICATED, "an access token is required")
         return await self.verify(authorization, client_ip)
+
+    def verified(self, token: str, client_ip: str) -> Caller | None:
+        """The caller of a token that was verified before; None when it has to be looked at again.
+
+        Raises `Refused` like `verify`.
+        """
+        caller = self._verifier.verified(token)
+        if caller is not None:
+            check_address(caller, client_ip)
+        return caller
+
+    def charge(self, caller: Caller, client_ip: str) -> Spent | None:
+        """Charge a call to its address and account; None, and nothing charged, when it has to wait
+        for that or is to be refused.
+        """
+        return self._limiter.spend(
+            (self._per_ip, client_ip), (self._per_account, str(caller.account_id))
+        )
 
     async def admit(
         self, rpc_path: str, client_ip: str, authorization: str

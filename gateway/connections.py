@@ -8,6 +8,7 @@ them, which costs a busy connection nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from aiohttp.http_exceptions import LineTooLong
 from google.rpc import code_pb2
 
 from gateway.errors import error_response
+from gateway.express.lane import Express, Lane
 from gateway.metrics import Metrics
 from gateway.transcode import TranscodeError
 from gateway.web_security import DATA_POLICY, HEADERS
@@ -29,6 +31,8 @@ from mesh.config import Settings
 # Of the request line and of each header.
 LINE_MAX_BYTES = 8190
 HEADERS_MAX = 128
+# More than this is not read ahead of an answer.
+_AHEAD_MAX_BYTES = 1 << 16
 # A connection that was sent away is read for so long, or its answer might be lost on the way.
 _LINGER_SECONDS = 1.0
 _REQUEST_TIMEOUT = 408
@@ -72,6 +76,7 @@ class Server(web.Server):
         limits: ConnectionLimits,
         metrics: Metrics,
         is_proxy: Callable[[str], bool],
+        express: Express,
     ) -> None:
         super().__init__(
             self._serve,
@@ -82,6 +87,7 @@ class Server(web.Server):
             max_headers=HEADERS_MAX,
         )
         self.limits = limits
+        self.express = express
         self._app = app
         self._metrics = metrics
         self._is_proxy = is_proxy
@@ -172,6 +178,9 @@ class Connection(web.RequestHandler):
         self._head_at = 0.0
         self._unsent = 0
         self._unsent_at = 0.0
+        self.lane = Lane(server.express, self)
+        # Set when the lane is asked to finish.
+        self._arrived: asyncio.Event | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's is one by what it does only.
@@ -191,6 +200,59 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         if self.is_over:
             return
+        if self.lane.busy:
+            if self.lane.wait(data) > _AHEAD_MAX_BYTES and self._wire is not None:
+                self._wire.pause_reading()
+            return
+        if self._is_idle:
+            data = self.lane.take(data)
+            self._stays()
+        else:
+            data = self.lane.release() + data
+        if data:
+            self._give(data)
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether the library waits for a request and has no part of one."""
+        waiter, wire = self._waiter, self._wire
+        return (
+            waiter is not None
+            and not waiter.done()
+            and not self._head_at
+            and not self._upgraded
+            and wire is not None
+            and not wire.get_write_buffer_size()
+        )
+
+    def _stays(self) -> None:
+        """It is used: it does not end for having been idle."""
+        self._next_keepalive_close_time = self._loop.time() + self.keepalive_timeout
+
+    def answer(self, data: bytes, later: bytes) -> None:
+        """Send what the lane has answered; see `gateway.express.lane.Wire`."""
+        if self._arrived is not None:
+            self._arrived.set()
+        if self._wire is None or self._wire.is_closing():
+            return
+        self._wire.write(data)
+        self._stays()
+        if len(later) > _AHEAD_MAX_BYTES:
+            self._wire.resume_reading()
+        if later:
+            self.data_received(later)
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109
+        """End it; a request under way has `timeout` seconds."""
+        if self.lane.busy:
+            self._arrived = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._arrived.wait()
+        await super().shutdown(timeout)
+
+    def _give(self, data: bytes) -> None:
+        """Have the library read it."""
         if self._request is None and not self._head_at:
             self._head_at = self._loop.time()
         super().data_received(data)
@@ -225,6 +287,9 @@ class Connection(web.RequestHandler):
         wire, limits = self._wire, self._server.limits
         if wire is None:
             return
+        if held := self.lane.release():
+            # The rest does not come at once: the library waits for it, for so long as it may.
+            self._give(held)
         unsent = wire.get_write_buffer_size()
         if not unsent or unsent != self._unsent:
             self._unsent, self._unsent_at = unsent, now

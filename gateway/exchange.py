@@ -34,6 +34,8 @@ class Exchange:
     start_ns: int
     started: float
     name: str = ""
+    # Answered by an engine's order line.
+    by_line: bool = False
     # Headers that every response of this request gets.
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -89,9 +91,13 @@ class ProxyRules:
         return address in self._networks
 
 
+def request_id_of(given: str) -> str:
+    """The id of a request: the client's if it has given a good one, else one of ours."""
+    return given if _REQUEST_ID.fullmatch(given) else random_id(8).hex()
+
+
 def begin(request: web.BaseRequest, proxies: ProxyRules) -> Exchange:
     """Start an exchange: its request id, its place in a trace, its client."""
-    given = request.headers.get("X-Request-Id", "")
     parent = parse_traceparent(request.headers.get("traceparent"))
     address, https = proxies.client_of(request)
     target = request.raw_path
@@ -102,7 +108,7 @@ def begin(request: web.BaseRequest, proxies: ProxyRules) -> Exchange:
         request=request,
         path=path,
         query=query,
-        request_id=given if given and _REQUEST_ID.fullmatch(given) else random_id(8).hex(),
+        request_id=request_id_of(request.headers.get("X-Request-Id", "")),
         client_ip=address,
         https=https,
         trace=new_trace() if parent is None else parent.child(),

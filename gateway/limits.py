@@ -123,6 +123,18 @@ class RateLimiter:
         lease.tokens -= 1
         return Spent(limit, lease.tokens + lease.left)
 
+    def spend(self, first: tuple[Limit, str], second: tuple[Limit, str]) -> Spent | None:
+        """Spend a token of both at once: what is left in the second. None, and nothing spent, when
+        that cannot be said without asking Redis.
+        """
+        one = self._leases.get((first[0].name, first[1]))
+        two = self._leases.get((second[0].name, second[1]))
+        if one is None or two is None or not one.tokens or not two.tokens:
+            return None
+        one.tokens -= 1
+        two.tokens -= 1
+        return Spent(second[0], two.tokens + two.left)
+
     async def _refill(self, limit: Limit, key: str, lease: _Lease) -> bool:
         """Take a lot from Redis; False when Redis cannot be asked."""
         now = time.monotonic()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import Context
+from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -33,10 +34,15 @@ _KINDS: Final = {
     f"{_SERVICE}CancelOrder": ("cancel", "cancelled"),
     f"{_SERVICE}CancelAllOrders": ("cancel_all", "all_cancelled"),
 }
+# What a caller must be allowed to.
+SCOPE: Final = "trade"
 # Commands without an answer.
 _PENDING_MAX = 20_000
 _LOST = "the engine was lost; the command may have been done"
 _LATE = "it took too long; it may still have happened"
+# What a command came to.
+Outcome = order_pb2.TradeResult | Refused
+Done = Callable[[Outcome], None]
 
 
 class OrderLine:
@@ -46,37 +52,53 @@ class OrderLine:
         self._stub = internal_pb2_grpc.EngineInternalServiceStub(channel)
         self._next_id = 0
         self._queue: list[internal_pb2.SubmittedCommand] = []
-        self._pending: dict[int, asyncio.Future[order_pb2.TradeResult]] = {}
+        self._pending: dict[int, tuple[Done, asyncio.TimerHandle]] = {}
         self._wake = asyncio.Event()
         self._pace = Pace()
         self._stream: asyncio.Task[None] | None = None
 
-    async def submit(
-        self, submitted: internal_pb2.SubmittedCommand, seconds: float
-    ) -> order_pb2.TradeResult:
-        """Send a command and wait for its result, at most so long.
+    def send(self, submitted: internal_pb2.SubmittedCommand, seconds: float, done: Done) -> int:
+        """Send a command: its number. `done` is called once, later, with its result or why there
+        is none: `DEADLINE_PASSED` after so many seconds, or why the stream has ended.
 
-        Raises `Refused`: `OVERLOADED`, `DEADLINE_PASSED`, or why the stream has ended.
+        Raises `Refused(OVERLOADED)`.
         """
         if len(self._pending) >= _PENDING_MAX:
             raise Refused(Reason.OVERLOADED, "too many commands wait; try again")
         self._next_id += 1
         number = submitted.command.request_id = self._next_id
         loop = asyncio.get_running_loop()
-        future = self._pending[number] = loop.create_future()
+        self._pending[number] = done, loop.call_later(seconds, self._give_up, number)
         self._queue.append(submitted)
         self._wake.set()
         if self._stream is None:
             # In no request's context: it outlives the one it began with.
             self._stream = loop.create_task(self._run(), name="order line", context=Context())
-        # A fifth of what `asyncio.timeout` costs.
-        late = loop.call_later(seconds, _is_late, future)
+        return number
+
+    async def submit(self, submitted: internal_pb2.SubmittedCommand, seconds: float) -> Outcome:
+        """Send a command and wait for what it comes to. Raises `Refused(OVERLOADED)`."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        number = self.send(submitted, seconds, partial(_settle, future))
         try:
-            result: order_pb2.TradeResult = await future
-            return result
+            return await future
         finally:
+            self._forget(number)
+
+    def _finish(self, number: int, outcome: Outcome) -> None:
+        done = self._forget(number)
+        if done is not None:
+            done(outcome)
+
+    def _give_up(self, number: int) -> None:
+        self._finish(number, Refused(Reason.DEADLINE_PASSED, _LATE))
+
+    def _forget(self, number: int) -> Done | None:
+        """Wait no more for a command; who did, if somebody still has."""
+        done, late = self._pending.pop(number, (None, None))
+        if late is not None:
             late.cancel()
-            self._pending.pop(number, None)
+        return done
 
     async def close(self) -> None:
         """End the stream."""
@@ -93,9 +115,7 @@ class OrderLine:
                     async for response in call:
                         self._pace.answered()
                         for result in response.results:
-                            future = self._pending.get(result.request_id)
-                            if future is not None and not future.done():
-                                future.set_result(result)
+                            self._finish(result.request_id, result)
                 finally:
                     await cancel_and_wait(writer)
         except grpc.RpcError as broken:
@@ -111,10 +131,8 @@ class OrderLine:
             self._stream = None
             self._pace = Pace()
             self._queue = []
-            pending, self._pending = self._pending, {}
-            for future in pending.values():
-                if not future.done():
-                    future.set_exception(failure)
+            for number in tuple(self._pending):
+                self._finish(number, failure)
 
     async def _write(self, call: Any) -> None:
         while True:
@@ -159,8 +177,26 @@ class OrderLines:
             return None
         if self._sharded is None:
             return self._lines[0]
-        shards = self._sharded.shards_of(_command(kind[0], message))
+        command = order_pb2.TradeCommand()
+        _put(kind[0], message, command)
+        shards = self._sharded.shards_of(command)
         return self._lines[shards[0]] if len(shards) == 1 else None
+
+    def prepare(
+        self, rpc_path: str, message: Message, *, token: str, traceparent: str, seconds: float
+    ) -> internal_pb2.SubmittedCommand:
+        """What to send for a call that may take so long.
+
+        An order gets a deadline, so that the engine does not place it when its sender has been told
+        that it took too long. Raises `Refused` for what breaks the rules of its message.
+        """
+        self._rules.check(message)
+        submitted = internal_pb2.SubmittedCommand(access_token=token, traceparent=traceparent)
+        kind, _ = _KINDS[rpc_path]
+        _put(kind, message, submitted.command)
+        if kind == "place":
+            _limit(submitted.command.place, time.time_ns() + int(seconds * 1e9))
+        return submitted
 
     async def call(
         self,
@@ -174,41 +210,43 @@ class OrderLines:
     ) -> Message:
         """The answer to a call of the current caller, who needs the scope to trade.
 
-        An order that is late gets a deadline, so that the engine does not place it when its sender
-        has been told that it took too long. Raises `Refused`.
+        Raises `Refused`.
         """
-        require("trade")
-        self._rules.check(message)
-        kind, answered = _KINDS[rpc_path]
-        command = _command(kind, message)
-        if kind == "place":
-            _limit(command.place, time.time_ns() + int(seconds * 1e9))
-        submitted = internal_pb2.SubmittedCommand(
-            access_token=token, traceparent=traceparent, command=command
+        require(SCOPE)
+        submitted = self.prepare(
+            rpc_path, message, token=token, traceparent=traceparent, seconds=seconds
         )
-        result = await line.submit(submitted, seconds)
-        if result.HasField("error"):
-            error = result.error
-            raise Refused(
-                Reason(error.reason), error.message, field=error.field, **dict(error.details)
-            )
-        answer: Message = getattr(result, answered)
-        return answer
+        return answer_of(rpc_path, await line.submit(submitted, seconds))
 
     async def close(self) -> None:
         """End all streams."""
         await asyncio.gather(*(line.close() for line in self._lines.values()))
 
 
-def _is_late(future: asyncio.Future[order_pb2.TradeResult]) -> None:
+def goes_by_line(rpc_path: str) -> bool:
+    """Whether calls of a method go by line, where they are for one shard alone."""
+    return rpc_path in _KINDS
+
+
+def answer_of(rpc_path: str, outcome: Outcome) -> Message:
+    """The answer of a method from what its command came to. Raises `Refused`."""
+    if isinstance(outcome, Refused):
+        raise outcome
+    if outcome.HasField("error"):
+        error = outcome.error
+        raise Refused(Reason(error.reason), error.message, field=error.field, **dict(error.details))
+    answer: Message = getattr(outcome, _KINDS[rpc_path][1])
+    return answer
+
+
+def _settle(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    # Whoever waited may have gone a moment ago.
     if not future.done():
-        future.set_exception(Refused(Reason.DEADLINE_PASSED, _LATE))
+        future.set_result(outcome)
 
 
-def _command(kind: str, message: Message) -> order_pb2.TradeCommand:
-    command = order_pb2.TradeCommand()
+def _put(kind: str, message: Message, command: order_pb2.TradeCommand) -> None:
     getattr(command, kind).CopyFrom(message)
-    return command
 
 
 def _limit(order: order_pb2.PlaceOrderRequest, deadline_ns: int) -> None:

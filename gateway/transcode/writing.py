@@ -48,11 +48,7 @@ def _writer(descriptor: Descriptor) -> Write:
     """A function that knows beforehand what to do with each field, and asks no descriptor."""
     if _is_well_known(descriptor):
         return _by_library
-    # The last is the name of a field that can be absent, else empty.
-    fields = [
-        (field.json_name, _converter(field), field.name if field.has_presence else "")
-        for field in descriptor.fields
-    ]
+    json_names = [field.json_name for field in descriptor.fields]
     names = [field.name for field in descriptor.fields]
     # All values by one call; of a single name the library's getter gives no tuple.
     values: Callable[[Any], Iterable[Any]] = (
@@ -60,12 +56,27 @@ def _writer(descriptor: Descriptor) -> Write:
         if len(names) > 1
         else lambda message: map(message.__getattribute__, names)
     )
+    converted = [
+        (field.json_name, convert)
+        for field in descriptor.fields
+        if not field.has_presence and (convert := _converter(field)) is not None
+    ]
+    # Those that can be absent; what is absent is not looked into.
+    optional = [
+        (field.name, field.json_name, _converter(field) or _same)
+        for field in descriptor.fields
+        if field.has_presence
+    ]
 
     def write(message: Any) -> dict[str, Any]:
-        data: dict[str, Any] = {}
-        for (json_name, convert, absent), value in zip(fields, values(message), strict=True):
-            if not absent or message.HasField(absent):
-                data[json_name] = value if convert is None else convert(value)
+        data = dict(zip(json_names, values(message), strict=True))
+        for json_name, convert in converted:
+            data[json_name] = convert(data[json_name])
+        for name, json_name, convert in optional:
+            if message.HasField(name):
+                data[json_name] = convert(data[json_name])
+            else:
+                del data[json_name]
         return data
 
     return write
@@ -138,9 +149,15 @@ def _same(value: Any) -> Any:
 def _enum(enum: EnumDescriptor) -> Convert:
     if enum.full_name == "google.protobuf.NullValue":
         return lambda _: None
-    names = {value.number: value.name for value in reversed(enum.values)}
-    # A number that a newer service knows and we do not goes out as it is.
-    return lambda number: names.get(number, number)
+    return _Names({value.number: value.name for value in reversed(enum.values)}).__getitem__
+
+
+class _Names(dict[int, str]):
+    """Number -> name of an enum's value."""
+
+    def __missing__(self, number: int) -> Any:
+        # A number that a newer service knows and we do not goes out as it is.
+        return number
 
 
 def _float(field: FieldDescriptor) -> Convert:

@@ -1,0 +1,1 @@
+"""Orders of clients that send the same head again and again, without the HTTP library."""
