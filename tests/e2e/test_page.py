@@ -47,6 +47,10 @@ async def test_a_new_user_rests_an_order_amends_it_and_cancels_it(
     form = order_form(page)
     await form.get_by_label(re.compile("^Price")).fill("60000.00")
     await form.get_by_label(re.compile("^Quantity")).fill("0.001")
+    await form.get_by_text("More options").click()
+    await form.get_by_label(re.compile("^Iceberg")).fill("0.0004")
+    await form.get_by_label("Time in force").select_option("TIME_IN_FORCE_GTD")
+    await form.get_by_label("Expires").fill("2099-12-31T12:00")
     await expect(form.get_by_label("Preview")).to_contain_text("60.12 USDC")
     await form.get_by_role("button", name="Buy BTC").click()
     await expect(form.get_by_role("status")).to_contain_text("is open")
@@ -55,6 +59,7 @@ async def test_a_new_user_rests_an_order_amends_it_and_cancels_it(
     await expect(balance(page, "USDC", 2)).to_have_text("60.12")
 
     desk = account(page)
+    await expect(desk).to_contain_text(re.compile(r"Limit iceberg, shows 0\.0004 · until .*99"))
     await desk.get_by_role("button", name=re.compile("Amend order")).click()
     await page.get_by_label("New price").fill("59000.00")
     await page.get_by_role("button", name="Change the order").click()
@@ -153,6 +158,8 @@ async def test_an_account_is_secured_with_keys_and_a_second_factor(
     await expect(keys.get_by_role("status")).to_contain_text("secret")
     await keys.get_by_role("button", name="Revoke my bot").click()
     await expect(keys).to_contain_text("No API keys.")
+    events = page.get_by_role("region", name="Security events", exact=True).first
+    await expect(events).to_contain_text("API key revoked")
     factor = page.get_by_role("region", name="Second factor")
     await factor.get_by_label("Your password").fill("a long enough pass phrase")
     await factor.get_by_role("button", name="Set up").click()

@@ -187,11 +187,12 @@ class Wire:
 
 
 async def test_a_lost_delta_or_connection_begins_the_book_anew(
-    page: Page,
+    page: Page, exchange: Exchange
 ) -> None:
     wire = Wire()
     await page.route_web_socket("**/ws", wire.connect)
     await page.goto("/")
+    await has_traded(page, exchange)
     book = page.get_by_role("region", name="Order book")
     seq = book.locator("h2 small")
     await expect(book.get_by_role("listitem").nth(5)).to_be_visible()
@@ -207,10 +208,15 @@ async def test_a_lost_delta_or_connection_begins_the_book_anew(
     await moves_on(seq.inner_text)
     assert wire.subscribed == 2
 
+    await page.route("**/v1/marketdata/*/trades?*", lambda route: route.abort())
     await wire.cut()
     banner = page.get_by_role("alert").filter(has_text="cannot be reached")
     await expect(banner).to_be_visible()
     await expect(page.get_by_role("banner").get_by_role("status")).to_have_text("Reconnecting…")
+    # What was known stays.
+    trades = page.get_by_role("region", name="Trades").get_by_role("listitem")
+    assert await trades.count() > 0
+    await page.unroute("**/v1/marketdata/*/trades?*")
     wire.away = False
     await expect(banner).to_have_count(0)
     await expect(page.get_by_role("banner").get_by_role("status")).to_have_text("Live")

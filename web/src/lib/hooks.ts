@@ -178,8 +178,8 @@ export function useTrades(market: string): readonly TradeJson[] | null {
     let stopped = false;
     get<ListTradesResponseJson>(`/v1/marketdata/${market}/trades?pageSize=${TRADES_SHOWN}`).then(
       (page) => !stopped && take(page.trades ?? []),
-      // Without the past the live trades still come; the status line shows that something is wrong.
-      () => !stopped && changed(),
+      // Without the past the live trades still come. What is known stays while nothing can be asked.
+      () => !stopped && connected && changed(),
     );
     return () => {
       stopped = true;

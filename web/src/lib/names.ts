@@ -12,9 +12,12 @@ export const ORDER_TYPES: Record<string, string> = {
   ORDER_TYPE_TRAILING_STOP: "Trailing stop",
 } satisfies Partial<Record<OrderTypeJson, string>>;
 
+const LETTERS = /\b(?:api|cfd|fok|ioc|ip|oco)\b/g;
+
 /** The last words of an enum name in small letters: ORDER_STATUS_PARTIALLY_FILLED -> "partially filled". */
 export function words(name: string | undefined, prefix: string): string {
-  return (name ?? "").replace(prefix, "").replaceAll("_", " ").toLowerCase();
+  const small = (name ?? "").replace(prefix, "").replaceAll("_", " ").toLowerCase();
+  return small.replace(LETTERS, (letters) => letters.toUpperCase());
 }
 
 export const isBuy = (side: SideJson | undefined): boolean => side === "SIDE_BUY";

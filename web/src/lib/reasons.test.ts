@@ -4,6 +4,7 @@ import { ending, explained } from "./reasons";
 describe("a refusal", () => {
   it("is said in words, with what one can do", () => {
     expect(explained("NO_LIQUIDITY", "no liquidity")).toContain("A limit order can wait in the book.");
+    expect(explained("FOK_NOT_FILLABLE", "fok not fillable")).toContain("cannot fill all of it");
     // As a preview has it.
     expect(explained("REASON_NO_LIQUIDITY", "no liquidity")).toBe(explained("NO_LIQUIDITY", "no liquidity"));
   });

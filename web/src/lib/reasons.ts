@@ -83,7 +83,7 @@ const ENDINGS: Partial<Record<ReasonJson, string>> = {
 /** The words for a person: the exchange's own, unless they are only the reason's name and the limits. */
 export function explained(reason: string, message: string, details: Details = {}): string {
   const name = reason.startsWith("REASON_") ? reason : `REASON_${reason}`;
-  const bare = words(name, "REASON_");
+  const bare = words(name, "REASON_").toLowerCase();
   const sentence = REFUSALS[name as ReasonJson];
   if (sentence === undefined || (message !== bare && !message.startsWith(`${bare}: `))) return message;
   return typeof sentence === "string" ? sentence : sentence(details);

@@ -18,7 +18,8 @@ const LIFETIMES = [
 
 export function ApiKeys() {
   const queries = useQueryClient();
-  const refresh = () => queries.invalidateQueries({ queryKey: ["mine", "api-keys"] });
+  // What was done is among the events, too.
+  const refresh = () => queries.invalidateQueries({ queryKey: ["mine"] });
   const { data, error, isPending } = useQuery({
     queryKey: ["mine", "api-keys"],
     queryFn: () => get<ListApiKeysResponseJson>("/v1/auth/api-keys"),

@@ -6,10 +6,11 @@ import type { ExportHistoryResponseJson, HistoryKindJson } from "../gen/tidebook
 import type { LedgerEntryJson } from "../gen/tidebook/settlement/v1/ledger_pb";
 import { get, getStream } from "../lib/api";
 import { absolute, divide, isNegative, isZero, pretty } from "../lib/decimal";
-import { dateTime, marketTitle, ORDER_TYPES, words } from "../lib/names";
+import { dateTime, marketTitle, words } from "../lib/names";
 import { liquidatedSide, liquidatedSize } from "../lib/news";
 import { ending } from "../lib/reasons";
 import { Placeholder, Profit, SideName, Table, Tabs } from "./Basics";
+import { OrderKind } from "./OrderKind";
 import { Problem } from "./Problem";
 import { Trace } from "./Trace";
 
@@ -40,7 +41,9 @@ const ORDERS = kind<OrderJson>("orders", {
     <tr key={order.orderId}>
       <td>{dateTime(order.createTime)}</td>
       <td>{marketTitle(order.market)}</td>
-      <td>{ORDER_TYPES[order.type ?? ""]}</td>
+      <td>
+        <OrderKind order={order} trigger />
+      </td>
       <td>
         <SideName side={order.side} />
       </td>
@@ -166,7 +169,7 @@ const LEDGER = kind<LedgerEntryJson>("entries", {
   row: (entry) => (
     <tr key={entry.entryId}>
       <td>{dateTime(entry.time)}</td>
-      <td>{words(entry.kind, "").replace("cfd", "CFD")}</td>
+      <td>{words(entry.kind, "")}</td>
       <td>{BALANCES[entry.ledgerAccount ?? ""] ?? entry.ledgerAccount}</td>
       <td>{entry.asset}</td>
       <td className="number">

@@ -4,10 +4,11 @@ import type { MarketJson } from "../gen/tidebook/engine/v1/market_pb";
 import type { OrderJson } from "../gen/tidebook/engine/v1/order_pb";
 import { patch, remove } from "../lib/api";
 import { percentOfBps, pretty } from "../lib/decimal";
-import { clock, marketTitle, ORDER_TYPES } from "../lib/names";
+import { clock, marketTitle } from "../lib/names";
 import { stepProblem } from "../lib/order";
 import { DecimalField, SideName, Table } from "./Basics";
 import { EditDialog } from "./EditDialog";
+import { OrderKind } from "./OrderKind";
 import { corrected, Problem, refusalOf } from "./Problem";
 import { Trace } from "./Trace";
 
@@ -35,11 +36,7 @@ export const OpenOrders = memo(function OpenOrders({ orders, ready, byName }: Pr
               <td>{clock(order.createTime)}</td>
               <td>{marketTitle(order.market)}</td>
               <td>
-                {ORDER_TYPES[order.type ?? ""]}
-                {order.displayQuantity && <small> iceberg</small>}
-                {order.postOnly && <small> post only</small>}
-                {order.reduceOnly && <small> reduce only</small>}
-                {(order.ocoOrderId ?? "0") !== "0" && <small> OCO</small>}
+                <OrderKind order={order} />
               </td>
               <td>
                 <SideName side={order.side} />

@@ -72,7 +72,7 @@ function Sessions() {
   });
   const end = useMutation({
     mutationFn: (id: string) => remove(`/v1/auth/sessions/${id}`),
-    onSettled: () => queries.invalidateQueries({ queryKey: ["mine", "sessions"] }),
+    onSettled: () => queries.invalidateQueries({ queryKey: ["mine"] }),
   });
   const endAll = useSignOut(true);
   const sessions = data?.sessions ?? [];
