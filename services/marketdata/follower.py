@@ -22,7 +22,7 @@ from mesh.log import (
     LogTrimmed,
     verify_chain,
 )
-from mesh.telemetry import SpanRecorder, TraceContext
+from mesh.telemetry import SpanRecorder, TraceContext, derived_id
 from services.marketdata.domain.candles import CandleSource
 from services.marketdata.domain.intervals import Interval
 from services.marketdata.domain.ticker import WINDOW_SECONDS
@@ -168,13 +168,15 @@ class LogFollower:
 
     def _record_spans(self, entry: log_pb2.LogEntry, read_ns: int) -> None:
         done_ns = self._clock.now_ns()
+        record, seq, taken_ns = self._spans.record, entry.seq, entry.taken_ns
+        last_span_id = b""
         for command in entry.commands:
-            if command.trace_id:
-                parent = TraceContext(command.trace_id, command.span_id)
-                context = parent.derived(_SPAN, command.command_seq)
-                self._spans.record(
-                    _SPAN, context, command.span_id, read_ns, done_ns, log_seq=entry.seq
-                )
+            span_id = command.span_id
+            # Those of one message have one span, and all that is said of it is the same.
+            if span_id and span_id != last_span_id and command.trace_id:
+                last_span_id = span_id
+                context = TraceContext(command.trace_id, derived_id(span_id, _SPAN, seq))
+                record(_SPAN, context, span_id, read_ns, done_ns, at_ns=taken_ns, log_seq=seq)
 
     async def _close_candles(self) -> None:
         """Close candles by the clock, but only while everything in the log has been read."""

@@ -86,6 +86,7 @@ def folding(
         entry = decode_entry(record, shard)
         batch.begin_entry(entry.seq, entry.time_ns)
         step_ends = _STEP_EVENTS
+        last_span_id = b""
         for command in entry.commands:
             last_command_seq += 1
             if command.command_seq != last_command_seq:
@@ -103,9 +104,12 @@ def folding(
                         yield
             except ValueError as error:
                 raise PoisonEntry(entry.seq, f"command {last_command_seq}: {error}") from error
-            if command.trace_id and command.span_id:
+            span_id = command.span_id
+            # Those of one message have one span, and all that is said of it is the same.
+            if span_id and span_id != last_span_id and command.trace_id:
+                last_span_id = span_id
                 batch.traced.append(
-                    TracedCommand(command.trace_id, command.span_id, entry.seq, order_id)
+                    TracedCommand(command.trace_id, span_id, entry.seq, order_id, entry.taken_ns)
                 )
         yield
     return batch, last_command_seq

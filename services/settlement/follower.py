@@ -7,7 +7,6 @@ Both start where PostgreSQL says they are, so a crash at any point neither loses
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable
 
 import asyncpg
@@ -16,7 +15,7 @@ import structlog
 from kernel.clock import Clock, SystemClock
 from mesh.aio import in_steps
 from mesh.log import ChainBroken, LogReader, LogRecord, LogTrimmed, verify_chain
-from mesh.telemetry import SpanRecorder, TraceContext
+from mesh.telemetry import SpanRecorder, TraceContext, derived_id
 from services.settlement.ahead import Folded, folded_ahead
 from services.settlement.codec import folding
 from services.settlement.domain.ledger import PoisonEntry
@@ -43,6 +42,7 @@ _ARCHIVE_SECONDS = 0.01
 # is planned each time, for what there is to do.
 _PLANS = "set plan_cache_mode = force_custom_plan"
 ARCHIVE, APPLY = "archive", "apply"
+_SPAN = "settlement.apply"
 
 log = structlog.get_logger()
 
@@ -219,15 +219,16 @@ class Applier:
         if self._recorder is None:
             return
         now_ns = self._clock.now_ns()
-        for trace_id, parent, log_seq, order_id in commands:
+        record = self._recorder.record
+        for trace_id, parent, log_seq, order_id, time_ns in commands:
             # Derived, so that an entry applied again after a crash makes the same span again.
-            span_id = hashlib.sha256(b"settlement.apply%d" % log_seq + parent).digest()[:8]
-            self._recorder.record(
-                "settlement.apply",
-                TraceContext(trace_id, span_id),
+            record(
+                _SPAN,
+                TraceContext(trace_id, derived_id(parent, _SPAN, log_seq)),
                 parent,
                 read_ns,
                 now_ns,
+                at_ns=time_ns,
                 log_seq=log_seq,
                 order_id=order_id,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -340,8 +341,9 @@ async def test_a_trace_is_shown_to_its_owner_alone(
         async with http.post("/v1/orders", json=ORDER, headers=world.bearer()) as answer:
             root = parse_traceparent(answer.headers["traceparent"])
         assert root is not None
-        recorder.record("engine.match", root.child(), root.span_id, 2 * 10**18, 2 * 10**18 + 5000)
-        recorder.link_order(1, 7, root.trace_id)
+        match, now_ns = root.child(), time.time_ns()
+        recorder.record("engine.match", match, root.span_id, now_ns, now_ns + 5000)
+        recorder.link_order(1, 7, match, now_ns)
     finally:
         await recorder.close()
         await redis.aclose()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 
 import pytest
@@ -14,7 +13,7 @@ from kernel.money import INT64_MAX
 from mesh.aio import cancel_and_wait
 from mesh.config import Settings
 from mesh.log import LogRecord, chain_hash, log_key
-from mesh.telemetry import SpanRecorder
+from mesh.telemetry import SpanRecorder, new_trace, read_order_trace
 from services.engine.domain import commands as c
 from services.settlement import follower
 from services.settlement.codec import fold
@@ -229,19 +228,34 @@ async def test_a_log_that_was_changed_behind_the_ledger_stops_it(
     assert halt is not None and "entry" in halt.problem
 
 
-async def test_each_traced_command_gets_its_span_after_the_commit(
+async def test_the_commands_of_a_span_get_one_below_it_after_the_commit(
     settings: Settings, settlement: Settlement, maker: LogMaker, wire: Wire, redis: Redis
 ) -> None:
+    """Where the orders are looked for: their entries are years older than the settlement."""
     recorder = SpanRecorder("settlement", redis, settings)
-    trace_id, span_id = os.urandom(16), os.urandom(8)
-    await wire.append(maker.begin(7), maker.entry(buy(7, "50000", "1"), trace=(trace_id, span_id)))
+    one, other = new_trace(), new_trace()
+    await wire.append(
+        maker.begin(7),
+        maker.entry(buy(7, "50000", "1"), buy(7, "50001", "1"), trace=one),
+        maker.entry(buy(7, "50002", "1"), trace=other),
+        maker.entry(buy(7, "50003", "1"), trace=one),
+    )
     async with settlement.following(recorder=recorder):
         await settlement.caught_up(maker)
+    for order_id, placed_by in ((1, one), (3, other)):
+        recorder.link_order(order_id, 7, placed_by, maker.now_ns)
     await recorder.close()
-    (span,) = await redis.lrange(f"trace:{trace_id.hex()}", 0, -1)
-    assert b'"name":"settlement.apply"' in span
-    assert f'"parent_span_id":"{span_id.hex()}"'.encode() in span
-    assert b'"order_id":"1"' in span and b'"log_seq":"2"' in span
+    for order_id, parent, expected in (
+        (1, one, [{"order_id": "1", "log_seq": "2"}, {"order_id": "4", "log_seq": "4"}]),
+        (3, other, [{"order_id": "3", "log_seq": "3"}]),
+    ):
+        _, spans = await read_order_trace(redis, order_id)
+        assert sorted((span.attributes for span in spans), key=str) == sorted(expected, key=str)
+        for span in spans:
+            assert (span.service, span.name) == ("settlement", "settlement.apply")
+            assert (span.trace_id, span.parent_span_id) == parent
+            assert maker.now_ns < span.start_ns <= span.end_ns
+        assert len({span.span_id for span in spans}) == len(expected)
 
 
 async def _applied(settlement: Settlement, seq: int) -> bool:

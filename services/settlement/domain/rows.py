@@ -109,12 +109,15 @@ class TransferOutcome(NamedTuple):
 
 
 class TracedCommand(NamedTuple):
-    """A command that belongs to a trace, for the span of its settlement."""
+    """The first command of a log entry with this span, for the span of their settlement. `time_ns`
+    is that of the engine when it took up the entry.
+    """
 
     trace_id: bytes
     span_id: bytes
     log_seq: int
     order_id: int
+    time_ns: int
 
 
 class PositionChange(NamedTuple):
