@@ -119,16 +119,9 @@ def _convert(field: FieldDescriptor) -> Convert | None:
     return None
 
 
-@lru_cache(maxsize=1024)
-def _whole_second(seconds: int) -> str:
-    """`2026-01-31T12:00:00`; raises `ValueError` for what no calendar has."""
-    return Timestamp(seconds=seconds).ToJsonString()[:-1]
-
-
-def _timestamp(value: Any) -> str:
-    seconds, nanos = value.seconds, value.nanos
-    if not 0 <= nanos < _SECOND:
-        return cast(str, value.ToJsonString())
+# Much of what is answered at one time happened at one time.
+@lru_cache(maxsize=4096)
+def _time_text(seconds: int, nanos: int) -> str:
     if nanos == 0:
         return f"{_whole_second(seconds)}Z"
     if nanos % 1_000_000 == 0:
@@ -136,6 +129,19 @@ def _timestamp(value: Any) -> str:
     if nanos % 1000 == 0:
         return f"{_whole_second(seconds)}.{nanos // 1000:06d}Z"
     return f"{_whole_second(seconds)}.{nanos:09d}Z"
+
+
+@lru_cache(maxsize=1024)
+def _whole_second(seconds: int) -> str:
+    """`2026-01-31T12:00:00`; raises `ValueError` for what no calendar has."""
+    return Timestamp(seconds=seconds).ToJsonString()[:-1]
+
+
+def _timestamp(value: Any) -> str:
+    nanos = value.nanos
+    if not 0 <= nanos < _SECOND:
+        return cast(str, value.ToJsonString())
+    return _time_text(value.seconds, nanos)
 
 
 def _duration(value: Any) -> str:
