@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from functools import partial
@@ -45,64 +46,109 @@ Outcome = order_pb2.TradeResult | Refused
 Done = Callable[[Outcome], None]
 
 
+class LineCall:
+    """A call whose message has been checked, as it goes to an engine.
+
+    An order gets a deadline, so that the engine does not place it when its sender has been told
+    that it took too long.
+    """
+
+    __slots__ = ("_kind", "_message", "_token", "_traceparent", "seconds")
+
+    def __init__(
+        self, kind: str, message: Message, token: str, traceparent: str, seconds: float
+    ) -> None:
+        self._kind = kind
+        self._message = message
+        self._token = token
+        self._traceparent = traceparent
+        self.seconds = seconds
+
+    def write(self, number: int, submitted: internal_pb2.SubmittedCommand) -> None:
+        """Put it into a message; its time begins now."""
+        submitted.access_token = self._token
+        submitted.traceparent = self._traceparent
+        command = submitted.command
+        command.request_id = number
+        _put(self._kind, self._message, command)
+        if self._kind == "place":
+            _limit(command.place, time.time_ns() + int(self.seconds * 1e9))
+
+
 class OrderLine:
     """One stream to one engine, opened with the first command and again after it broke."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = internal_pb2_grpc.EngineInternalServiceStub(channel)
         self._next_id = 0
-        self._queue: list[internal_pb2.SubmittedCommand] = []
-        self._pending: dict[int, tuple[Done, asyncio.TimerHandle]] = {}
+        # Messages that wait to be written; commands are put into the last.
+        self._gathered: deque[internal_pb2.SubmitCommandsRequest] = deque()
+        # Who waits for a command, and until when by the loop's clock.
+        self._pending: dict[int, tuple[Done, float]] = {}
+        # Goes off when the first of them may be late.
+        self._watch: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._pace = Pace()
         self._stream: asyncio.Task[None] | None = None
 
-    def send(self, submitted: internal_pb2.SubmittedCommand, seconds: float, done: Done) -> int:
-        """Send a command: its number. `done` is called once, later, with its result or why there
-        is none: `DEADLINE_PASSED` after so many seconds, or why the stream has ended.
+    def send(self, call: LineCall, done: Done) -> int:
+        """Send the command of a call: its number. `done` is called once, later, with its result or
+        why there is none: `DEADLINE_PASSED`, or why the stream has ended.
 
         Raises `Refused(OVERLOADED)`.
         """
         if len(self._pending) >= _PENDING_MAX:
             raise Refused(Reason.OVERLOADED, "too many commands wait; try again")
+        if not self._gathered or len(self._gathered[-1].commands) >= MESSAGE_MAX:
+            self._gathered.append(internal_pb2.SubmitCommandsRequest())
         self._next_id += 1
-        number = submitted.command.request_id = self._next_id
+        number = self._next_id
+        call.write(number, self._gathered[-1].commands.add())
         loop = asyncio.get_running_loop()
-        self._pending[number] = done, loop.call_later(seconds, self._give_up, number)
-        self._queue.append(submitted)
+        due = loop.time() + call.seconds
+        self._pending[number] = done, due
+        if self._watch is None or due < self._watch.when():
+            self._watch_until(due)
         self._wake.set()
         if self._stream is None:
             # In no request's context: it outlives the one it began with.
             self._stream = loop.create_task(self._run(), name="order line", context=Context())
         return number
 
-    async def submit(self, submitted: internal_pb2.SubmittedCommand, seconds: float) -> Outcome:
+    async def submit(self, call: LineCall) -> Outcome:
         """Send a command and wait for what it comes to. Raises `Refused(OVERLOADED)`."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        number = self.send(submitted, seconds, partial(_settle, future))
+        number = self.send(call, partial(_settle, future))
         try:
             return await future
         finally:
-            self._forget(number)
+            self._pending.pop(number, None)
 
     def _finish(self, number: int, outcome: Outcome) -> None:
-        done = self._forget(number)
-        if done is not None:
-            done(outcome)
+        waiting = self._pending.pop(number, None)
+        if waiting is not None:
+            waiting[0](outcome)
 
-    def _give_up(self, number: int) -> None:
-        self._finish(number, Refused(Reason.DEADLINE_PASSED, _LATE))
+    def _watch_until(self, due: float) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        # One timer for all: most are answered long before, and a timer each costs more than that.
+        self._watch = asyncio.get_running_loop().call_at(due, self._give_up)
 
-    def _forget(self, number: int) -> Done | None:
-        """Wait no more for a command; who did, if somebody still has."""
-        done, late = self._pending.pop(number, (None, None))
-        if late is not None:
-            late.cancel()
-        return done
+    def _give_up(self) -> None:
+        """Wait no more for what is late."""
+        self._watch, now = None, asyncio.get_running_loop().time()
+        late = [number for number, (_, due) in self._pending.items() if due <= now]
+        for number in late:
+            self._finish(number, Refused(Reason.DEADLINE_PASSED, _LATE))
+        if self._pending:
+            self._watch_until(min(due for _, due in self._pending.values()))
 
     async def close(self) -> None:
         """End the stream."""
         await cancel_and_wait(self._stream)
+        if self._watch is not None:
+            self._watch.cancel()
 
     async def _run(self) -> None:
         failure, reached = Refused(Reason.UNAVAILABLE, _LOST), False
@@ -130,18 +176,18 @@ class OrderLine:
             # What comes next opens a new stream; it is not this one's to lose.
             self._stream = None
             self._pace = Pace()
-            self._queue = []
+            self._gathered.clear()
             for number in tuple(self._pending):
                 self._finish(number, failure)
 
     async def _write(self, call: Any) -> None:
         while True:
-            while self._queue:
-                await self._pace.gather(len(self._queue))
-                commands, self._queue = self._queue[:MESSAGE_MAX], self._queue[MESSAGE_MAX:]
+            while self._gathered:
+                await self._pace.gather(len(self._gathered[0].commands))
+                request = self._gathered.popleft()
                 self._pace.sent()
                 try:
-                    await call.write(internal_pb2.SubmitCommandsRequest(commands=commands))
+                    await call.write(request)
                 except (grpc.RpcError, asyncio.InvalidStateError):
                     # Whoever reads the call learns why it has ended.
                     return
@@ -184,19 +230,12 @@ class OrderLines:
 
     def prepare(
         self, rpc_path: str, message: Message, *, token: str, traceparent: str, seconds: float
-    ) -> internal_pb2.SubmittedCommand:
-        """What to send for a call that may take so long.
-
-        An order gets a deadline, so that the engine does not place it when its sender has been told
-        that it took too long. Raises `Refused` for what breaks the rules of its message.
+    ) -> LineCall:
+        """What to send for a call that may take so long. Raises `Refused` for what breaks the rules
+        of its message.
         """
         self._rules.check(message)
-        submitted = internal_pb2.SubmittedCommand(access_token=token, traceparent=traceparent)
-        kind, _ = _KINDS[rpc_path]
-        _put(kind, message, submitted.command)
-        if kind == "place":
-            _limit(submitted.command.place, time.time_ns() + int(seconds * 1e9))
-        return submitted
+        return LineCall(_KINDS[rpc_path][0], message, token, traceparent, seconds)
 
     async def call(
         self,
@@ -213,10 +252,10 @@ class OrderLines:
         Raises `Refused`.
         """
         require(SCOPE)
-        submitted = self.prepare(
+        call = self.prepare(
             rpc_path, message, token=token, traceparent=traceparent, seconds=seconds
         )
-        return answer_of(rpc_path, await line.submit(submitted, seconds))
+        return answer_of(rpc_path, await line.submit(call))
 
     async def close(self) -> None:
         """End all streams."""

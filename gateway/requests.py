@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 import structlog
@@ -19,6 +20,8 @@ class Requests:
         self._metrics = metrics
         self._recorder = recorder
         self.open = 0
+        # Even what is not written costs something to say.
+        self._tells = structlog.get_logger().is_enabled_for(logging.DEBUG)
 
     def begin(self) -> None:
         """One more is under way."""
@@ -52,4 +55,5 @@ class Requests:
             status=status,
             request_id=request_id,
         )
-        log.debug("request", route=name, status=status, ms=round(seconds * 1000, 1))
+        if self._tells:
+            log.debug("request", route=name, status=status, ms=round(seconds * 1000, 1))

@@ -94,7 +94,7 @@ class Express:
             parent = parse_traceparent(head.traceparent)
             trace = new_trace() if parent is None else parent.child()
             traceparent = format_traceparent(trace)
-            submitted = self._lines.prepare(
+            call = self._lines.prepare(
                 rpc_path, message, token=plan.token, traceparent=traceparent, seconds=seconds
             )
             spent = self._callers.charge(caller, plan.client_ip)
@@ -113,7 +113,7 @@ class Express:
                 start_ns,
                 started,
             )
-            line.send(submitted, seconds, ride.done)
+            line.send(call, ride.done)
         except (TranscodeError, Refused):
             return False
         self._requests.begin()
