@@ -7,7 +7,6 @@ spoil the others.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -24,75 +23,11 @@ from services.engine.domain import constants as k
 from services.engine.domain import position_commands as pc
 from services.engine.domain.exchange import Exchange
 from services.engine.domain.views import OrderView
+from services.engine.place_order import CLIENT_ID, enum_value, invalid, place_order
 from services.engine.submission import Item
+from services.engine.texts import MarketText
 
-_CLIENT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,36}", re.ASCII)
-_CACHE_MAX = 50_000
-_BPS_MAX = 10_000
 _SECOND = 1_000_000_000
-# 2262: what an int64 of nanoseconds can say.
-_SECONDS_MAX = (1 << 63) // _SECOND - 1
-
-
-class MarketText:
-    """Decimal strings of one market <-> ticks and lots, remembered.
-
-    The same few prices and sizes come again and again; a look-up costs a twentieth of parsing.
-    """
-
-    __slots__ = ("_lots", "_lots_text", "_ticks", "_ticks_text", "market")
-
-    def __init__(self, market: Market) -> None:
-        self.market = market
-        self._ticks: dict[str, int] = {}
-        self._lots: dict[str, int] = {}
-        self._ticks_text: dict[int, str] = {}
-        self._lots_text: dict[int, str] = {}
-
-    def ticks(self, text: str, field: str) -> int:
-        """Price -> ticks, 0 for empty text. Raises `Refused`, also for a price of zero."""
-        if not text:
-            return 0
-        ticks = self._ticks.get(text)
-        if ticks is None:
-            ticks = self.market.parse_price(text, field=field)
-            if ticks == 0:
-                # 0 means "none" from here on, and nobody who wrote a price meant that.
-                raise Refused(Reason.PRICE_OUT_OF_RANGE, "must be above zero", field=field)
-            _remember(self._ticks, text, ticks)
-        return ticks
-
-    def lots(self, text: str, field: str) -> int:
-        """Quantity -> lots, 0 for empty text. Raises `Refused`, also for a quantity of zero."""
-        if not text:
-            return 0
-        lots = self._lots.get(text)
-        if lots is None:
-            lots = self.market.parse_quantity(text, field=field)
-            if lots == 0:
-                raise Refused(Reason.QUANTITY_TOO_SMALL, "must be above zero", field=field)
-            _remember(self._lots, text, lots)
-        return lots
-
-    def price(self, ticks: int) -> str:
-        """Ticks -> price; empty for 0, which stands for none."""
-        text = self._ticks_text.get(ticks)
-        if text is None:
-            text = self.market.format_price(ticks) if ticks else ""
-            _remember(self._ticks_text, ticks, text)
-        return text
-
-    def quantity(self, lots: int) -> str:
-        """Lots -> quantity."""
-        text = self._lots_text.get(lots)
-        if text is None:
-            text = self.market.format_quantity(lots)
-            _remember(self._lots_text, lots, text)
-        return text
-
-    def amount(self, units: int) -> str:
-        """Units of the quote asset -> amount."""
-        return self.market.quote.format(units)
 
 
 class MarketTexts:
@@ -133,41 +68,7 @@ def place_command(
     request: order_pb2.PlaceOrderRequest, texts: MarketTexts, account_id: int, stream_id: int = 0
 ) -> c.PlaceOrder:
     """`PlaceOrderRequest` -> command. Raises `Refused` with the field at fault."""
-    text = texts.named(request.market)
-    client_order_id = request.client_order_id
-    if client_order_id and not _CLIENT_ID.fullmatch(client_order_id):
-        raise _invalid("client_order_id", "must be 1 to 36 letters, digits or _ . : -")
-    quote_amount = request.quote_amount
-    if quote_amount:
-        quote_units = text.market.quote.parse(quote_amount, field="quote_amount")
-        if quote_units == 0:
-            raise Refused(Reason.NOTIONAL_TOO_SMALL, "must be above zero", field="quote_amount")
-    else:
-        quote_units = 0
-    display = request.display_quantity
-    trigger = request.trigger_price
-    return c.PlaceOrder(
-        account_id,
-        text.market.market_id,
-        client_order_id,
-        _enum(request.side, 1, 2, "side"),
-        _enum(request.type, 1, 7, "type"),
-        _enum(request.time_in_force, 0, 4, "time_in_force"),
-        text.ticks(request.price, "price"),
-        text.lots(request.quantity, "quantity"),
-        quote_units,
-        request.post_only,
-        request.reduce_only,
-        text.lots(display, "display_quantity") if display else 0,
-        _enum(request.self_trade_prevention, 0, 4, "self_trade_prevention"),
-        _bps(request.max_slippage_bps, "max_slippage_bps"),
-        _ns(request.expire_time, "expire_time") if request.HasField("expire_time") else 0,
-        text.ticks(trigger, "trigger_price") if trigger else 0,
-        _enum(request.trigger_source, 0, 2, "trigger_source"),
-        _bps(request.trailing_bps, "trailing_bps"),
-        stream_id,
-        _ns(request.deadline, "deadline") if request.HasField("deadline") else 0,
-    )
+    return place_order(request, texts.named(request.market), account_id, stream_id)
 
 
 def oco_command(
@@ -203,7 +104,7 @@ def cancel_all_command(
     return c.CancelAll(
         account_id,
         texts.id_of(request.market),
-        _enum(request.side, 0, 2, "side"),
+        enum_value(request.side, 0, 2, "side"),
         0,
         Reason.CANCELLED_BY_USER,
     )
@@ -223,13 +124,13 @@ def open_cfd_command(
     """`OpenCfdRequest` -> command. Raises `Refused` with the field at fault."""
     text = texts.named(request.market)
     client_cfd_id = request.client_cfd_id
-    if client_cfd_id and not _CLIENT_ID.fullmatch(client_cfd_id):
-        raise _invalid("client_cfd_id", "must be 1 to 36 letters, digits or _ . : -")
+    if client_cfd_id and not CLIENT_ID.fullmatch(client_cfd_id):
+        raise invalid("client_cfd_id", "must be 1 to 36 letters, digits or _ . : -")
     return pc.OpenCfd(
         account_id,
         text.market.market_id,
         client_cfd_id,
-        _enum(request.side, 1, 2, "side"),
+        enum_value(request.side, 1, 2, "side"),
         text.market.quote.parse(request.margin, field="margin"),
         request.leverage,
         text.ticks(request.stop_loss, "stop_loss"),
@@ -293,8 +194,8 @@ class LateClose:
         self._market = text.market
         self._lots = text.lots(request.quantity, "quantity")
         self._now_ns = now_ns
-        if self._client_order_id and not _CLIENT_ID.fullmatch(self._client_order_id):
-            raise _invalid("client_order_id", "must be 1 to 36 letters, digits or _ . : -")
+        if self._client_order_id and not CLIENT_ID.fullmatch(self._client_order_id):
+            raise invalid("client_order_id", "must be 1 to 36 letters, digits or _ . : -")
 
     def resolve(self, exchange: Exchange) -> c.Command | Refused:
         """The order, or why there is none."""
@@ -382,7 +283,7 @@ def trade_item(
             return cancel_all_command(request.cancel_all, texts, account_id)
     except Refused as refused:
         return refused
-    return _invalid("command", "is missing")
+    return invalid("command", "is missing")
 
 
 def trade_items(
@@ -412,48 +313,15 @@ def set_time(timestamp: Timestamp, ns: int) -> None:
     timestamp.seconds, timestamp.nanos = divmod(ns, _SECOND)
 
 
-def _ns(timestamp: Timestamp, field: str) -> int:
-    seconds, nanos = timestamp.seconds, timestamp.nanos
-    if not (0 <= seconds <= _SECONDS_MAX and 0 <= nanos < _SECOND):
-        raise _invalid(field, "is not a time from 1970 to 2262")
-    ns: int = seconds * _SECOND + nanos
-    if ns == 0:
-        raise _invalid(field, "must be after 1970")
-    return ns
-
-
-def _enum(value: int, first: int, last: int, field: str) -> int:
-    # Open enums: a newer client may send a value that has no name here.
-    if first <= value <= last:
-        return value
-    raise _invalid(field, "is missing" if value == 0 else "is not a known value")
-
-
-def _bps(value: int, field: str) -> int:
-    if value <= _BPS_MAX:
-        return value
-    raise _invalid(field, f"must be at most {_BPS_MAX}")
-
-
 def _check_named(request: order_pb2.CancelOrderRequest | order_pb2.AmendOrderRequest) -> None:
     """Exactly one of the two names, well formed."""
     client_order_id = request.client_order_id
     if request.order_id:
         if client_order_id:
-            raise _invalid("client_order_id", "name the order by one id, not by two")
+            raise invalid("client_order_id", "name the order by one id, not by two")
         if request.order_id >> 63:
             raise Refused(Reason.ORDER_NOT_FOUND, field="order_id")
     elif not client_order_id:
-        raise _invalid("order_id", "an order_id or a client_order_id is required")
-    elif not _CLIENT_ID.fullmatch(client_order_id):
-        raise _invalid("client_order_id", "must be 1 to 36 letters, digits or _ . : -")
-
-
-def _invalid(field: str, message: str) -> Refused:
-    return Refused(Reason.INVALID_ARGUMENT, message, field=field)
-
-
-def _remember(cache: dict[Any, Any], key: object, value: object) -> None:
-    if len(cache) >= _CACHE_MAX:
-        cache.clear()
-    cache[key] = value
+        raise invalid("order_id", "an order_id or a client_order_id is required")
+    elif not CLIENT_ID.fullmatch(client_order_id):
+        raise invalid("client_order_id", "must be 1 to 36 letters, digits or _ . : -")

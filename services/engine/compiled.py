@@ -21,8 +21,12 @@ DOMAIN = "services/engine/domain"
 HOT = (
     "services/engine/cfd_model.py",
     "services/engine/margin_model.py",
+    "services/engine/place_order.py",
     "services/engine/projection.py",
+    "services/engine/texts.py",
     "services/engine/wire.py",
+    "services/engine/wire_answers.py",
+    "services/engine/wire_format.py",
     "bench/support/bare_book.py",
 )
 

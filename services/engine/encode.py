@@ -13,7 +13,8 @@ from tidebook.engine.v1 import market_pb2, order_pb2, types_pb2
 
 from kernel.markets import Asset, Market
 from kernel.reasons import Reason, Refused
-from services.engine.codec import MarketText, MarketTexts, set_time, write_error
+from services.engine import compiled
+from services.engine.codec import MarketTexts, set_time, write_error
 from services.engine.domain import commands as c
 from services.engine.domain import constants as k
 from services.engine.domain import events as e
@@ -22,6 +23,7 @@ from services.engine.domain import position_events as pe
 from services.engine.domain.bands import price_band
 from services.engine.projection import Balance, OrderState, Projection
 from services.engine.submission import Outcome
+from services.engine.texts import MarketText
 
 _KINDS = {
     "SPOT": types_pb2.MARKET_KIND_SPOT,
@@ -61,6 +63,11 @@ class Encoder:
     def __init__(self, projection: Projection, texts: MarketTexts) -> None:
         self._projection = projection
         self._texts = texts
+        self._result_bytes: Callable[..., bytes | None] | None = None
+        if compiled.is_compiled():
+            from services.engine.wire_answers import result_bytes
+
+            self._result_bytes = result_bytes
 
     @property
     def projection(self) -> Projection:
@@ -321,6 +328,13 @@ class Encoder:
         outcome: Outcome,
     ) -> None:
         """Write the result of one command of a batch or stream, in full."""
+        if self._result_bytes is not None and not isinstance(outcome, Refused):
+            written = self._result_bytes(
+                request_id, command, outcome, self._projection, self._texts.by_id
+            )
+            if written is not None:
+                result.MergeFromString(written)
+                return
         result.request_id = request_id
         refused = self.refusal(command, outcome)
         if refused is not None:

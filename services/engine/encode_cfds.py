@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 from tidebook.engine.v1 import position_pb2, types_pb2
 
 from services.engine.cfd_model import CfdState, Receipt
-from services.engine.codec import MarketText, MarketTexts, set_time
+from services.engine.codec import MarketTexts, set_time
 from services.engine.domain import constants as k
 from services.engine.domain import events as e
 from services.engine.domain import position_events as pe
 from services.engine.domain.cfds import profit
 from services.engine.projection import Projection
+from services.engine.texts import MarketText
 
 _BPS = 10_000
 

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 
 from tidebook.engine.v1 import order_pb2, position_pb2
 
-from services.engine.codec import MarketText, MarketTexts, set_time
+from services.engine.codec import MarketTexts, set_time
 from services.engine.domain import events as e
 from services.engine.domain import position_events as pe
 from services.engine.domain.exchange import Exchange
 from services.engine.domain.views import PositionRisk, PositionView
 from services.engine.margin_model import PositionState
 from services.engine.projection import Projection
+from services.engine.texts import MarketText
 
 
 class PositionEncoder:

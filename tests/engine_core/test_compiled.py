@@ -39,7 +39,9 @@ def test_the_compiled_core_does_what_its_source_says() -> None:
     assert (compiled[0], interpreted[0]) == ("True", "False")
     assert compiled[1] == interpreted[1]
     scenarios = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/engine_core")
-    assert "passed" in run(*scenarios, "-k", "test_scenarios or test_memory", builds=BUILDS)
+    assert "passed" in run(
+        *scenarios, "-k", "test_scenarios or test_memory or test_wire_answers", builds=BUILDS
+    )
 
 
 def test_a_build_of_other_sources_is_not_used(tmp_path: Path) -> None:

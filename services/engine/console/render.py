@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from tidebook.engine.v1 import log_pb2
 
-from services.engine.codec import MarketText, MarketTexts
+from services.engine.codec import MarketTexts
 from services.engine.console.fields import camel
 from services.engine.console.names import Names
 from services.engine.domain import events as e
@@ -23,6 +23,7 @@ from services.engine.domain.record import Record, field_names
 from services.engine.domain.views import LevelView
 from services.engine.encode import Encoder
 from services.engine.projection import OrderState, Projection
+from services.engine.texts import MarketText
 
 # Amounts whose names do not end in `_units`.
 _AMOUNTS = {"quote_hold_taken", "hold_released", "hold_delta"}
