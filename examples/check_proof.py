@@ -10,7 +10,8 @@ trust nobody.
 
 Where there are several shards each has a chain of its own (`--shard 1`): keep a file for each.
 
-Exit code 0: the whole chain fits. 1: it does not; keep the file, it is the evidence.
+Exit code 0: the whole chain fits. 1: it does not; keep the file, it is the evidence. 2: there was
+no answer, or the arguments are wrong.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ PAGE = 1000
 
 class Broken(Exception):
     """The chain does not fit; the message says where."""
+
+
+class Unanswered(Exception):
+    """The exchange did not say; the message says why."""
 
 
 def check(links: Iterable[Mapping[str, Any]], seq: int, link: bytes) -> tuple[int, bytes]:
@@ -71,9 +76,20 @@ def _get(url: str, first: int, shard: int) -> dict[str, Any] | None:
             found: dict[str, Any] = json.load(answer)
             return found
     except urllib.error.HTTPError as error:
-        if error.code == 404:
+        if error.code == 404 and "shard" not in _fields_at_fault(error.read()):
             return None
-        raise
+        raise Unanswered(f"{address} answered {error.code}") from None
+    except (OSError, ValueError) as error:
+        raise Unanswered(f"{address} cannot be asked: {error}") from None
+
+
+def _fields_at_fault(body: bytes) -> list[str]:
+    """What a refusal is about: no such shard is a mistake, no such entry the end of the chain."""
+    try:
+        details = json.loads(body)["details"]
+    except (ValueError, KeyError):
+        return []
+    return [detail.get("metadata", {}).get("field", "") for detail in details]
 
 
 def _bytes(text: str) -> bytes:
@@ -89,10 +105,13 @@ def main() -> int:
     arguments = parser.parse_args()
     seq, link, shard = 0, GENESIS, arguments.shard
     if arguments.state and arguments.state.exists():
-        kept = json.loads(arguments.state.read_text())
-        if kept.get("shard", 0) != shard:
-            parser.error(f"{arguments.state} is of shard {kept.get('shard', 0)}")
-        seq, link = kept["seq"], bytes.fromhex(kept["link"])
+        try:
+            kept = json.loads(arguments.state.read_text())
+            of_shard, seq, link = kept.get("shard", 0), kept["seq"], bytes.fromhex(kept["link"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            parser.error(f"{arguments.state} does not keep a link of an earlier run")
+        if of_shard != shard:
+            parser.error(f"{arguments.state} is of shard {of_shard}")
     try:
         # What was checked before must still be there.
         if seq and _get(arguments.url, seq, shard) is None:
@@ -101,6 +120,9 @@ def main() -> int:
     except Broken as broken:
         print(f"BROKEN: {broken}")
         return 1
+    except Unanswered as error:
+        print(error, file=sys.stderr)
+        return 2
     print(f"the chain fits: {seq} entries, link {link.hex()}")
     if arguments.state:
         arguments.state.write_text(json.dumps({"seq": seq, "link": link.hex(), "shard": shard}))

@@ -6,6 +6,7 @@ would look the same, except that it would not read its own mails.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import datetime as dt
 import re
@@ -43,6 +44,25 @@ class Endpoints:
     @property
     def websocket(self) -> str:
         return "ws" + self.http.removeprefix("http") + "/ws"
+
+
+def endpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give a command line the arguments that `endpoints_of` reads."""
+    parser.add_argument(
+        "--http", type=_http_address, default="http://127.0.0.1:8080", help="the gateway's HTTP"
+    )
+    parser.add_argument("--grpc", default="127.0.0.1:50050", help="the gateway's gRPC door")
+
+
+def endpoints_of(given: argparse.Namespace) -> Endpoints:
+    """Where the command line says that Tidebook is."""
+    return Endpoints(given.http, given.grpc)
+
+
+def _http_address(text: str) -> str:
+    if not re.fullmatch(r"https?://[^/]+/*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like http://127.0.0.1:8080")
+    return text.rstrip("/")
 
 
 class ApiError(Exception):

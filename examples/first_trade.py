@@ -31,6 +31,8 @@ from examples.client import (
     KeyHolder,
     Person,
     bearer,
+    endpoint_arguments,
+    endpoints_of,
     faucet,
     grpc_channel,
     reason_of,
@@ -393,10 +395,9 @@ async def first_trade(endpoints: Endpoints) -> int:
 def main() -> None:
     """Exit code 0 when everything held, 1 when something did not, with what and why."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--http", default="http://127.0.0.1:8080", help="the gateway's HTTP")
-    parser.add_argument("--grpc", default="127.0.0.1:50050", help="the gateway's gRPC door")
+    endpoint_arguments(parser)
     given = parser.parse_args()
-    endpoints = Endpoints(given.http.rstrip("/"), given.grpc)
+    endpoints = endpoints_of(given)
     began = time.monotonic()
     try:
         checks = asyncio.run(first_trade(endpoints))

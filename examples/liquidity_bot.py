@@ -46,6 +46,8 @@ from examples.client import (
     KeyHolder,
     Person,
     bearer,
+    endpoint_arguments,
+    endpoints_of,
     faucet,
     grpc_channel,
     reason_of,
@@ -85,6 +87,10 @@ _BROKEN = {
 }
 TradeCall = grpc.aio.StreamStreamCall[order_pb2.TradeStreamRequest, order_pb2.TradeStreamResponse]
 log = structlog.get_logger("tidebook.bots")
+
+
+class UnknownState(Exception):
+    """The state file is something else's: it is left as it is."""
 
 
 class StreamEnded(Exception):
@@ -360,8 +366,11 @@ class Taker:
 async def keys_of(options: Options) -> dict[str, ApiKey]:
     """The two accounts' API keys: from the state file, or of two new users."""
     if options.state.exists():
-        kept = json.loads(options.state.read_text())
-        return {name: ApiKey(**kept[name]) for name in ("maker", "taker")}
+        try:
+            kept = json.loads(options.state.read_text())
+            return {name: ApiKey(**kept[name]) for name in ("maker", "taker")}
+        except (ValueError, KeyError, TypeError):
+            raise UnknownState(f"{options.state} does not have this bot's API keys") from None
     keys = {}
     async with HttpApi(options.endpoints) as http:
         for name in ("maker", "taker"):
@@ -461,15 +470,14 @@ def _write_private(path: Path, text: str) -> None:
 def parse_options(arguments: Sequence[str] | None = None) -> Options:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--http", default="http://127.0.0.1:8080", help="the gateway's HTTP")
-    parser.add_argument("--grpc", default="127.0.0.1:50050", help="the gateway's gRPC door")
+    endpoint_arguments(parser)
     parser.add_argument("--state", type=Path, default=Path("liquidity.json"), help="kept API keys")
     parser.add_argument("--markets", default="", help="comma list; default: every spot market")
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between requotes")
     parser.add_argument("--seed", type=int, default=7, help="of sizes and random trades")
     given = parser.parse_args(arguments)
     return Options(
-        endpoints=Endpoints(given.http.rstrip("/"), given.grpc),
+        endpoints=endpoints_of(given),
         state=given.state,
         markets=frozenset(filter(None, given.markets.split(","))),
         interval_seconds=given.interval,
@@ -482,7 +490,10 @@ async def main() -> None:
     options, stop = parse_options(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await run(options, stop)
+    try:
+        await run(options, stop)
+    except UnknownState as error:
+        raise SystemExit(str(error)) from None
     log.info("stopped")
 
 

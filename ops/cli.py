@@ -84,6 +84,8 @@ def serve(
     # A service reads its own settings: what the command line said must be in its environment.
     overrides = {name: getattr(settings, name) for name in changed}
     os.environ.update(environment_of(settings, overrides))
+    if service in (*SERVICES, "gateway") and settings.redis_url is None:
+        raise OpsError("TIDEBOOK_REDIS_URL is not set: `tidebook up` sets it for its services")
     if service == "mailbox":
         from ops import mailbox
 
@@ -117,7 +119,7 @@ def migrate(data_dir: DataDir = None) -> None:
     _quiet_logs(settings)
 
     async def run() -> None:
-        async with running_or_temporary(settings) as ready:
+        async with running_or_temporary(settings, from_nothing=True) as ready:
             assert ready.postgres_url is not None
             for service in await migrations.migrate(ready.postgres_url):
                 print(f"{service}: newest version")

@@ -80,6 +80,15 @@ def remove_runtime_dir(data_dir: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def has_database(data_dir: Path) -> bool:
+    """Whether an embedded PostgreSQL has ever run in this data directory."""
+    return _pgdata(data_dir).is_dir()
+
+
+def _pgdata(data_dir: Path) -> Path:
+    return data_dir / "postgres"
+
+
 class EmbeddedPostgres:
     """PostgreSQL with its files in `data_dir/postgres` and its log in `data_dir/logs`.
 
@@ -90,7 +99,7 @@ class EmbeddedPostgres:
 
     def __init__(self, data_dir: Path, *, durable: bool = True) -> None:
         self._data_dir = data_dir.resolve()
-        self._pgdata = self._data_dir / "postgres"
+        self._pgdata = _pgdata(self._data_dir)
         self._socket_dir = runtime_dir(data_dir) / "pg"
         self._durable = durable
         self._user = _ServerUser.choose(self._pgdata)

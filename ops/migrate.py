@@ -54,7 +54,9 @@ async def migrate(postgres_url: str, services: tuple[str, ...] = SERVICES) -> li
         for service in migrated:
             try:
                 await _migrate_one(engine, service)
-            except (SQLAlchemyError, CommandError, OSError) as error:
+            except OSError as error:
+                raise OpsError(f"PostgreSQL cannot be reached: {error}") from error
+            except (SQLAlchemyError, CommandError) as error:
                 log.error("migration_failed", service=service, exc_info=error)
                 first_line = str(error).partition("\n")[0]
                 raise OpsError(f"the migration of {service} failed: {first_line}") from error

@@ -9,6 +9,8 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from kernel.clock import SystemClock
+from kernel.markets import default_markets
 from mesh.config import INTERNAL_PORT_OFFSET, SERVICES, Settings
 from ops.errors import OpsError
 from ops.mailbox_ports import local_mailbox
@@ -85,6 +87,17 @@ def check_reachable(settings: Settings) -> None:
     """Raise `OpsError` for settings that leave the gateway without clients."""
     if settings.why_unreachable:
         raise OpsError(settings.why_unreachable)
+
+
+def check_feed(settings: Settings) -> None:
+    """Raise `OpsError` for a feed that market data would not start with."""
+    # Commands that start nothing need not load what a feed needs.
+    from services.marketdata.feeds.choose import make_feeds
+
+    try:
+        make_feeds(settings.feed, default_markets(), SystemClock())
+    except ValueError as error:
+        raise OpsError(str(error)) from None
 
 
 def prepare_data_dir(data_dir: Path) -> None:

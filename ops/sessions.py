@@ -33,6 +33,8 @@ async def end(settings: Settings, whose: Whose, *, api_keys: bool) -> int:
     """
     try:
         return await _end(settings, whose, api_keys=api_keys)
+    except asyncpg.UndefinedTableError:
+        raise
     except (OSError, asyncpg.PostgresError, RedisError) as error:
         raise OpsError(f"a store cannot be reached: {error}") from error
 

@@ -71,6 +71,7 @@ class Supervisor:
     async def _start(self) -> None:
         data_dir = self._settings.data_dir
         preflight.check_reachable(self._settings)
+        preflight.check_feed(self._settings)
         preflight.prepare_data_dir(data_dir)
         self._lock.acquire()
         await self._end_leftovers()

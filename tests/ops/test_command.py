@@ -85,6 +85,34 @@ def test_a_store_elsewhere_that_cannot_be_reached_is_one_clear_line(short_dir: P
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "settings", "said"),
+    [
+        (("verify",), {}, "no exchange has ever run in"),
+        (("rebuild",), {}, "no exchange has ever run in"),
+        (("sessions", "end", "--all", "--yes"), {}, "no exchange has ever run in"),
+        (("serve", "engine"), {}, "TIDEBOOK_REDIS_URL is not set"),
+        (("up", "--feed", "replay:/no/such.gz"), {}, "cannot read the recording /no/such.gz"),
+        (
+            ("migrate",),
+            {"TIDEBOOK_POSTGRES_URL": "postgresql://nobody@127.0.0.1:1/none"},
+            "PostgreSQL cannot be reached",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_done_is_one_clear_line(
+    short_dir: Path, arguments: tuple[str, ...], settings: dict[str, str], said: str
+) -> None:
+    nowhere = short_dir / "nowhere"
+    done = tidebook(*arguments, "--data-dir", str(nowhere), **settings)
+    assert done.returncode == 1
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    # A mistyped directory does not become a new exchange.
+    assert not (nowhere / "postgres").exists()
+
+
 def test_status_without_a_system_says_so(short_dir: Path) -> None:
     done = tidebook("status", "--data-dir", str(short_dir))
     assert done.returncode == 3
