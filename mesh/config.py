@@ -225,6 +225,11 @@ class Settings(BaseSettings):
         30, ge=0, description="Age at which the key that signs access tokens is replaced; 0: never."
     )
     bcrypt_cost: int = Field(12, ge=4, le=16, description="Work factor of password hashes.")
+    breached_passwords: Path | None = Field(
+        None,
+        description="File of the SHA-1 hashes of breached passwords, one a line and in order, as"
+        " Have I Been Pwned gives it away; those are refused.",
+    )
 
     # Deposits and withdrawals. Amounts are decimal strings: money never passes through a float.
     play_balance: str = Field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 
+import structlog
 from tidebook.auth.v1 import auth_pb2_grpc
 from tidebook.settlement.v1 import ledger_pb2_grpc
 
@@ -20,6 +21,7 @@ from mesh.tokens import TokenVerifier
 from services.auth.api_key_store import PostgresApiKeys
 from services.auth.api_keys import ApiKeys
 from services.auth.audit import AuditTrail
+from services.auth.breached_passwords import BadPasswordList, open_breached_passwords
 from services.auth.codes import Codes
 from services.auth.common_passwords import load_common_passwords
 from services.auth.mail import SmtpMailer
@@ -37,17 +39,24 @@ from services.auth.store import PostgresUsers
 from services.auth.vault import VaultError, open_vault
 from services.auth.welcome import Welcome
 
+log = structlog.get_logger("tidebook.auth")
+
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set."""
     try:
         await serve(settings, stop, SystemClock())
-    except VaultError as error:
+    except (VaultError, BadPasswordList) as error:
         raise SystemExit(f"auth: {error}") from None
 
 
 async def serve(settings: Settings, stop: asyncio.Event, clock: Clock) -> None:
-    """Build everything on `clock`, and serve until `stop` is set. Raises `VaultError`."""
+    """Build everything on `clock`, and serve until `stop` is set. Raises `VaultError`,
+    `BadPasswordList`.
+    """
+    breached = open_breached_passwords(settings.breached_passwords)
+    if breached is None and settings.mode == "production":
+        log.warning("breached_passwords_not_checked", setting="TIDEBOOK_BREACHED_PASSWORDS")
     vault = open_vault(settings.data_dir / "secrets" / "auth.key")
     pool = await open_pool_or_exit(settings, "auth", stateless=True)
     redis = open_redis(settings)
@@ -104,6 +113,7 @@ async def serve(settings: Settings, stop: asyncio.Event, clock: Clock) -> None:
                 code_seconds=settings.otp_seconds, production=settings.mode == "production"
             ),
             common_passwords=load_common_passwords(),
+            breached=breached,
         )
         api_keys = ApiKeys(
             store=PostgresApiKeys(pool),
@@ -140,6 +150,8 @@ async def serve(settings: Settings, stop: asyncio.Event, clock: Clock) -> None:
     finally:
         await cancel_and_wait(*working)
         passwords.close()
+        if breached is not None:
+            breached.close()
         await settlement.close()
         await redis.aclose()
         await pool.close()

@@ -74,6 +74,12 @@ class Passwords(Protocol):
     async def matches(self, password: str, password_hash: str | None) -> bool: ...
 
 
+class Breaches(Protocol):
+    """Passwords that others have lost; `breached_passwords.BreachedPasswords` is the real one."""
+
+    async def has(self, password: str) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class AccountPolicy:
     """What an operator may set."""
@@ -97,6 +103,7 @@ class Accounts:
     clock: Clock
     policy: AccountPolicy
     common_passwords: frozenset[str]
+    breached: Breaches | None
 
     async def sign_up(self, email: str, password: str, client: Client) -> int:
         """Mail a code to the address; returns how long it is good for, in seconds.
@@ -106,7 +113,7 @@ class Accounts:
         """
         await self.limits.attempt(client.ip)
         address = self._address(email)
-        self._check_new_password(password, address.email, "password")
+        await self._check_new_password(password, address.email, "password")
         await self.limits.code(address.key)
         password_hash = await self.passwords.hash(password)
         if await self.users.is_registered(address):
@@ -178,7 +185,7 @@ class Accounts:
         """
         caller = await self.sessions.current()
         user = await self._user(caller)
-        self._check_new_password(new, user.email, "new_password")
+        await self._check_new_password(new, user.email, "new_password")
         await self._check_password(user, current, client)
         password_hash = await self.passwords.hash(new)
         await self.users.set_password_hash(
@@ -224,7 +231,7 @@ class Accounts:
         """
         await self.limits.attempt(client.ip)
         address = self._address(email)
-        self._check_new_password(new, address.email, "new_password")
+        await self._check_new_password(new, address.email, "new_password")
         code_hash = self.codes.hash(address, Purpose.PASSWORD_RESET, code)
         password_hash = await self.passwords.hash(new)
         user_id = await self.users.complete_reset(
@@ -321,8 +328,14 @@ class Accounts:
             raise Refused(Reason.TOKEN_INVALID, "the access token is not valid")
         return user
 
-    def _check_new_password(self, password: str, email: str, field: str) -> None:
+    async def _check_new_password(self, password: str, email: str, field: str) -> None:
         check_password(password, email=email, field=field, common=self.common_passwords)
+        if self.breached is not None and await self.breached.has(password):
+            raise Refused(
+                Reason.PASSWORD_TOO_WEAK,
+                "was in a breach of some site and is tried everywhere; take another",
+                field=field,
+            )
 
     def _address(self, email: str) -> Address:
         return parse_address(email, production=self.policy.production)
