@@ -334,6 +334,11 @@ class Settings(BaseSettings):
     trace_keep_seconds: int = Field(
         86_400, gt=0, description="How long the built-in store keeps spans."
     )
+    trace_keep_mb: int = Field(
+        256,
+        gt=0,
+        description="Most MB that each process keeps there; the oldest spans go before their time.",
+    )
 
     @field_validator("https_only", mode="before")
     @classmethod

@@ -19,15 +19,8 @@ from redis.exceptions import RedisError
 
 from mesh.aio import cancel_and_wait, supervise
 from mesh.config import Settings
-from mesh.span_store import (
-    NO_PARENT,
-    Finished,
-    Link,
-    RecordedSpan,
-    SpanWriter,
-    Stage,
-    read_order_trace,
-)
+from mesh.span_format import NO_PARENT, Finished, Link, RecordedSpan, Stage
+from mesh.span_store import SpanWriter, read_order_trace
 from mesh.trace_context import (
     TRACEPARENT,
     TraceContext,
@@ -74,7 +67,9 @@ class SpanRecorder:
     def __init__(self, service: str, redis: Redis, settings: Settings) -> None:
         self.dropped = 0
         self._service = service
-        self._writer = SpanWriter(redis, service, settings.trace_keep_seconds)
+        self._writer = SpanWriter(
+            redis, service, settings.trace_keep_seconds, settings.trace_keep_mb << 20
+        )
         self._spans: list[Finished] = []
         self._links: list[Link] = []
         self._writing = asyncio.Lock()

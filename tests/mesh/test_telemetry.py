@@ -18,7 +18,7 @@ from kernel.reasons import Reason, Refused
 from mesh import span_store, telemetry
 from mesh.config import Settings, load_settings
 from mesh.redis import open_redis
-from mesh.span_store import SLOT_NS
+from mesh.span_format import SLOT_NS
 from mesh.telemetry import (
     SpanRecorder,
     Stage,
@@ -338,6 +338,29 @@ async def test_a_trace_of_too_many_spans_is_bounded_and_shows_the_order(
     assert nearest[0] > at and len(nearest) == most - 3
     for order_id in (100, 600, 1099):
         assert len((await read_order_trace(redis, order_id))[1]) == 1
+
+
+async def test_the_store_holds_so_much_and_the_newest(redis: Redis, settings: Settings) -> None:
+    recorder = SpanRecorder("engine", redis, settings.model_copy(update={"trace_keep_mb": 1}))
+    for slot in range(1, 16):
+        context = new_trace()
+        for number in range(100):
+            recorder.record(
+                "work",
+                context.child(),
+                None,
+                slot * SLOT_NS,
+                slot * SLOT_NS + number,
+                text="x" * 2500,
+            )
+        recorder.link_order(slot, 7, context, slot * SLOT_NS)
+        await recorder.flush()
+        # One that runs over is seen at the next flush.
+        in_use = [await redis.memory_usage(key) or 0 for key in await redis.keys("spans:*")]
+        assert sum(in_use) < 1.5 * (1 << 20)
+    await recorder.close()
+    found = [len((await read_order_trace(redis, slot))[1]) for slot in range(1, 16)]
+    assert found[:10] == [0] * 10 and found[-3:] == [100] * 3
 
 
 async def test_a_collector_gets_every_span(redis: Redis, settings: Settings) -> None:
