@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import structlog
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import LineTooLong
 from google.rpc import code_pb2
 
@@ -174,6 +174,8 @@ class Connection(web.RequestHandler):
         self._wire: asyncio.Transport | None = None
         self._request: web.BaseRequest | None = None
         self._request_at = 0.0
+        # Of the request that came last, which may be answered before it is there.
+        self._body: StreamReader | None = None
         # When the first byte of a head came that is not complete yet; 0 for none.
         self._head_at = 0.0
         self._unsent = 0
@@ -204,25 +206,26 @@ class Connection(web.RequestHandler):
             if self.lane.wait(data) > _AHEAD_MAX_BYTES and self._wire is not None:
                 self._wire.pause_reading()
             return
-        if self._is_idle:
+        if self._waits:
             data = self.lane.take(data)
             self._stays()
+            if not data:
+                return
         else:
-            data = self.lane.release() + data
-        if data:
-            self._give(data)
+            data = self.lane.pass_by(data)
+        # Of nothing, too: so the library reads on where it had stopped.
+        self._give(data)
 
     @property
-    def _is_idle(self) -> bool:
-        """Whether the library waits for a request and has no part of one."""
+    def _waits(self) -> bool:
+        """Whether the library waits for a request, and its answer would be taken soon."""
         waiter, wire = self._waiter, self._wire
         return (
             waiter is not None
             and not waiter.done()
-            and not self._head_at
             and not self._upgraded
             and wire is not None
-            and not wire.get_write_buffer_size()
+            and wire.get_write_buffer_size() <= _AHEAD_MAX_BYTES
         )
 
     def _stays(self) -> None:
@@ -240,7 +243,23 @@ class Connection(web.RequestHandler):
         if len(later) > _AHEAD_MAX_BYTES:
             self._wire.resume_reading()
         if later:
-            self.data_received(later)
+            try:
+                self.data_received(later)
+            except Exception as error:
+                # It is no fault of the engine's stream, which brought the answer.
+                log.error("connection_failed", exc_info=error)
+                self._wire.abort()
+
+    def _process_keepalive(self) -> None:
+        if self.lane.busy:
+            self._stays()
+        super()._process_keepalive()
+
+    def close(self) -> None:
+        """End it after what it has, of which a part may have come."""
+        if held := self.lane.release():
+            self._give(held)
+        super().close()
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109
         """End it; a request under way has `timeout` seconds."""
@@ -253,7 +272,7 @@ class Connection(web.RequestHandler):
 
     def _give(self, data: bytes) -> None:
         """Have the library read it."""
-        if self._request is None and not self._head_at:
+        if self._request is None and not self._head_at and self._has_body:
             self._head_at = self._loop.time()
         super().data_received(data)
         if self._messages and self._receives_body:
@@ -271,12 +290,18 @@ class Connection(web.RequestHandler):
             super().resume_reading(resume_parser)
 
     @property
+    def _has_body(self) -> bool:
+        """Whether what comes does not belong to the request that came last."""
+        return self._body is None or self._body.is_eof()
+
+    @property
     def _receives_body(self) -> bool:
-        return self._request is not None and not self._request.content.is_eof()
+        return self._request is not None and not self._has_body
 
     def request_begins(self, request: web.BaseRequest) -> None:
         """Its head is complete and the application has it."""
         self._request, self._request_at, self._head_at = request, self._loop.time(), 0.0
+        self._body = request.content
 
     def request_ends(self) -> None:
         """The application has an answer to it."""

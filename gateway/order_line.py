@@ -91,13 +91,18 @@ class OrderLine:
         self._pace = Pace()
         self._stream: asyncio.Task[None] | None = None
 
+    @property
+    def is_full(self) -> bool:
+        """It would refuse a command."""
+        return len(self._pending) >= _PENDING_MAX
+
     def send(self, call: LineCall, done: Done) -> int:
         """Send the command of a call: its number. `done` is called once, later, with its result or
         why there is none: `DEADLINE_PASSED`, or why the stream has ended.
 
         Raises `Refused(OVERLOADED)`.
         """
-        if len(self._pending) >= _PENDING_MAX:
+        if self.is_full:
             raise Refused(Reason.OVERLOADED, "too many commands wait; try again")
         if not self._gathered or len(self._gathered[-1].commands) >= MESSAGE_MAX:
             self._gathered.append(internal_pb2.SubmitCommandsRequest())

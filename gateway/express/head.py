@@ -10,6 +10,10 @@ import re
 from typing import NamedTuple
 
 END: bytes = b"\r\n\r\n"
+# Larger heads are not worth to be remembered, and no line of a smaller one is too long for the
+# library; nor are so many lines too many.
+_HEAD_MAX = 4096
+_LINES_MAX = 100
 # A fragment, a host or an escape in another form than these is the library's to read.
 _REQUEST_LINE = re.compile(
     rb"([A-Z]{3,7}) (/[A-Za-z0-9._~:/%-]*)(?:\?([A-Za-z0-9._~:/%&=+-]*))? HTTP/1\.1"
@@ -39,21 +43,24 @@ class Head(NamedTuple):
 
 def read_head(head: bytes) -> Head | None:
     """Split a head, without the empty line at its end; None for one that is not plain."""
+    if len(head) > _HEAD_MAX:
+        return None
     first, *lines = head.split(b"\r\n")
     request = _REQUEST_LINE.fullmatch(first)
-    if request is None:
+    if request is None or len(lines) > _LINES_MAX:
         return None
     repeated: list[bytes] = []
     changing: dict[bytes, bytes] = {}
     for line in lines:
         if line[:1] in _FOLDED:
             return None
-        name = line.partition(b":")[0].lower()
+        name, colon, value = line.partition(b":")
+        name = name.lower()
         if name not in _CHANGING:
             repeated.append(line)
             continue
-        value = line[len(name) + 1 :].strip(b" \t")
-        if name in changing or _WORD.fullmatch(value) is None:
+        value = value.strip(b" \t")
+        if not colon or name in changing or _WORD.fullmatch(value) is None:
             return None
         changing[name] = value
     length = changing.get(_LENGTH_NAME, b"0")

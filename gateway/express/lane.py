@@ -20,12 +20,11 @@ from gateway.callers import Callers
 from gateway.errors import JSON, error_response, is_fault
 from gateway.exchange import Exchange, request_id_of
 from gateway.express.head import END, Head, read_head
-from gateway.express.plans import Plan, Plans
+from gateway.express.plans import Plan, Plans, is_plain
 from gateway.limits import Spent
 from gateway.order_line import SCOPE, OrderLines, Outcome, answer_of, goes_by_line
 from gateway.requests import Requests
-from gateway.transcode import Route, Router, TranscodeError
-from kernel.reasons import Refused
+from gateway.transcode import Route, Router
 from mesh.telemetry import TraceContext, format_traceparent, new_trace, parse_traceparent
 
 # Larger bodies, or more that has come before its turn, are the library's.
@@ -70,8 +69,12 @@ class Express:
     def learn(self, lane: Lane, exchange: Exchange, status: int) -> None:
         """Remember a request that the library has served, if others like it can go by the lane."""
         raw = lane.take_raw_head()
-        if raw and status == 200 and exchange.by_line:
-            self.plans.learn(lane.address, raw, exchange)
+        head = read_head(raw) if raw else None
+        if head is None or not is_plain(head, raw, exchange):
+            return
+        lane.agree(head)
+        if status == 200 and exchange.by_line:
+            self.plans.learn(lane.address, head, exchange)
 
     def serve(self, lane: Lane, plan: Plan, head: Head, body: bytes) -> bool:
         """Begin to serve a request; False when it must go the way of all requests."""
@@ -97,7 +100,8 @@ class Express:
             call = self._lines.prepare(
                 rpc_path, message, token=plan.token, traceparent=traceparent, seconds=seconds
             )
-            spent = self._callers.charge(caller, plan.client_ip)
+            # What the line refuses is charged where that is said.
+            spent = None if line.is_full else self._callers.charge(caller, plan.client_ip)
             if spent is None:
                 return False
             ride = Ride(
@@ -113,9 +117,10 @@ class Express:
                 start_ns,
                 started,
             )
-            line.send(call, ride.done)
-        except (TranscodeError, Refused):
+        except Exception:
+            # The usual way meets it again, and says what it is.
             return False
+        line.send(call, ride.done)
         self._requests.begin()
         return True
 
@@ -185,7 +190,13 @@ class Ride:
 
 
 class Lane:
-    """The lane of one connection, which has one request under way at most."""
+    """The lane of one connection, which has one request under way at most.
+
+    What it takes for the beginning of a request is one only if the library would say so, too. So it
+    keeps count of what the library was given after the last head: when that is not what the request
+    needed, the library may have the beginning of another, and whatever comes is the library's until
+    both agree again.
+    """
 
     def __init__(self, express: Express, wire: Wire) -> None:
         self.busy = False
@@ -194,8 +205,10 @@ class Lane:
         self._wire = wire
         # The beginning of a request whose body is not complete, and what came after one that is.
         self._held = self._later = b""
-        # Of the request that the library has, where it came in one piece.
+        # Of the request that the library has: its head where that came in one piece, how many bytes
+        # it was given after the head, and how many it needs there; -1 for nobody knows.
         self._raw_head = b""
+        self._given = self._needed = 0
         self._last_head = b""
         self._last: tuple[Head, Plan] | None = None
 
@@ -205,28 +218,28 @@ class Lane:
         return self._wire.address
 
     def take(self, data: bytes) -> bytes:
-        """Deal with the beginning of a request, or more of it; returns what is the library's."""
-        data = self.release() + data
-        self._raw_head = b""
-        if data.startswith(_READS):
-            return data
+        """Deal with what comes while the library waits for a request; returns what is its own."""
+        if self._held:
+            data, self._held = self._held + data, b""
         raw, end, body = data.partition(END)
-        if not end:
-            return data
-        found = self._find(raw)
-        if found is None:
-            self._raw_head = raw
-            return data
-        head, plan = found
-        if head.length > _BODY_MAX:
-            return data
-        if len(body) < head.length:
-            self._held = data
-            return b""
-        if not self._express.serve(self, plan, head, body[: head.length]):
-            return data
-        self.busy, self._later = True, body[head.length :]
-        return b""
+        if self._given == self._needed and end and not data.startswith(_READS):
+            found = self._find(raw)
+            if found is not None and found[0].length <= _BODY_MAX:
+                head, plan = found
+                if len(body) < head.length:
+                    self._held = data
+                    return b""
+                if self._express.serve(self, plan, head, body[: head.length]):
+                    self.busy, self._later = True, body[head.length :]
+                    return b""
+        self._hand_over(data)
+        return data
+
+    def pass_by(self, data: bytes) -> bytes:
+        """Have the library read more of what it has; returns all that it gets."""
+        held = self.release()
+        self._given += len(data)
+        return held + data
 
     def wait(self, data: bytes) -> int:
         """Keep what comes while a request is under way; how many bytes that are now."""
@@ -234,8 +247,10 @@ class Lane:
         return len(self._later)
 
     def release(self) -> bytes:
-        """Give back what was held."""
+        """Hand over to the library what was held."""
         held, self._held = self._held, b""
+        if held:
+            self._hand_over(held)
         return held
 
     def arrive(self, data: bytes) -> None:
@@ -248,6 +263,19 @@ class Lane:
         """The head of the request that the library has; once, and empty if that is not known."""
         raw, self._raw_head = self._raw_head, b""
         return raw
+
+    def agree(self, head: Head) -> None:
+        """The library has read that head as it was split here."""
+        self._needed = head.length
+
+    def _hand_over(self, data: bytes) -> None:
+        """Note what the library is to read from a place where a request should begin."""
+        raw, end, body = data.partition(END)
+        is_read = data.startswith(_READS)
+        self._raw_head = b"" if is_read else raw
+        # However it reads a head, with the empty line at the end nothing is left of it.
+        ends = is_read and end and not body and self._given == self._needed
+        self._given, self._needed = len(body), 0 if ends else -1
 
     def _find(self, raw: bytes) -> tuple[Head, Plan] | None:
         # Most clients change nothing in their heads but the length.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from aiohttp import HttpVersion11, web
 
 from gateway.exchange import Exchange
-from gateway.express.head import Head, read_head
+from gateway.express.head import Head
 from gateway.transcode import parse_grpc_timeout
 from mesh.tokens import bearer_token
 
@@ -52,20 +52,14 @@ class Plans:
         """The plan for requests of a peer with these lines; None before they were learnt."""
         return self._known.get((address, repeated))
 
-    def learn(self, address: str, raw: bytes, exchange: Exchange) -> None:
-        """Remember what the head `raw`, of a request that was served just now, has come to.
-
-        Nothing is remembered of one that is not plain, or that was read as something else.
-        """
-        head = read_head(raw)
-        if head is None or not _is_plain(head, raw, exchange):
-            return
+    def learn(self, address: str, head: Head, exchange: Exchange) -> None:
+        """Remember what a plain head, of a request that was served just now, has come to."""
         headers = exchange.request.headers
         token = bearer_token(headers.get("Authorization", ""))
         if not token:
             return
         timeout = headers.get("Grpc-Timeout")
-        if len(self._known) >= _PLANS_MAX:
+        if len(self._known) >= _PLANS_MAX and (address, head.repeated) not in self._known:
             # The oldest half: who is still there is learnt again.
             for old in list(self._known)[: _PLANS_MAX // 2]:
                 del self._known[old]
@@ -83,7 +77,7 @@ class Plans:
         )
 
 
-def _is_plain(head: Head, raw: bytes, exchange: Exchange) -> bool:
+def is_plain(head: Head, raw: bytes, exchange: Exchange) -> bool:
     """Whether this is what the library has read, and it asks for nothing more."""
     request: web.BaseRequest = exchange.request
     headers = request.headers

@@ -112,44 +112,51 @@ class World:
             await eventually(check)
 
 
-Start = Callable[..., Awaitable[World]]
-
-
-@pytest_asyncio.fixture
-async def start_world(short_dir: Path, valkey_url: str) -> AsyncIterator[Start]:
-    """Starts a world with the settings that a test wants to be different."""
-    worlds: list[World] = []
-
-    async def start(**different: Any) -> World:
-        ports = free_ports([0, 1, 2, 3, 100, 101, 102, 103])
-        values: dict[str, Any] = {
-            "data_dir": short_dir,
-            "http_port": free_port(),
-            "grpc_port": free_port(),
-            "auth_port": ports,
-            "engine_port": ports + 1,
-            "marketdata_port": ports + 2,
-            "settlement_port": ports + 3,
-            "redis_url": valkey_url,
-            "drain_seconds": 1.0,
-            "web_dir": short_dir / "dist",
-        }
-        world = World(load_settings(**values | different))
-        worlds.append(world)
+@contextlib.asynccontextmanager
+async def running_world(directory: Path, **different: Any) -> AsyncIterator[World]:
+    """A world with the settings that a test wants to be different."""
+    ports = free_ports([0, 1, 2, 3, 100, 101, 102, 103])
+    values: dict[str, Any] = {
+        "data_dir": directory,
+        "http_port": free_port(),
+        "grpc_port": free_port(),
+        "auth_port": ports,
+        "engine_port": ports + 1,
+        "marketdata_port": ports + 2,
+        "settlement_port": ports + 3,
+        "drain_seconds": 1.0,
+        "web_dir": directory / "dist",
+    }
+    world = World(load_settings(**values | different))
+    try:
         for name in ("auth", "engine", "marketdata", "settlement"):
             await world.start_service(name)
         world.gateway = asyncio.create_task(run(world.settings, world.stop))
         await world.ready()
-        return world
-
-    yield start
-    for world in worlds:
+        yield world
+    finally:
         world.stop.set()
         if world.gateway is not None:
             with contextlib.suppress(asyncio.CancelledError):
                 await world.gateway
         for name in list(world.hosts):
             await world.stop_service(name)
+
+
+Start = Callable[..., Awaitable[World]]
+
+
+@pytest_asyncio.fixture
+async def start_world(short_dir: Path, valkey_url: str) -> AsyncIterator[Start]:
+    """Starts worlds that end with the test."""
+    async with contextlib.AsyncExitStack() as worlds:
+
+        async def start(**different: Any) -> World:
+            return await worlds.enter_async_context(
+                running_world(short_dir, **{"redis_url": valkey_url} | different)
+            )
+
+        yield start
 
 
 @pytest_asyncio.fixture
