@@ -49,6 +49,10 @@ class BcryptPasswords:
         matched = await self._run(lambda: bcrypt.checkpw(prepared, against))
         return matched and password_hash is not None
 
+    def is_cheap(self, password_hash: str) -> bool:
+        """Whether the hash is quicker to try than those that are made now."""
+        return int(password_hash.split("$")[2]) < self._cost
+
     def close(self) -> None:
         """Stop the threads; what waits is dropped."""
         self._threads.shutdown(wait=False, cancel_futures=True)

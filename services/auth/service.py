@@ -55,6 +55,8 @@ class UserStore(Protocol):
 
     async def set_password_hash(self, user_id: str, password_hash: str, mail: Mail) -> None: ...
 
+    async def renew_password_hash(self, user_id: str, old: str, new: str) -> None: ...
+
     async def save_code(self, code: PendingCode, mail: Mail, now: dt.datetime) -> None: ...
 
     async def complete_sign_up(
@@ -72,6 +74,8 @@ class Passwords(Protocol):
     async def hash(self, password: str) -> str: ...
 
     async def matches(self, password: str, password_hash: str | None) -> bool: ...
+
+    def is_cheap(self, password_hash: str) -> bool: ...
 
 
 class Breaches(Protocol):
@@ -164,11 +168,13 @@ class Accounts:
         user = await self.second_factor.check(found.user, proof, client)
         tokens = await self.sessions.open(found.user, client)
         # Whoever set a new password meanwhile has ended all sessions there were: not yet this one.
-        if await self.users.password_hash(user.user_id) != found.password_hash:
+        if not await self._is_still(user, password, found.password_hash):
             await self.sessions.take_back(user.user_id, tokens)
             raise Refused(Reason.BAD_CREDENTIALS, "address or password is wrong")
         await self.audit.note(user.user_id, Happened.SIGNED_IN, client)
         self.welcome.give_later(tokens.access_token)
+        if self.passwords.is_cheap(found.password_hash):
+            await self._renew_hash(user, password, found.password_hash)
         return user, tokens
 
     async def me(self) -> tuple[User, Caller]:
@@ -292,6 +298,21 @@ class Accounts:
             await self._failed(who, user, client)
             raise Refused(Reason.BAD_CREDENTIALS, "the password is wrong")
         await self.limits.succeeded(who)
+
+    async def _is_still(self, user: User, password: str, password_hash: str) -> bool:
+        """Whether the password that had this hash is the user's now."""
+        newest = await self.users.password_hash(user.user_id)
+        # Another sign-in may have renewed the hash meanwhile.
+        return newest == password_hash or await self.passwords.matches(password, newest)
+
+    async def _renew_hash(self, user: User, password: str, old: str) -> None:
+        """The cost was raised since the hash was made, and only now the password is at hand."""
+        try:
+            new = await self.passwords.hash(password)
+        except Refused:
+            return  # Too many hash just now; the next sign-in will do.
+        await self.users.renew_password_hash(user.user_id, old, new)
+        log.info("password_hash_renewed", user_id=user.user_id)
 
     async def _failed(self, who: str, user: User | None, client: Client) -> None:
         """Count a wrong password, and let the account's owner know."""

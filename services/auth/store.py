@@ -76,6 +76,15 @@ class PostgresUsers:
             await self._outbox.put(connection, mail)
         self._outbox.wake()
 
+    async def renew_password_hash(self, user_id: str, old: str, new: str) -> None:
+        """Another hash of the same password, unless somebody set a password meanwhile."""
+        await self._pool.execute(
+            "update users set password_hash = $3 where user_id = $1 and password_hash = $2",
+            user_id,
+            old,
+            new,
+        )
+
     async def save_code(self, code: PendingCode, mail: Mail, now: dt.datetime) -> None:
         """Put a code in force, in place of the last one for this purpose, and write its mail."""
         async with self._pool.acquire() as connection, connection.transaction():
