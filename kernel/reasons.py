@@ -53,6 +53,7 @@ class Reason(IntEnum):
     TOTP_REQUIRED = 36
     EMAIL_INVALID = 37
     HTTPS_REQUIRED = 38
+    EMAIL_CODE_REQUIRED = 39
 
     # Orders.
     MARKET_NOT_FOUND = 50

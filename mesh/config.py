@@ -216,6 +216,11 @@ class Settings(BaseSettings):
         90, gt=0, description="Days after which a session ends, however often it was refreshed."
     )
     otp_seconds: int = Field(600, gt=0, description="Life of a one-time code.")
+    signin_email_code: bool | None = Field(
+        None,
+        description="Signing in without an authenticator app asks for a code by mail beside the"
+        " password; default: in production.",
+    )
     otp_max_attempts: int = Field(5, gt=0, description="Wrong codes before a new one is needed.")
     signin_max_failures: int = Field(
         10, gt=0, description="Wrong passwords in a row before an account is locked for a while."
@@ -385,6 +390,13 @@ class Settings(BaseSettings):
     @property
     def bots_enabled(self) -> bool:
         return self.mode == "demo" if self.bots is None else self.bots
+
+    @property
+    def asks_for_sign_in_code(self) -> bool:
+        """`signin_email_code`, or its default in this mode."""
+        if self.signin_email_code is None:
+            return self.mode == "production"
+        return self.signin_email_code
 
     @property
     def https_required(self) -> bool:

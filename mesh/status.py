@@ -67,6 +67,7 @@ _BY_STATUS: dict[grpc.StatusCode, tuple[Reason, ...]] = {
         Reason.SESSION_REVOKED,
         Reason.API_KEY_INVALID,
         Reason.TOTP_REQUIRED,
+        Reason.EMAIL_CODE_REQUIRED,
     ),
     grpc.StatusCode.PERMISSION_DENIED: (
         Reason.SCOPE_MISSING,

@@ -34,6 +34,7 @@ from services.auth.service import AccountPolicy, Accounts
 from services.auth.servicer import AuthServicer
 from services.auth.session_store import RedisSessions
 from services.auth.sessions import SessionPolicy, Sessions
+from services.auth.sign_in_codes import SignInCodes
 from services.auth.signing import KeyPolicy, SigningKeys
 from services.auth.store import PostgresUsers
 from services.auth.vault import VaultError, open_vault
@@ -97,14 +98,17 @@ async def serve(settings: Settings, stop: asyncio.Event, clock: Clock) -> None:
                 most_seconds=settings.session_max_days * 86_400,
             ),
         )
+        codes = Codes(vault)
+        sign_in_codes = SignInCodes(users, codes, limits, audit, clock, settings.otp_seconds)
         accounts = Accounts(
             users=users,
             sessions=sessions,
             second_factor=SecondFactor(
                 PostgresSecondFactors(pool, outbox), vault, limits, audit, clock
             ),
+            sign_in_codes=sign_in_codes if settings.asks_for_sign_in_code else None,
             passwords=passwords,
-            codes=Codes(vault),
+            codes=codes,
             limits=limits,
             audit=audit,
             welcome=welcome,

@@ -84,6 +84,18 @@ def sign_up_code(address: Address, code: str, expires_at: dt.datetime, minutes: 
     )
 
 
+def sign_in_code(address: Address, code: str, expires_at: dt.datetime, minutes: int) -> Mail:
+    """The code that a sign-in asks for beside the password."""
+    return Mail(
+        to=address.email,
+        subject="Your Tidebook code for signing in",
+        text=f"Your code is {code}\n\n"
+        f"Somebody signs in with your password; the code lets them in and is good for {minutes}"
+        " minutes.\nIf it is not you, tell it to nobody, and set another password.\n",
+        expires_at=expires_at,
+    )
+
+
 def already_registered(address: Address, expires_at: dt.datetime) -> Mail:
     """To the owner of an address that somebody signs up with again."""
     return Mail(

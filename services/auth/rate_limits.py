@@ -64,6 +64,13 @@ class RateLimits:
         for item in self._codes:
             await self._take(item, "code", address_key)
 
+    async def sign_in_code(self, address_key: str) -> None:
+        """Count a code mailed to whoever knows the password: others cannot use these up. Raises
+        `Refused(RATE_LIMITED)`.
+        """
+        for item in self._codes:
+            await self._take(item, "sign-in-code", address_key)
+
     async def check_not_locked(self, who: str) -> None:
         """Raises `Refused(ACCOUNT_LOCKED)` after too many failures in a row."""
         name = self._name(who)

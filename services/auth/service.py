@@ -37,6 +37,7 @@ from services.auth.domain.password_rules import check_password
 from services.auth.rate_limits import RateLimits
 from services.auth.second_factor import SecondFactor
 from services.auth.sessions import Sessions
+from services.auth.sign_in_codes import SignInCodes
 from services.auth.welcome import Welcome
 
 log = structlog.get_logger("tidebook.auth.accounts")
@@ -99,6 +100,8 @@ class Accounts:
     users: UserStore
     sessions: Sessions
     second_factor: SecondFactor
+    # None where the password is enough.
+    sign_in_codes: SignInCodes | None
     passwords: Passwords
     codes: Codes
     limits: RateLimits
@@ -144,12 +147,13 @@ class Accounts:
         return user, tokens
 
     async def sign_in(
-        self, email: str, password: str, proof: Proof, client: Client
+        self, email: str, password: str, proof: Proof, client: Client, *, email_code: str = ""
     ) -> tuple[User, Tokens]:
         """Open a session.
 
-        Raises `Refused`: `BAD_CREDENTIALS`; with the right password `EMAIL_NOT_VERIFIED` (and mails
-        a new code), `TOTP_REQUIRED` or `OTP_INVALID`; `ACCOUNT_LOCKED`, `RATE_LIMITED`.
+        Raises `Refused`: `BAD_CREDENTIALS`; with the right password `EMAIL_NOT_VERIFIED` or
+        `EMAIL_CODE_REQUIRED` (and mails a new code), `TOTP_REQUIRED` or `OTP_...`;
+        `ACCOUNT_LOCKED`, `RATE_LIMITED`.
         """
         await self.limits.attempt(client.ip)
         address = self._address(email)
@@ -166,6 +170,8 @@ class Accounts:
             await self._mail_sign_up_code(address, found.password_hash)
             raise Refused(Reason.EMAIL_NOT_VERIFIED, "a new code was sent to the address")
         user = await self.second_factor.check(found.user, proof, client)
+        if self.sign_in_codes is not None and not user.totp_enabled:
+            await self.sign_in_codes.check(address, user, email_code, client)
         tokens = await self.sessions.open(found.user, client)
         # Whoever set a new password meanwhile has ended all sessions there were: not yet this one.
         if not await self._is_still(user, password, found.password_hash):

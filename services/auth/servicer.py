@@ -59,6 +59,7 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
             request.password,
             Proof(request.totp_code, request.recovery_code),
             client_of(context),
+            email_code=request.email_code,
         )
         return pb.SignInResponse(
             tokens=codec.tokens_to_proto(tokens), user=codec.user_to_proto(user)

@@ -149,6 +149,15 @@ class PostgresUsers:
         self._outbox.wake()
         return user_id
 
+    async def spend_sign_in_code(
+        self, address: Address, code_hash: bytes, now: dt.datetime
+    ) -> None:
+        """Spend the code. Raises `Refused(OTP_...)`."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            spent = await self._spend(connection, address, Purpose.SIGN_IN, code_hash, now)
+        if not spent:
+            raise await self._why_not(address, Purpose.SIGN_IN, now)
+
     async def _spend(
         self,
         connection: Any,
@@ -194,7 +203,8 @@ class PostgresUsers:
             return Refused(Reason.OTP_TOO_MANY_ATTEMPTS, "too many wrong codes; ask for a new one")
         if row and row["expires_at"] <= now:
             return Refused(Reason.OTP_EXPIRED, "the code has expired; ask for a new one")
-        return Refused(Reason.OTP_INVALID, "the code is wrong or was used already", field="code")
+        field = "email_code" if purpose is Purpose.SIGN_IN else "code"
+        return Refused(Reason.OTP_INVALID, "the code is wrong or was used already", field=field)
 
     async def forget_old_codes(self, now: dt.datetime) -> None:
         """Delete codes, and with them pending sign-ups, that are long past."""

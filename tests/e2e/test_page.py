@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from tests.support.exchange import Exchange
 from tests.support.page import (
@@ -17,6 +18,7 @@ from tests.support.page import (
     get_play_money,
     has_traded,
     order_form,
+    sign_in,
     sign_up,
 )
 from tests.support.waiting import eventually
@@ -144,6 +146,36 @@ async def test_a_session_survives_a_reload_and_ends_with_sign_out(
     await expect(page.get_by_role("region", name="Sign in")).to_be_visible()
     await page.reload()
     await expect(page.get_by_role("region", name="Sign in")).to_be_visible()
+
+
+async def test_a_sign_in_that_wants_a_mailed_code_asks_for_it(
+    page: Page, exchange: Exchange
+) -> None:
+    email = await enter(page, exchange)
+    await page.get_by_role("button", name="Sign out").click()
+    sent: list[str | None] = []
+
+    async def asks(route: Route) -> None:
+        sent.append(json.loads(route.request.post_data or "").get("emailCode"))
+        if sent[-1] == "042917":
+            await route.continue_()
+            return
+        info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo"}
+        details = [info | {"reason": "EMAIL_CODE_REQUIRED", "domain": "tidebook"}]
+        body = {"code": 16, "message": "a code was sent to the address", "details": details}
+        await route.fulfill(status=401, json=body)
+
+    await page.route("**/v1/auth/signin", asks)
+    await sign_in(page, email)
+    code = page.get_by_label("Code from the mail")
+    await expect(code).to_be_focused()
+    await expect(page.get_by_role("status").filter(has_text="on its way")).to_be_visible()
+    await page.get_by_role("button", name="Send another code").click()
+    await expect(page.get_by_text("Another code is on its way.")).to_be_visible()
+    await code.fill("042 917")
+    await page.get_by_role("button", name="Sign in", exact=True).click()
+    await expect(page.get_by_role("banner")).to_contain_text(email)
+    assert sent == [None, None, "042917"]
 
 
 async def test_an_account_is_secured_with_keys_and_a_second_factor(

@@ -17,6 +17,7 @@ class Purpose(StrEnum):
 
     SIGN_UP = "sign_up"
     PASSWORD_RESET = "password_reset"
+    SIGN_IN = "sign_in"
 
 
 @dataclass(frozen=True, slots=True)

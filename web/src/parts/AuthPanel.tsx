@@ -22,6 +22,13 @@ const BUTTONS: Record<Step, string> = {
   newPassword: "Set the password",
 };
 
+const ASKS: Record<string, string> = {
+  TOTP_REQUIRED: "This account asks for a code of your authenticator app.",
+  EMAIL_CODE_REQUIRED: "Your password is right. A code is on its way to your address: enter it to sign in.",
+};
+// Refusals that come with a code in the mail.
+const SENDS_CODE = new Set(["EMAIL_NOT_VERIFIED", "EMAIL_CODE_REQUIRED"]);
+
 export function AuthPanel() {
   const queries = useQueryClient();
   const [step, setStep] = useState<Step>("signIn");
@@ -30,6 +37,8 @@ export function AuthPanel() {
   const [code, setCode] = useState("");
   const [proof, setProof] = useState(NO_PROOF);
   const [asksForProof, setAsksForProof] = useState(false);
+  // The password was right, and a code is on its way.
+  const [asksForCode, setAsksForCode] = useState(false);
   const [said, setSaid] = useState("");
   const signedIn = () => queries.invalidateQueries({ queryKey: ["me"] });
   const move = (next: Step, words = "") => {
@@ -44,6 +53,7 @@ export function AuthPanel() {
         password,
         totpCode: proof.code,
         recoveryCode: proof.recoveryCode,
+        ...(asksForCode && { emailCode: code }),
       }).then(signedIn),
     signUp: () => post("/v1/auth/signup", { email, password }).then(() => move("code")),
     code: () => post("/v1/auth/verify-otp", { email, code }).then(signedIn),
@@ -65,21 +75,22 @@ export function AuthPanel() {
       if (!(error instanceof ApiError)) return;
       if (error.reason === "EMAIL_NOT_VERIFIED") move("code");
       if (error.reason === "TOTP_REQUIRED") setAsksForProof(true);
+      if (error.reason === "EMAIL_CODE_REQUIRED") setAsksForCode(true);
     },
   });
   const again = useMutation({
     mutationFn: async () => {
       if (step === "newPassword") return post("/v1/auth/password-reset", { email });
-      // Signing in to an address that is not proven yet sends another code, and is refused.
+      // Signing in without a code sends another one, and is refused.
       return post("/v1/auth/signin", { email, password }).catch((error: unknown) => {
-        if (!(error instanceof ApiError && error.reason === "EMAIL_NOT_VERIFIED")) throw error;
+        if (!(error instanceof ApiError && SENDS_CODE.has(error.reason))) throw error;
       });
     },
     onMutate: () => submit.reset(),
     onSuccess: () => setSaid("Another code is on its way."),
   });
   const refusal = submit.error instanceof ApiError ? submit.error : null;
-  const needsTotp = refusal?.reason === "TOTP_REQUIRED";
+  const asked = ASKS[refusal?.reason ?? ""];
   const field = (name: string) => (refusal?.field === name ? refusal : null);
 
   const onSubmit = (event: FormEvent) => {
@@ -89,11 +100,13 @@ export function AuthPanel() {
   const go = (next: Step) => {
     setProof(NO_PROOF);
     setAsksForProof(false);
+    setAsksForCode(false);
+    setCode("");
     submit.reset();
     again.reset();
     move(next);
   };
-  const byMail = step === "code" || step === "newPassword";
+  const byMail = step === "code" || step === "newPassword" || (step === "signIn" && asksForCode);
   const withPassword = step === "signIn" || step === "signUp" || step === "newPassword";
 
   return (
@@ -113,11 +126,15 @@ export function AuthPanel() {
             required
             aria-invalid={field("email") ? true : undefined}
             value={email}
-            readOnly={byMail}
-            onChange={(event) => setEmail(event.target.value)}
+            readOnly={byMail && step !== "signIn"}
+            onChange={(event) => {
+              setEmail(event.target.value);
+              // The code is another address's.
+              setAsksForCode(false);
+            }}
           />
         </label>
-        {byMail && <CodeField label="Code" value={code} onChange={setCode} />}
+        {byMail && step !== "signIn" && <CodeField label="Code" value={code} onChange={setCode} />}
         {withPassword && (
           <PasswordField
             key={step}
@@ -130,10 +147,11 @@ export function AuthPanel() {
         {asksForProof && step === "signIn" && (
           <ProofField label="Code of your authenticator app" value={proof} onChange={setProof} />
         )}
-        {/* Being asked for the code is no failure, until one was given. */}
-        {needsTotp ? (
+        {asksForCode && step === "signIn" && <CodeField label="Code from the mail" value={code} onChange={setCode} />}
+        {/* Being asked for a code is no failure, until one was given. */}
+        {asked ? (
           <p className="hint" role="status">
-            This account asks for a code of your authenticator app.
+            {asked}
           </p>
         ) : (
           <Problem error={submit.error ?? again.error} />
@@ -142,6 +160,13 @@ export function AuthPanel() {
           {submit.isPending ? "One moment…" : BUTTONS[step]}
         </button>
       </form>
+      {byMail && (
+        <div className="stack">
+          <button type="button" className="quiet" disabled={again.isPending} onClick={() => again.mutate()}>
+            Send another code
+          </button>
+        </div>
+      )}
       {step === "signIn" && (
         <div className="stack">
           <button type="button" className="quiet" onClick={() => go("signUp")}>
@@ -154,11 +179,6 @@ export function AuthPanel() {
       )}
       {step !== "signIn" && (
         <div className="stack">
-          {byMail && (
-            <button type="button" className="quiet" disabled={again.isPending} onClick={() => again.mutate()}>
-              Send another code
-            </button>
-          )}
           <button type="button" className="quiet" onClick={() => go("signIn")}>
             Back to sign in
           </button>

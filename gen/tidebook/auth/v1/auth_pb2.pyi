@@ -442,6 +442,7 @@ class SignInRequest(_message.Message):
     PASSWORD_FIELD_NUMBER: _builtins.int
     TOTP_CODE_FIELD_NUMBER: _builtins.int
     RECOVERY_CODE_FIELD_NUMBER: _builtins.int
+    EMAIL_CODE_FIELD_NUMBER: _builtins.int
     email: _builtins.str
     """Address."""
     password: _builtins.str
@@ -452,6 +453,10 @@ class SignInRequest(_message.Message):
     """One of the recovery codes in place of `totp_code`; it is spent with this. Case, spaces and
     hyphens do not count.
     """
+    email_code: _builtins.str
+    """Code that was mailed after EMAIL_CODE_REQUIRED; empty asks for one. Accounts with an
+    authenticator app need none.
+    """
     def __init__(
         self,
         *,
@@ -459,10 +464,11 @@ class SignInRequest(_message.Message):
         password: _builtins.str = ...,
         totp_code: _builtins.str = ...,
         recovery_code: _builtins.str = ...,
+        email_code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "password", b"password", "recovery_code", b"recovery_code", "totp_code", b"totp_code"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "email_code", b"email_code", "password", b"password", "recovery_code", b"recovery_code", "totp_code", b"totp_code"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -163,8 +163,9 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SignIn(self, request, context):
-        """Open a session. Refused with BAD_CREDENTIALS, EMAIL_NOT_VERIFIED (only with the right password; a
-        new code is sent), TOTP_REQUIRED, OTP_INVALID, ACCOUNT_LOCKED or RATE_LIMITED.
+        """Open a session. Refused with BAD_CREDENTIALS, EMAIL_NOT_VERIFIED or EMAIL_CODE_REQUIRED (both only
+        with the right password; a new code is sent), TOTP_REQUIRED, OTP_INVALID, OTP_EXPIRED,
+        OTP_TOO_MANY_ATTEMPTS, ACCOUNT_LOCKED or RATE_LIMITED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,8 +42,9 @@ class AuthServiceStub:
     OTP_TOO_MANY_ATTEMPTS.
     """
     SignIn: _grpc.UnaryUnaryMultiCallable[_auth_pb2.SignInRequest, _auth_pb2.SignInResponse]
-    """Open a session. Refused with BAD_CREDENTIALS, EMAIL_NOT_VERIFIED (only with the right password; a
-    new code is sent), TOTP_REQUIRED, OTP_INVALID, ACCOUNT_LOCKED or RATE_LIMITED.
+    """Open a session. Refused with BAD_CREDENTIALS, EMAIL_NOT_VERIFIED or EMAIL_CODE_REQUIRED (both only
+    with the right password; a new code is sent), TOTP_REQUIRED, OTP_INVALID, OTP_EXPIRED,
+    OTP_TOO_MANY_ATTEMPTS, ACCOUNT_LOCKED or RATE_LIMITED.
     """
     RefreshToken: _grpc.UnaryUnaryMultiCallable[_auth_pb2.RefreshTokenRequest, _auth_pb2.RefreshTokenResponse]
     """A new access token and a new refresh token; the old refresh token is spent. Using a spent one
@@ -100,8 +101,9 @@ class AuthServiceAsyncStub(AuthServiceStub):
     OTP_TOO_MANY_ATTEMPTS.
     """
     SignIn: _aio.UnaryUnaryMultiCallable[_auth_pb2.SignInRequest, _auth_pb2.SignInResponse]  # type: ignore[assignment]
-    """Open a session. Refused with BAD_CREDENTIALS, EMAIL_NOT_VERIFIED (only with the right password; a
-    new code is sent), TOTP_REQUIRED, OTP_INVALID, ACCOUNT_LOCKED or RATE_LIMITED.
+    """Open a session. Refused with BAD_CREDENTIALS, EMAIL_NOT_VERIFIED or EMAIL_CODE_REQUIRED (both only
+    with the right password; a new code is sent), TOTP_REQUIRED, OTP_INVALID, OTP_EXPIRED,
+    OTP_TOO_MANY_ATTEMPTS, ACCOUNT_LOCKED or RATE_LIMITED.
     """
     RefreshToken: _aio.UnaryUnaryMultiCallable[_auth_pb2.RefreshTokenRequest, _auth_pb2.RefreshTokenResponse]  # type: ignore[assignment]
     """A new access token and a new refresh token; the old refresh token is spent. Using a spent one
@@ -173,8 +175,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.SignInRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.SignInResponse, _abc.Awaitable[_auth_pb2.SignInResponse]]:
-        """Open a session. Refused with BAD_CREDENTIALS, EMAIL_NOT_VERIFIED (only with the right password; a
-        new code is sent), TOTP_REQUIRED, OTP_INVALID, ACCOUNT_LOCKED or RATE_LIMITED.
+        """Open a session. Refused with BAD_CREDENTIALS, EMAIL_NOT_VERIFIED or EMAIL_CODE_REQUIRED (both only
+        with the right password; a new code is sent), TOTP_REQUIRED, OTP_INVALID, OTP_EXPIRED,
+        OTP_TOO_MANY_ATTEMPTS, ACCOUNT_LOCKED or RATE_LIMITED.
         """
 
     @_abc_1.abstractmethod

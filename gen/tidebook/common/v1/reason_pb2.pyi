@@ -96,6 +96,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """Not an e-mail address."""
     REASON_HTTPS_REQUIRED: _Reason.ValueType  # 38
     """It came by plain HTTP, where anybody on the way can read it."""
+    REASON_EMAIL_CODE_REQUIRED: _Reason.ValueType  # 39
+    """A code was mailed to the address; sign in with it."""
     REASON_MARKET_NOT_FOUND: _Reason.ValueType  # 50
     """No such market."""
     REASON_MARKET_HALTED: _Reason.ValueType  # 51
@@ -286,6 +288,8 @@ REASON_EMAIL_INVALID: Reason.ValueType  # 37
 """Not an e-mail address."""
 REASON_HTTPS_REQUIRED: Reason.ValueType  # 38
 """It came by plain HTTP, where anybody on the way can read it."""
+REASON_EMAIL_CODE_REQUIRED: Reason.ValueType  # 39
+"""A code was mailed to the address; sign in with it."""
 REASON_MARKET_NOT_FOUND: Reason.ValueType  # 50
 """No such market."""
 REASON_MARKET_HALTED: Reason.ValueType  # 51
