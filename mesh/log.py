@@ -19,6 +19,7 @@ from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from mesh.aio import Backoff, raise_if_cancelled
+from mesh.redis import OwnConnection
 
 GENESIS_HASH = bytes(32)
 _PAYLOAD, _HASH = b"p", b"h"
@@ -90,6 +91,7 @@ class LogWriter:
         self.next_seq = next_seq
         self.last_hash = last_hash
         self._redis = redis
+        self._connection = OwnConnection(redis)
         self._key = log_key(shard)
         self._reader = LogReader(redis, shard)
         self._appending = asyncio.Lock()
@@ -120,10 +122,12 @@ class LogWriter:
                     self._doubtful = False
                     return
                 self._doubtful = True
-                await self._redis.xadd(
-                    self._key,
-                    {_PAYLOAD: record.payload, _HASH: record.hash},
-                    id=f"{record.seq}-0",
+                await self._connection.call(
+                    b"XADD",
+                    self._key.encode(),
+                    b"%d-0" % record.seq,
+                    *(_PAYLOAD, record.payload),
+                    *(_HASH, record.hash),
                 )
                 self._doubtful = False
                 return

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
+import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -179,6 +181,31 @@ async def test_an_append_waits_for_a_store_that_is_away(valkey_server: EmbeddedV
         records = await LogReader(redis, SHARD).read(0, 10)
         assert [record.payload for record in records] == [b"before", b"while it was away"]
     finally:
+        await redis.aclose()
+
+
+async def test_an_append_to_a_store_that_stalls_is_done_once(
+    valkey_server: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis = open_redis(load_settings(redis_url=valkey_server.url))
+    pid = valkey_server.pid
+    assert pid is not None
+    try:
+        writer = LogWriter(redis, SHARD)
+        await writer.append(b"before")
+        monkeypatch.setattr("mesh.redis.SOCKET_TIMEOUT_SECONDS", 0.1)
+        os.kill(pid, signal.SIGSTOP)
+        append = asyncio.create_task(writer.append(b"stalled"))
+        done, _ = await asyncio.wait({append}, timeout=0.5)
+        assert not done
+        os.kill(pid, signal.SIGCONT)
+        monkeypatch.undo()
+        await append
+        await writer.append(b"after")
+        records = await LogReader(redis, SHARD).read(0, 10)
+        assert [record.payload for record in records] == [b"before", b"stalled", b"after"]
+    finally:
+        os.kill(pid, signal.SIGCONT)
         await redis.aclose()
 
 
