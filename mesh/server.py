@@ -26,6 +26,7 @@ from mesh.config import Settings, load_settings, problems_of
 from mesh.identity import ALLOWED_CALLERS, CertificateAuthority
 from mesh.interceptors import Interceptors
 from mesh.logging import setup_logging
+from mesh.scheduling import run_in_turns
 from mesh.streams import OpenStreams
 from mesh.tokens import TokenVerifier
 
@@ -335,6 +336,9 @@ def run_service(
     except ValidationError as error:
         raise SystemExit("\n".join(problems_of(error))) from None
     setup_logging(service, settings)
+    if settings.batch_scheduling:
+        # Before there are threads: each has a policy of its own, which it gets from its maker.
+        run_in_turns()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_until_stopped(main, settings))
     if first_crash() is not None:

@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mesh.config import SERVICES, Settings, describe, environment_of, load_settings, problems_of
+from mesh.scheduling import run_in_turns
 from ops.errors import OpsError
 
 app = typer.Typer(
@@ -68,6 +69,9 @@ def up(
     settings, _ = _settings(data_dir, http_port, grpc_port, port_base, mode=mode, feed=feed)
     _quiet_logs(settings)
     the_plan = plan.make_plan(settings)
+    if settings.batch_scheduling:
+        # The stores as well, which it starts.
+        run_in_turns()
     raise SystemExit(asyncio.run(supervisor.supervise(the_plan, Console(highlight=False))))
 
 
@@ -233,6 +237,8 @@ def bench(
 ) -> None:
     """Run the benchmarks: the programs in bench/, by name."""
     scripts = {path.stem: path for path in sorted(_BENCH_DIR.glob("[a-z]*.py"))}
+    # References and clients as well.
+    run_in_turns()
     for name in names or scripts:
         if name not in scripts:
             raise typer.BadParameter(f"there is {', '.join(scripts)}", param_hint="NAMES")

@@ -19,6 +19,7 @@ from mesh.redis import open_redis
 
 SERVICE = """
 import asyncio
+import os
 from mesh.aio import supervise
 from mesh.server import run_service
 
@@ -27,6 +28,7 @@ async def crash():
 
 async def main(settings, stop):
     print("running on", type(asyncio.get_running_loop()).__module__, flush=True)
+    print("scheduled as", os.sched_getscheduler(0), flush=True)
     if settings.shard == 9:
         supervise(crash(), "worker")
     await stop.wait()
@@ -53,10 +55,26 @@ async def test_a_signal_drains_a_service(tmp_path: Path, number: int) -> None:
     process = await start(tmp_path)
     assert process.stdout is not None
     assert b"uvloop" in await process.stdout.readline()
+    assert b"scheduled" in await process.stdout.readline()
     process.send_signal(number)
     out, _ = await asyncio.wait_for(process.communicate(), 60)
     assert out == b"drained\n"
     assert process.returncode == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="only Linux can")
+@pytest.mark.parametrize("batch", [True, False])
+async def test_services_do_not_interrupt_each_other_unless_told_to(
+    tmp_path: Path, batch: bool
+) -> None:
+    process = await start(tmp_path, TIDEBOOK_BATCH_SCHEDULING=str(batch).lower())
+    process_out = process.stdout
+    assert process_out is not None
+    await process_out.readline()
+    policy = os.SCHED_BATCH if batch else os.sched_getscheduler(0)
+    assert await process_out.readline() == b"scheduled as %d\n" % policy
+    process.terminate()
+    await process.communicate()
 
 
 async def test_a_crashed_background_task_stops_the_process_loudly(tmp_path: Path) -> None:
