@@ -2,12 +2,12 @@
 
 Every field says what it does and in which unit; `describe` lists them with where each value came
 from (that is what `tidebook config` prints). Build it in `__main__` and pass it on: nothing reads
-the environment later.
+the environment later. Those of accounts and of the gateway are in `settings_accounts.py` and
+`settings_gateway.py`.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from mesh.settings_accounts import AccountSettings
+from mesh.settings_common import ENV_PREFIX
+from mesh.settings_gateway import GatewaySettings
 from mesh.shards import ShardMap, by_shard
 
-ENV_PREFIX = "TIDEBOOK_"
-_AMOUNT = re.compile(r"([A-Z0-9]{1,16})\s*=\s*([0-9]{1,20}(?:\.[0-9]{1,18})?)", re.ASCII)
 INTERNAL_PORT_OFFSET = 100
 SHARD_PORT_OFFSET = 200
 FOLLOWER_PORT_OFFSET = 10
@@ -52,86 +52,8 @@ class EngineProcess:
         return f"{of_shard}-{self.number + 1}" if self.number else of_shard
 
 
-class Settings(BaseSettings):
+class Settings(GatewaySettings, AccountSettings):
     """All settings of all services. Unknown fields are refused; the object cannot be changed."""
-
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
-
-    # Where and how.
-    data_dir: Path = Field(
-        Path("./data"), description="Folder of everything kept between starts (0700)."
-    )
-    mode: Literal["demo", "dev", "production"] = Field(
-        "demo",
-        description="demo: faucet, bots and mailbox; dev: faucet and mailbox; production: none.",
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least serious log line that is written."
-    )
-    log_format: Literal["console", "json"] = Field(
-        "console", description="console for people, json for collectors."
-    )
-    batch_scheduling: bool = Field(
-        True,
-        description="On Linux, no process of ours interrupts another: more orders a second on few"
-        " cores. Off: the kernel's default.",
-    )
-    drain_seconds: float = Field(
-        10.0, gt=0, description="Longest a stopping service waits for calls under way."
-    )
-
-    # Listeners.
-    http_host: str = Field("127.0.0.1", description="Address the gateway's HTTP listens on.")
-    http_port: int = Field(
-        8080, ge=0, le=65535, description="HTTP, WebSocket and page of the gateway."
-    )
-    grpc_port: int = Field(50050, ge=0, le=65535, description="The gateway's one gRPC door.")
-    public_host: str = Field("127.0.0.1", description="Address of all public gRPC listeners.")
-    internal_host: str = Field("127.0.0.1", description="Address of all internal mTLS listeners.")
-    public_tls_cert: Path | None = Field(
-        None, description="PEM certificate chain; with public_tls_key makes public listeners TLS."
-    )
-    public_tls_key: Path | None = Field(None, description="PEM key of public_tls_cert.")
-    pki_dir: Path | None = Field(
-        None, description="Folder of the mTLS certificates; default <data_dir>/pki."
-    )
-    auth_port: int = Field(50051, ge=0, le=65435, description="auth, public; internal 100 higher.")
-    engine_port: int = Field(
-        50052, ge=0, le=65435, description="engine, public; internal 100 higher."
-    )
-    marketdata_port: int = Field(
-        50053, ge=0, le=65435, description="marketdata, public; internal 100 higher."
-    )
-    settlement_port: int = Field(
-        50054, ge=0, le=65435, description="settlement, public; internal 100 higher."
-    )
-    auth_address: str | None = Field(
-        None, description="auth's internal listeners: host:port, a comma list, or dns:///name:port."
-    )
-    engine_address: str | None = Field(
-        None, description="engine's internal listeners; with several shards 0=...;1=... and so on."
-    )
-    engine_endpoints: str | None = Field(
-        None,
-        description="engine's public listeners as bots reach them, host:port, by shard like"
-        " engine_address; default: those of engine_address, a hundred ports lower.",
-    )
-    marketdata_address: str | None = Field(
-        None, description="marketdata's internal listeners, by shard like engine_address."
-    )
-    settlement_address: str | None = Field(None, description="settlement's internal listeners.")
-    grpc_max_message_bytes: int = Field(
-        8 << 20, ge=1 << 16, description="Largest gRPC message taken or sent, in bytes."
-    )
-    grpc_max_connections: int = Field(
-        2000, gt=0, description="Connections of a public gRPC listener; more are closed at once."
-    )
-    rpc_timeout_ms: int = Field(
-        5000, gt=0, description="Deadline of a call between services that names none."
-    )
-    rpc_slow_ms: int = Field(
-        250, gt=0, description="A unary call slower than this is logged at info."
-    )
 
     # Storage.
     postgres_url: str | None = Field(
@@ -205,138 +127,6 @@ class Settings(BaseSettings):
         None, description="Run the liquidity bots; default: only in demo mode."
     )
 
-    # Mail and accounts.
-    smtp_url: str = Field(
-        "smtp://127.0.0.1:1025", description="Mail server: smtp[s]://[user:password@]host:port."
-    )
-    mail_from: str = Field("Tidebook <no-reply@tidebook.local>", description="Sender of mails.")
-    mailbox_url: str = Field(
-        "http://127.0.0.1:8025", description="HTTP address of the development mailbox."
-    )
-    access_token_seconds: int = Field(600, gt=0, description="Life of an access token.")
-    refresh_token_seconds: int = Field(
-        30 * 86_400, gt=0, description="Life of an unused refresh token."
-    )
-    session_max_days: int = Field(
-        90, gt=0, description="Days after which a session ends, however often it was refreshed."
-    )
-    otp_seconds: int = Field(600, gt=0, description="Life of a one-time code.")
-    signin_email_code: bool | None = Field(
-        None,
-        description="Signing in without an authenticator app asks for a code by mail beside the"
-        " password; default: in production.",
-    )
-    otp_max_attempts: int = Field(5, gt=0, description="Wrong codes before a new one is needed.")
-    signin_max_failures: int = Field(
-        10, gt=0, description="Wrong passwords in a row before an account is locked for a while."
-    )
-    signin_lock_seconds: int = Field(900, gt=0, description="How long such a lock lasts.")
-    signing_key_days: int = Field(
-        30, ge=0, description="Age at which the key that signs access tokens is replaced; 0: never."
-    )
-    bcrypt_cost: int = Field(12, ge=4, le=16, description="Work factor of password hashes.")
-    breached_passwords: Path | None = Field(
-        None,
-        description="File of the SHA-1 hashes of breached passwords, one a line and in order, as"
-        " Have I Been Pwned gives it away; those are refused.",
-    )
-
-    # Deposits and withdrawals. Amounts are decimal strings: money never passes through a float.
-    play_balance: str = Field(
-        "USDC=5000",
-        description="What a new account begins with while there is a faucet; empty for nothing.",
-    )
-    faucet_max_per_deposit: str = Field(
-        "USDC=100000,BTC=5,ETH=50,SOL=1000,DOGE=500000,BNB=200",
-        description="Most of each asset one faucet deposit may give.",
-    )
-    faucet_max_per_day: str = Field(
-        "USDC=500000,BTC=25,ETH=250,SOL=5000,DOGE=2500000,BNB=1000",
-        description="Most of each asset an account may take from the faucet in 24 h.",
-    )
-    reconcile_seconds: float = Field(
-        5.0, gt=0, description="Time between two comparisons of engine, ledger and archive."
-    )
-    withdrawal_max_per_day: str = Field(
-        "USDC=1000000,BTC=50,ETH=500,SOL=10000,DOGE=5000000,BNB=2000",
-        description="Most of each asset an account may withdraw in 24 h.",
-    )
-    transfer_deadline_seconds: int = Field(
-        300, gt=0, description="Age at which a transfer that was never sent is given up."
-    )
-    order_overdue_seconds: int = Field(
-        60, gt=0, description="How long after its expiry a live order is reported as overdue."
-    )
-    payout_delay_ms: int = Field(
-        3000, ge=0, description="How long a withdrawal can still be cancelled before it is sent."
-    )
-
-    # The gateway.
-    web_dir: Path = Field(
-        Path(__file__).resolve().parent.parent / "web" / "dist",
-        description="Folder of the built web page.",
-    )
-    gateway_processes: int = Field(
-        1,
-        ge=1,
-        le=16,
-        description="Gateways that share the HTTP port and the gRPC door; of several, number n also"
-        " has HTTP to itself, 50 + n ports above the shared one, for health and metrics.",
-    )
-    gateway_process: int = Field(0, ge=0, lt=16, description="Number of this gateway among these.")
-    cors_origins: str = Field("", description="Comma list of web origins allowed besides our own.")
-    trusted_proxies: str = Field(
-        "",
-        description="Comma list of proxy addresses whose X-Forwarded-For and -Proto are believed.",
-    )
-    https_only: bool | None = Field(
-        None,
-        description="Refuse plain HTTP that no trusted proxy had by https, and plain gRPC but from"
-        " here and these proxies; default: in production, unless HTTP listens on a loopback address"
-        " and no proxy is named.",
-    )
-    metrics_from: str = Field(
-        "127.0.0.0/8,::1/128",
-        description="Comma list of addresses that may read /metrics; others find nothing there.",
-    )
-    rate_limit_ip: str = Field(
-        "6000/minute", description="Requests from one address, as N/second, minute, hour or day."
-    )
-    rate_limit_account: str = Field("12000/minute", description="Requests of one account.")
-    rate_limit_auth: str | None = Field(
-        None,
-        description="Sign-up, sign-in and code requests from one address; default 20/minute in"
-        " production and 2000/minute elsewhere, where bots and tests share one.",
-    )
-    http_max_connections: int = Field(
-        6000,
-        gt=0,
-        description="HTTP connections one gateway holds, WebSockets included.",
-    )
-    http_max_connections_ip: int | None = Field(
-        None,
-        gt=0,
-        description="Of these from one address that is no trusted proxy; default 256 in production"
-        " and all of them elsewhere, where bots and tests share one.",
-    )
-    http_head_seconds: float = Field(
-        10.0, gt=0, description="Longest that the head of a request may take to arrive."
-    )
-    http_body_seconds: float = Field(
-        30.0, gt=0, description="Longest that the body of a request may take to arrive."
-    )
-    http_stalled_seconds: float = Field(
-        30.0, gt=0, description="Longest that a client may take nothing of what it is sent."
-    )
-    http_idle_seconds: float = Field(
-        75.0, gt=0, description="How long a connection without requests is kept."
-    )
-    ws_max_connections: int = Field(5000, gt=0, description="WebSockets one gateway holds.")
-    ws_max_messages_per_second: int = Field(
-        2000, gt=0, description="Messages a second that one WebSocket may send."
-    )
-    ws_max_subscriptions: int = Field(100, gt=0, description="Subscriptions of one WebSocket.")
-
     # Telemetry.
     otlp_endpoint: str | None = Field(
         None, description="OTLP gRPC collector, http://host:4317; also gets every span."
@@ -350,24 +140,10 @@ class Settings(BaseSettings):
         description="Most MB that each process keeps there; the oldest spans go before their time.",
     )
 
-    @field_validator("https_only", mode="before")
-    @classmethod
-    def _default_when_empty(cls, value: Any) -> Any:
-        # Compose passes on what is not set as an empty text.
-        return None if value == "" else value
-
     @field_validator("shards")
     @classmethod
     def _check_shards(cls, text: str) -> str:
         ShardMap.parse(text)
-        return text
-
-    @field_validator(
-        "play_balance", "faucet_max_per_deposit", "faucet_max_per_day", "withdrawal_max_per_day"
-    )
-    @classmethod
-    def _check_amounts(cls, text: str) -> str:
-        _amounts(text)
         return text
 
     @property
@@ -389,50 +165,8 @@ class Settings(BaseSettings):
         return self.pki_dir or self.data_dir / "pki"
 
     @property
-    def faucet_enabled(self) -> bool:
-        return self.mode != "production"
-
-    @property
     def bots_enabled(self) -> bool:
         return self.mode == "demo" if self.bots is None else self.bots
-
-    @property
-    def asks_for_sign_in_code(self) -> bool:
-        """`signin_email_code`, or its default in this mode."""
-        if self.signin_email_code is None:
-            return self.mode == "production"
-        return self.signin_email_code
-
-    @property
-    def https_required(self) -> bool:
-        """`https_only`, or its default in this mode."""
-        if self.https_only is not None:
-            return self.https_only
-        # What never leaves the machine cannot be listened to on its way.
-        stays_here = _is_loopback(self.http_host) and not self.trusted_proxies.strip()
-        return self.mode == "production" and not stays_here
-
-    @property
-    def why_unreachable(self) -> str:
-        """Why the gateway could have no clients with these settings; empty when it can."""
-        if self.https_required and not self.trusted_proxies.strip():
-            return (
-                "plain HTTP is refused and no proxy is named that speaks https, so nobody could"
-                " reach the gateway: set TIDEBOOK_TRUSTED_PROXIES, or TIDEBOOK_HTTPS_ONLY=false"
-            )
-        return ""
-
-    @property
-    def auth_rate_limit(self) -> str:
-        """`rate_limit_auth`, or its default in this mode."""
-        default = "20/minute" if self.mode == "production" else "2000/minute"
-        return self.rate_limit_auth or default
-
-    @property
-    def connections_per_ip(self) -> int:
-        """`http_max_connections_ip`, or its default in this mode."""
-        default = 256 if self.mode == "production" else self.http_max_connections
-        return self.http_max_connections_ip or default
 
     def public_port(self, service: str) -> int:
         """Port of a service's public listener; 0 lets the system choose."""
@@ -483,18 +217,6 @@ class Settings(BaseSettings):
             return _of_shard(address, shard)
         return f"127.0.0.1:{self.internal_port(service) + SHARD_PORT_OFFSET * shard}"
 
-    def play_balance_amounts(self) -> dict[str, str]:
-        """Asset code -> decimal string that a new account begins with."""
-        return _amounts(self.play_balance) if self.faucet_enabled else {}
-
-    def faucet_limits(self) -> tuple[dict[str, str], dict[str, str]]:
-        """(per deposit, per day), each asset code -> decimal string."""
-        return _amounts(self.faucet_max_per_deposit), _amounts(self.faucet_max_per_day)
-
-    def withdrawal_limits(self) -> dict[str, str]:
-        """Asset code -> most that may be withdrawn in a day, decimal string."""
-        return _amounts(self.withdrawal_max_per_day)
-
 
 @dataclass(frozen=True, slots=True)
 class SettingRow:
@@ -542,13 +264,6 @@ def environment_of(settings: Settings, names: Mapping[str, Any]) -> dict[str, st
     return {_variable(n): str(v) for n, v in changed.items() if v is not None}
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _variable(name: str) -> str:
     """`http_port` -> `TIDEBOOK_HTTP_PORT`."""
     return (ENV_PREFIX + name).upper()
@@ -569,16 +284,3 @@ def _public_address(internal: str) -> str:
     if "//" in internal or not port.isdecimal():
         return ""
     return f"{host}:{int(port) - INTERNAL_PORT_OFFSET}"
-
-
-def _amounts(text: str) -> dict[str, str]:
-    """`"USDC=5,BTC=0.1"` -> `{"USDC": "5", "BTC": "0.1"}`; raises `ValueError`."""
-    amounts: dict[str, str] = {}
-    for part in (part.strip() for part in text.split(",") if part.strip()):
-        found = _AMOUNT.fullmatch(part)
-        if found is None:
-            raise ValueError(f"{part!r} is not like USDC=5000")
-        if found[1] in amounts:
-            raise ValueError(f"{found[1]} is given twice")
-        amounts[found[1]] = found[2]
-    return amounts

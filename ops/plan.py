@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 from mesh.config import (
     ENGINE_READS,
-    ENV_PREFIX,
     INTERNAL_PORT_OFFSET,
     Settings,
     environment_of,
 )
+from mesh.settings_common import ENV_PREFIX
 from ops.embedded import EmbeddedPostgres, EmbeddedValkey
 from ops.mailbox_ports import local_mailbox
 from ops.preflight import Listener, listeners

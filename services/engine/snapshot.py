@@ -17,10 +17,11 @@ from typing import Any
 import structlog
 
 from mesh.channel import open_channel
-from mesh.config import ENV_PREFIX, Settings, environment_of, load_settings
+from mesh.config import Settings, environment_of, load_settings
 from mesh.log import LogReader
 from mesh.logging import setup_logging
 from mesh.redis import open_redis
+from mesh.settings_common import ENV_PREFIX
 from services.engine import snapshots
 from services.engine.archive import Archive
 from services.engine.codec import MarketTexts

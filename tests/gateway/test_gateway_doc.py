@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mesh.config import ENV_PREFIX, Settings
+from mesh.config import Settings
+from mesh.settings_common import ENV_PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
 DOC = (ROOT / "docs" / "gateway.md").read_text()

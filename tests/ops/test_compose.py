@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mesh.config import ENV_PREFIX, Settings
+from mesh.config import Settings
+from mesh.settings_common import ENV_PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
 # The innermost ones; one may be the default of another.
