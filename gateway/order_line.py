@@ -165,6 +165,9 @@ class OrderLine:
                 try:
                     async for response in call:
                         self._pace.answered()
+                        if self._gathered:
+                            # What has gathered goes first: the engine works on it meanwhile.
+                            await asyncio.sleep(0)
                         for result in response.results:
                             self._finish(result.request_id, result)
                 finally:
