@@ -164,10 +164,7 @@ class OrderLine:
                 writer = asyncio.create_task(self._write(call))
                 try:
                     async for response in call:
-                        self._pace.answered()
-                        if self._gathered:
-                            # What has gathered goes first: the engine works on it meanwhile.
-                            await asyncio.sleep(0)
+                        await self._pace.answered(len(self._gathered))
                         for result in response.results:
                             self._finish(result.request_id, result)
                 finally:

@@ -28,10 +28,14 @@ class Pace:
         """A message goes out."""
         self._unanswered += 1
 
-    def answered(self) -> None:
-        """The answer to one has come."""
+    async def answered(self, waiting: int) -> None:
+        """The answer to one has come. Of so many waiting commands those that should go do so before
+        this returns: the engine is to work on them while the answer is given out.
+        """
         self._unanswered -= 1
         self._news.set()
+        if waiting:
+            await asyncio.sleep(0)
 
     async def gather(self, waiting: int) -> None:
         """Return when so many waiting commands should go."""

@@ -102,7 +102,7 @@ class TradeSession:
                 writer = asyncio.create_task(self._write(call))
                 try:
                     async for response in call:
-                        self._pace.answered()
+                        await self._pace.answered(len(self._queue))
                         for result in response.results:
                             self._finish(result)
                 finally:
