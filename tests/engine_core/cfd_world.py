@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kernel.reasons import Reason
 from services.engine.domain import commands as c
 from services.engine.domain import constants as k
 from services.engine.domain import events as e
@@ -82,3 +83,8 @@ class CfdWorld(World):
     def house(self) -> int:
         """What the house has won."""
         return self.exchange.house().get(USD, 0)
+
+
+def refusal_of(world: CfdWorld, command: c.Command) -> Reason:
+    """Why the world does not take it."""
+    return Reason(world.refusal(command).reason)
