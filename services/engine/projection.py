@@ -129,6 +129,11 @@ class Change:
         self.receipts: list[Receipt] = []
         self.asset_ids: set[int] = set()
 
+    def told(self) -> int:
+        """How many orders, fills and so on there are to tell of."""
+        states = len(self.orders) + len(self.cfds) + len(self.positions)
+        return states + len(self.trades) + len(self.receipts)
+
 
 class Projection:
     """The state of the exchange at log position `seq`, as far as people may read it."""

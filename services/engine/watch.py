@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tidebook.engine.v1 import order_pb2
 
@@ -27,8 +27,7 @@ REMEMBERED_ITEMS = 100_000
 READER_QUEUE = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
+class Remembered(NamedTuple):
     """A change of one account, and the position of the one before it."""
 
     account_id: int
@@ -36,13 +35,8 @@ class Remembered:
     prev_seq: int
     time_ns: int
     change: Change
-
-    @property
-    def items(self) -> int:
-        """What it counts for against the bound."""
-        change = self.change
-        told = len(change.orders) + len(change.cfds) + len(change.positions)
-        return 1 + told + len(change.trades) + len(change.receipts)
+    # What it counts for against the bound.
+    items: int
 
 
 class Reader:
@@ -75,9 +69,8 @@ class AccountFeeds:
     def publish(self, seq: int, time_ns: int, changes: dict[int, Change]) -> None:
         """Remember what a durable entry changed, and tell those who watch."""
         for account_id, change in changes.items():
-            remembered = Remembered(
-                account_id, seq, self._last_seq.get(account_id, 0), time_ns, change
-            )
+            prev_seq = self._last_seq.get(account_id, 0)
+            remembered = Remembered(account_id, seq, prev_seq, time_ns, change, 1 + change.told())
             self._last_seq[account_id] = seq
             self._remember(remembered)
             readers = self._readers.get(account_id)
