@@ -207,14 +207,13 @@ class Connection(web.RequestHandler):
                 self._wire.pause_reading()
             return
         if self._waits:
-            data = self.lane.take(data)
+            pieces = self.lane.take(data)
             self._stays()
-            if not data:
-                return
         else:
-            data = self.lane.pass_by(data)
-        # Of nothing, too: so the library reads on where it had stopped.
-        self._give(data)
+            pieces = self.lane.pass_by(data)
+        for piece in pieces:
+            # One of nothing, too: so the library reads on where it had stopped.
+            self._give(piece)
 
     @property
     def _waits(self) -> bool:
@@ -232,7 +231,7 @@ class Connection(web.RequestHandler):
         """It is used: it does not end for having been idle."""
         self._next_keepalive_close_time = self._loop.time() + self.keepalive_timeout
 
-    def answer(self, data: bytes, later: bytes) -> None:
+    def answer(self, data: bytes, later: list[bytes]) -> None:
         """Send what the lane has answered; see `gateway.express.lane.Wire`."""
         if self._arrived is not None:
             self._arrived.set()
@@ -240,15 +239,16 @@ class Connection(web.RequestHandler):
             return
         self._wire.write(data)
         self._stays()
-        if len(later) > _AHEAD_MAX_BYTES:
-            self._wire.resume_reading()
-        if later:
-            try:
-                self.data_received(later)
-            except Exception as error:
-                # It is no fault of the engine's stream, which brought the answer.
-                log.error("connection_failed", exc_info=error)
-                self._wire.abort()
+        if not later:
+            return
+        self._wire.resume_reading()
+        try:
+            for piece in later:
+                self.data_received(piece)
+        except Exception as error:
+            # It is no fault of the engine's stream, which brought the answer.
+            log.error("connection_failed", exc_info=error)
+            self._wire.abort()
 
     def _process_keepalive(self) -> None:
         if self.lane.busy:
@@ -257,8 +257,8 @@ class Connection(web.RequestHandler):
 
     def close(self) -> None:
         """End it after what it has, of which a part may have come."""
-        if held := self.lane.release():
-            self._give(held)
+        for piece in self.lane.release():
+            self._give(piece)
         super().close()
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109
@@ -312,9 +312,9 @@ class Connection(web.RequestHandler):
         wire, limits = self._wire, self._server.limits
         if wire is None:
             return
-        if held := self.lane.release():
+        for piece in self.lane.release():
             # The rest does not come at once: the library waits for it, for so long as it may.
-            self._give(held)
+            self._give(piece)
         unsent = wire.get_write_buffer_size()
         if not unsent or unsent != self._unsent:
             self._unsent, self._unsent_at = unsent, now

@@ -39,9 +39,9 @@ class Wire(Protocol):
 
     address: str
 
-    def answer(self, data: bytes, later: bytes) -> None:
+    def answer(self, data: bytes, later: list[bytes]) -> None:
         """Send an answer if there is still somebody to send it to, and go on with what came
-        later.
+        later, piece by piece as it came.
         """
         ...
 
@@ -195,7 +195,7 @@ class Lane:
     What it takes for the beginning of a request is one only if the library would say so, too. So it
     keeps count of what the library was given after the last head: when that is not what the request
     needed, the library may have the beginning of another, and whatever comes is the library's until
-    both agree again.
+    both agree again. It gets all of it in the pieces in which it came, as if there were no lane.
     """
 
     def __init__(self, express: Express, wire: Wire) -> None:
@@ -203,8 +203,11 @@ class Lane:
         """A request is under way."""
         self._express = express
         self._wire = wire
-        # The beginning of a request whose body is not complete, and what came after one that is.
-        self._held = self._later = b""
+        # The beginning of a request whose body is not complete.
+        self._held: list[bytes] = []
+        # What came after one that is under way, and how many bytes that are.
+        self._later: list[bytes] = []
+        self._later_size = 0
         # Of the request that the library has: its head where that came in one piece, how many bytes
         # it was given after the head, and how many it needs there; -1 for nobody knows.
         self._raw_head = b""
@@ -217,45 +220,50 @@ class Lane:
         """Of the peer."""
         return self._wire.address
 
-    def take(self, data: bytes) -> bytes:
+    def take(self, data: bytes) -> list[bytes]:
         """Deal with what comes while the library waits for a request; returns what is its own."""
+        pieces = [data]
         if self._held:
-            data, self._held = self._held + data, b""
+            pieces, self._held = [*self._held, data], []
+            data = b"".join(pieces)
         raw, end, body = data.partition(END)
         if self._given == self._needed and end and not data.startswith(_READS):
             found = self._find(raw)
             if found is not None and found[0].length <= _BODY_MAX:
                 head, plan = found
                 if len(body) < head.length:
-                    self._held = data
-                    return b""
+                    self._held = pieces
+                    return []
                 if self._express.serve(self, plan, head, body[: head.length]):
-                    self.busy, self._later = True, body[head.length :]
-                    return b""
+                    self.busy = True
+                    if more := body[head.length :]:
+                        self.wait(more)
+                    return []
         self._hand_over(data)
-        return data
+        return pieces
 
-    def pass_by(self, data: bytes) -> bytes:
+    def pass_by(self, data: bytes) -> list[bytes]:
         """Have the library read more of what it has; returns all that it gets."""
-        held = self.release()
+        pieces = self.release()
         self._given += len(data)
-        return held + data
+        return [*pieces, data]
 
     def wait(self, data: bytes) -> int:
         """Keep what comes while a request is under way; how many bytes that are now."""
-        self._later += data
-        return len(self._later)
+        self._later.append(data)
+        self._later_size += len(data)
+        return self._later_size
 
-    def release(self) -> bytes:
+    def release(self) -> list[bytes]:
         """Hand over to the library what was held."""
-        held, self._held = self._held, b""
+        held, self._held = self._held, []
         if held:
-            self._hand_over(held)
+            self._hand_over(b"".join(held))
         return held
 
     def arrive(self, data: bytes) -> None:
         """The request under way is answered with `data`."""
-        later, self._later = self._later, b""
+        later, self._later, self._later_size = self._later, [], 0
         self.busy = False
         self._wire.answer(data, later)
 
