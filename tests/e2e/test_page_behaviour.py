@@ -57,6 +57,7 @@ async def test_the_keyboard_is_enough(page: Page, exchange: Exchange) -> None:
     amend = account(page).get_by_role("button", name=re.compile("^Amend order"))
     await amend.press("Enter")
     await expect(page.get_by_role("dialog")).to_be_visible()
+    await expect(page.get_by_role("dialog").get_by_label("New price")).to_be_focused()
     await page.get_by_role("dialog").get_by_role("button", name="Close").click()
     await expect(amend).to_be_focused()
     await page.keyboard.press("/")

@@ -166,6 +166,8 @@ export function Dialog({ title, onClose, children, wide = false }: DialogProps) 
   useEffect(() => {
     const before = document.activeElement;
     dialog.current?.showModal();
+    // What it was opened for, not the button that closes it.
+    dialog.current?.querySelector<HTMLElement>("form input")?.focus();
     return () => {
       if (before instanceof HTMLElement) before.focus();
     };
