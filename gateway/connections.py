@@ -255,12 +255,6 @@ class Connection(web.RequestHandler):
             self._stays()
         super()._process_keepalive()
 
-    def close(self) -> None:
-        """End it after what it has, of which a part may have come."""
-        for piece in self.lane.release():
-            self._give(piece)
-        super().close()
-
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109
         """End it; a request under way has `timeout` seconds."""
         if self.lane.busy:
