@@ -70,12 +70,14 @@ class Rig:
         wire = await self.both.wire(port)
         reading = asyncio.create_task(wire.rest())
         for segment in (*segments, LAST):
+            if wire.writer.is_closing():
+                break
             wire.send(segment)
             # The other side is in this loop: it reads what there is.
             for _ in range(4):
                 await asyncio.sleep(0)
         await eventually(lambda: reading.done() or self._wants_more(wire), interval_s=0.001)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError):
             wire.writer.write_eof()
         answers = await reading
         wire.close()
