@@ -80,13 +80,18 @@ class Spent(NamedTuple):
     limit: Limit
     left: int
 
+    def numbers(self) -> tuple[int, int, int]:
+        """The limit, what is left of it, and in how many seconds all of it is there again."""
+        limit, left = self
+        return limit.count, left, (limit.count - left) * limit.seconds // limit.count
+
     def headers(self) -> dict[str, str]:
         """The `RateLimit-*` headers."""
-        limit, left = self
+        count, left, reset = self.numbers()
         return {
-            "RateLimit-Limit": str(limit.count),
+            "RateLimit-Limit": str(count),
             "RateLimit-Remaining": str(left),
-            "RateLimit-Reset": str((limit.count - left) * limit.seconds // limit.count),
+            "RateLimit-Reset": str(reset),
         }
 
 

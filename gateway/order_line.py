@@ -90,6 +90,7 @@ class OrderLine:
         self._wake = asyncio.Event()
         self._pace = Pace()
         self._stream: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def is_full(self) -> bool:
@@ -109,7 +110,8 @@ class OrderLine:
         self._next_id += 1
         number = self._next_id
         call.write(number, self._gathered[-1].commands.add())
-        loop = asyncio.get_running_loop()
+        # Asked for once: the question is a system call before Python 3.12.
+        loop = self._loop = self._loop or asyncio.get_running_loop()
         due = loop.time() + call.seconds
         self._pending[number] = done, due
         if self._watch is None or due < self._watch.when():

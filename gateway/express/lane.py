@@ -172,9 +172,11 @@ class Ride:
 
     def _lines(self, content_type: str, length: int) -> bytes:
         """The end of the head of an answer."""
-        limits = "\r\n".join(map(": ".join, self.spent.headers().items()))
+        count, left, reset = self.spent.numbers()
         return (
-            f"X-Request-Id: {self.request_id}\r\ntraceparent: {self.traceparent}\r\n{limits}\r\n"
+            f"X-Request-Id: {self.request_id}\r\ntraceparent: {self.traceparent}\r\n"
+            f"RateLimit-Limit: {count}\r\nRateLimit-Remaining: {left}\r\n"
+            f"RateLimit-Reset: {reset}\r\n"
             f"Content-Type: {content_type}\r\nContent-Length: {length}\r\n"
             f"Date: {rfc822_formatted_time()}\r\n\r\n"
         ).encode()
