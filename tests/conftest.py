@@ -17,8 +17,14 @@ import pytest
 import pytest_asyncio
 import redis.asyncio
 
+from mesh.scheduling import run_in_turns
 from ops.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.support.exchange import Exchange, running_exchange
+
+
+def pytest_configure() -> None:
+    """As the exchange does: stores, clients and browsers get it from here."""
+    run_in_turns()
 
 
 @pytest.hookimpl(tryfirst=True)
