@@ -13,8 +13,8 @@ from typing import Final
 MESSAGE_MAX: Final = 500
 # While so many messages are with the engine, others gather, but not for longer than this: it would
 # only queue them until its log has taken what it has.
-_MESSAGES_AHEAD = 2
-_GATHER_SECONDS = 0.002
+_MESSAGES_AHEAD = 1
+_GATHER_SECONDS = 0.004
 
 
 class Pace:
