@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
@@ -17,7 +18,9 @@ from mesh.aio import cancel_and_wait
 from mesh.config import Settings
 from mesh.status import refused_from
 from services.settlement.catalog import Catalog
+from services.settlement.domain.rows import TransferOutcome
 from services.settlement.store import transfers as store
+from services.settlement.store.transfer_outcomes import write_outcomes
 from services.settlement.store.transfers import (
     Direction,
     OutboxMessage,
@@ -335,3 +338,27 @@ async def test_a_withdrawal_is_paid_or_called_back_and_never_both(
         assert reversals == cancelling
         outcomes.add(bool(cancelling))
     assert outcomes == {True, False}
+
+
+async def test_no_new_transfer_gets_an_id_that_a_log_has_had(
+    settlement: Settlement,
+) -> None:
+    """Not while the log that has several of them is being read, either."""
+
+    class Meanwhile:
+        """Somebody else wants an id whenever the ledger looks for an outcome."""
+
+        def __init__(self, connection: Any) -> None:
+            self.execute = connection.execute
+            self._fetchrow = connection.fetchrow
+            self.taken: list[int] = []
+
+        async def fetchrow(self, *query: Any) -> Any:
+            self.taken.append(await settlement.pool.fetchval("select nextval('transfer_ids')"))
+            return await self._fetchrow(*query)
+
+    outcomes = [TransferOutcome(number, 0, 1, 1) for number in (10_003, 10_001, 10_002)]
+    async with settlement.pool.acquire() as connection, connection.transaction():
+        meanwhile: Any = Meanwhile(connection)
+        await write_outcomes(meanwhile, 0, outcomes)
+    assert meanwhile.taken == [10_004, 10_005, 10_006]

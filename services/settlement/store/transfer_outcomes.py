@@ -21,6 +21,13 @@ async def write_outcomes(
     connection: Connection, shard: int, outcomes: list[TransferOutcome]
 ) -> None:
     """Each transfer becomes what the shard's engine made of it; call it inside the transaction."""
+    if outcomes:
+        # Some may not be ours, or ours from before this database was made anew: no id is used
+        # again. All of them first, for meanwhile others take ids for new transfers.
+        await connection.execute(
+            "select setval('transfer_ids', $1) from transfer_ids where $1 > last_value",
+            max(outcome.engine_transfer_id for outcome in outcomes),
+        )
     for outcome in outcomes:
         row = await connection.fetchrow(
             "update outbox set done_ns = $2, last_error = ''"
@@ -31,11 +38,6 @@ async def write_outcomes(
             shard,
         )
         if row is None:
-            # Not ours, or ours from before this database was made anew: never use that id again.
-            await connection.execute(
-                "select setval('transfer_ids', $1) from transfer_ids where $1 > last_value",
-                outcome.engine_transfer_id,
-            )
             continue
         if row["kind"] == TransferKind.SHARD:
             await _between_shards(connection, row["transfer_id"], row["amount_units"] > 0, outcome)
