@@ -49,7 +49,7 @@ def build(folder: Path) -> Path:
         raise NotBuilt(f"there is no C compiler ({compiler})")
     if importlib.util.find_spec("mypyc") is None:
         raise NotBuilt("mypyc is not installed")
-    print("Compiling the engine's core (once, up to a minute)", file=sys.stderr, flush=True)
+    print("Compiling the engine's core (once, up to two minutes)", file=sys.stderr, flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix="making-") as scratch:
         made = _compile(Path(scratch))
